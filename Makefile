@@ -1,0 +1,49 @@
+# Everything that the project does, from a machine with Python 3.11+, make and git.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := $(UV) run --frozen --all-extras
+OUT ?= demo-output
+DATA ?=
+PORT ?= 8000
+# Without bytecode every process compiles PyTorch's sources anew.
+export UV_COMPILE_BYTECODE := 1
+export UV_PROJECT_ENVIRONMENT := .venv
+
+.PHONY: help setup demo serve test check format bench
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.uv/bin/uv:
+	@echo "uv is not on this machine: installing it into .uv/"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv
+
+setup: $(if $(findstring .uv,$(UV)),.uv/bin/uv)  ## make the environment in .venv (3 GB the first time)
+	@echo "making the environment in .venv; the first time this downloads 3 GB"
+	@$(UV) sync --frozen --all-extras
+
+demo: setup  ## the whole job on real photographs; DATA=my.zip takes your own, OUT=folder
+	@$(RUN) sepgate demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
+
+serve: setup  ## start the service and leave it running; PORT=8000
+	@$(RUN) sepgate serve --port $(PORT)
+
+check: setup  ## format, lint, types, import contracts, Dockerfile and compose file
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+	$(RUN) hadolint Dockerfile.gpu
+	$(RUN) check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+test: check  ## `check` and every test, on a real Redis and a real PostgreSQL
+	$(RUN) pytest
+
+format: setup  ## format and mend what can be mended
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+bench: setup  ## how strong and how fast, on the demo's photographs
+	$(RUN) python -m benchmarks.strength

@@ -1,0 +1,60 @@
+"""File formats: inspects, reads and writes archives of labelled images.
+
+Pure functions on seekable binary files; no web, no database, no storage. A whole archive is
+refused by `ArchiveRefused`, one file of it by a `Refusal` (inside: `ImageRefused`).
+
+    inspect, ingest       an uploaded zip -> its entries; its records and refusals
+    open_archive,
+    read_entry,
+    read_pixels           one file again, later, by the same rules
+    encode                pixels -> lossless file
+    write                 files -> the same zip each time
+    decode_released       the way back, to check what leaves
+    dump_index, load_index
+"""
+
+from api.archive.encode import decode_released, encode
+from api.archive.images import read_pixels
+from api.archive.index import dump_index, load_index
+from api.archive.model import (
+    UNLIMITED,
+    Decoded,
+    Entry,
+    ImageRecord,
+    ImageRefused,
+    IngestProgress,
+    IngestResult,
+    Inspection,
+    Limits,
+    Pixels,
+    Refusal,
+)
+from api.archive.names import MANIFEST_NAME, released_names
+from api.archive.read import ingest, inspect, open_archive, read_entry
+from api.archive.write import write
+
+__all__ = [
+    "MANIFEST_NAME",
+    "UNLIMITED",
+    "Decoded",
+    "Entry",
+    "ImageRecord",
+    "ImageRefused",
+    "IngestProgress",
+    "IngestResult",
+    "Inspection",
+    "Limits",
+    "Pixels",
+    "Refusal",
+    "decode_released",
+    "dump_index",
+    "encode",
+    "ingest",
+    "inspect",
+    "load_index",
+    "open_archive",
+    "read_entry",
+    "read_pixels",
+    "released_names",
+    "write",
+]

@@ -1,0 +1,149 @@
+"""Opens a zip, having looked at its end first: zipfile reads a directory of any length."""
+
+import struct
+import zipfile
+from typing import IO, NamedTuple
+
+from api.archive.model import Limits
+from api.errors import ArchiveRefused
+
+_END = struct.Struct("<4s4H2LH")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR64 = struct.Struct("<4sLQL")
+_HEADER = struct.Struct("<4s24x3H12x")
+_LONGEST_COMMENT = 0xFFFF
+_NOT_READABLE = (
+    *(zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError),
+    *(struct.error, EOFError, MemoryError),
+)
+
+
+class _End(NamedTuple):
+    """The end record: entries and bytes of the directory, and where that ends in the file."""
+
+    disk: int
+    directory_disk: int
+    entries_here: int
+    entries: int
+    size: int
+    offset: int
+    position: int
+
+
+def open_zip(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
+    """Opens a seekable file as a zip whose directory is whole and of bearable length.
+
+    Names without the UTF-8 flag are read as UTF-8 where all of them are (a Mac's are), else as
+    code page 437.
+
+    Raises:
+        ArchiveRefused: NOT_A_ZIP, ARCHIVE_TRUNCATED, ARCHIVE_MULTI_DISK, ARCHIVE_TOO_MANY_FILES,
+            ARCHIVE_BROKEN.
+    """
+    end = _find_end(file)
+    _check_disks(end)
+    _check_place(end, limits)
+    entries = _count_headers(file, end, limits)
+    archive = _open(file)
+    if len(archive.infolist()) != entries:
+        # Two readings of the same bytes: somebody would unpack what we never saw.
+        raise _broken(f"{entries} entries were counted, {len(archive.infolist())} were read")
+    return archive
+
+
+def _open(file: IO[bytes]) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        pass
+    except _NOT_READABLE as error:
+        raise _broken(str(error)) from error
+    try:
+        return zipfile.ZipFile(file)
+    except _NOT_READABLE as error:
+        raise _broken(str(error)) from error
+
+
+def _find_end(file: IO[bytes]) -> _End:
+    """The end record, by the rules that zipfile finds it by."""
+    length = file.seek(0, 2)
+    start = max(length - _END.size - _LONGEST_COMMENT, 0)
+    file.seek(start)
+    tail = file.read()
+    at = len(tail) - _END.size
+    if not (at >= 0 and tail[at : at + 4] == b"PK\5\6" and tail[-2:] == b"\0\0"):
+        at = tail.rfind(b"PK\5\6")
+    if at < 0 or at + _END.size > len(tail):
+        raise _without_end(file, length)
+    numbers = _END.unpack_from(tail, at)[1:7]
+    return _find_end64(file, start + at) or _End._make((*numbers, start + at))
+
+
+def _find_end64(file: IO[bytes], position: int) -> _End | None:
+    """The zip64 end record right before its locator, right before the end record; if any."""
+    start = position - _LOCATOR64.size - _END64.size
+    if start < 0:
+        return None
+    file.seek(start)
+    record, locator = file.read(_END64.size), file.read(_LOCATOR64.size)
+    if record[:4] != b"PK\6\6" or locator[:4] != b"PK\6\7":
+        return None
+    if _LOCATOR64.unpack(locator)[3] > 1:
+        raise _multi_disk(f"{_LOCATOR64.unpack(locator)[3]} disks")
+    return _End._make((*_END64.unpack(record)[4:], start))
+
+
+def _without_end(file: IO[bytes], length: int) -> ArchiveRefused:
+    file.seek(0)
+    if file.read(4) in (b"PK\3\4", b"PK\7\10"):
+        return ArchiveRefused(
+            "ARCHIVE_TRUNCATED",
+            f"Expected a zip with its directory at the end, got {length} bytes that begin like a "
+            "zip and break off; was the upload cut short, or is it one part of a split archive?",
+        )
+    return ArchiveRefused("NOT_A_ZIP", f"Expected a zip archive, got {length} bytes of another.")
+
+
+def _check_disks(end: _End) -> None:
+    if end.disk or end.directory_disk or end.entries_here != end.entries:
+        raise _multi_disk(f"a last part on disk {end.disk}, its directory on {end.directory_disk}")
+
+
+def _check_place(end: _End, limits: Limits) -> None:
+    if end.position < end.size + end.offset:
+        raise ArchiveRefused(
+            "ARCHIVE_TRUNCATED",
+            f"Expected the archive's directory at byte {end.offset} to {end.offset + end.size}, "
+            f"got its end at byte {end.position}: bytes are missing before it.",
+        )
+    if end.size > limits.max_directory_bytes:
+        raise ArchiveRefused(
+            "ARCHIVE_TOO_MANY_FILES",
+            f"Expected a directory of at most {limits.max_directory_bytes} bytes, "
+            f"got one of {end.size}.",
+        )
+
+
+def _count_headers(file: IO[bytes], end: _End, limits: Limits) -> int:
+    """Entries in the directory, counted one by one: the end record's own count may lie."""
+    at, entries = file.seek(end.position - end.size), 0
+    while at < end.position:
+        header = file.read(_HEADER.size)
+        if len(header) != _HEADER.size or header[:4] != b"PK\1\2":
+            raise _broken(f"no directory header at byte {at}")
+        variable = sum(_HEADER.unpack(header)[1:])
+        at, entries = file.seek(variable, 1), entries + 1
+        if entries > limits.max_files:
+            raise ArchiveRefused(
+                "ARCHIVE_TOO_MANY_FILES",
+                f"Expected at most {limits.max_files} files in the archive, got more.",
+            )
+    return entries
+
+
+def _multi_disk(what: str) -> ArchiveRefused:
+    return ArchiveRefused("ARCHIVE_MULTI_DISK", f"Expected a zip in one piece, got {what}.")
+
+
+def _broken(what: str) -> ArchiveRefused:
+    return ArchiveRefused("ARCHIVE_BROKEN", f"Expected a readable zip directory, got: {what}.")

@@ -1,0 +1,91 @@
+"""The `sepgate` command: serve everything, protect a file, keys, the demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api import keys, launcher
+from api.db import transaction
+from api.demo import run as run_demo
+from api.settings import settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
+app.add_typer(keys_app, name="keys")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
+) -> None:
+    """Start everything on this machine and leave it running until Ctrl-C."""
+    with launcher.service(host, port) as service:
+        key = launcher.first_key()
+        typer.echo(f"sepgate serves {service.url}  (API: {service.url}/docs)")
+        typer.echo(f"data folder: {settings().data_dir.absolute()}  logs: {service.logs}")
+        if key is None:
+            typer.echo("API keys exist; `sepgate keys create --owner NAME` makes another")
+        else:
+            typer.echo(f"API key, shown this once: {key}")
+        service.watch()
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's tables up to date."""
+    launcher.migrate()
+
+
+@app.command()
+def protect(
+    data: Annotated[Path, typer.Argument(help="zip of class folders", exists=True, dir_okay=False)],
+    url: Annotated[str, typer.Option(envvar="SEPGATE_URL")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="SEPGATE_API_KEY", help="API key")] = "",
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("sepgate-output"),
+    preset: Annotated[str, typer.Option(help="auto, quick or paper")] = "auto",
+) -> None:
+    """Upload a file to a running service, protect it, download archive and report."""
+    raise typer.Exit(run_demo.protect_file(url, key, data, {"preset": preset}, out))
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="zip of class folders of your own")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo-output"),
+) -> None:
+    """The whole job on real photographs: start, upload, protect, download, verdict, stop."""
+    raise typer.Exit(run_demo.demo(data, out))
+
+
+@keys_app.command("create")
+def keys_create(owner: Annotated[str, typer.Option(help="who the key is for")]) -> None:
+    """Make a key and show it, once."""
+    with transaction() as session:
+        key = keys.create(session, owner)
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def keys_list() -> None:
+    """List prefixes, owners and dates."""
+    with transaction() as session:
+        for key, owner in keys.listing(session):
+            state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
+            typer.echo(f"{key.prefix}  {owner}  made {key.created_at:%Y-%m-%d}  {state}")
+
+
+@keys_app.command("revoke")
+def keys_revoke(prefix: Annotated[str, typer.Argument(help="as `keys list` shows it")]) -> None:
+    """Revoke a key."""
+    with transaction() as session:
+        revoked = keys.revoke(session, prefix)
+    if not revoked:
+        typer.echo(f"expected the prefix of a valid key, got {prefix!r}", err=True)
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

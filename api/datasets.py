@@ -1,0 +1,127 @@
+"""The life of a data set: ingesting -> ready | rejected. The sole writer of its state."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api import leases, storage
+from api.db import now
+from api.errors import AppError, not_found
+from api.leases import Claim
+from api.models import (
+    ACTIVE,
+    Dataset,
+    DatasetState,
+    Protection,
+    Step,
+    StepKind,
+    StepState,
+    move,
+)
+
+SOURCE = "source.zip"
+INDEX = "index.json"
+RETRY_AFTER_SECONDS = 2
+
+
+def create(
+    session: Session, owner_id: UUID, dataset_id: UUID, name: str, sha256: str, size_bytes: int
+) -> Dataset:
+    """A row for an upload that is already stored, and its ingest step."""
+    at = now(session)
+    dataset = Dataset(
+        id=dataset_id,
+        owner_id=owner_id,
+        name=name,
+        state=DatasetState.INGESTING,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        created_at=at,
+        refused=[],
+    )
+    session.add(dataset)
+    session.flush()
+    session.add(
+        Step(dataset_id=dataset_id, kind=StepKind.INGEST, state=StepState.READY, created_at=at)
+    )
+    session.flush()
+    return dataset
+
+
+def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    """The caller's data set.
+
+    Raises:
+        AppError: 404, also for somebody else's.
+    """
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None or dataset.owner_id != owner_id:
+        raise not_found("data set", dataset_id)
+    return dataset
+
+
+def ingest_step(session: Session, dataset_id: UUID) -> Step:
+    """The step that reads the archive."""
+    return session.scalars(select(Step).where(Step.dataset_id == dataset_id)).one()
+
+
+def ready(session: Session, claim: Claim, output: dict[str, Any]) -> None:
+    """The archive is read: counts and refused files go to the row."""
+    step = leases.held(session, claim)
+    if step is None:
+        return
+    leases.finish(session, step, {})
+    dataset = session.get_one(Dataset, claim.dataset_id)
+    move(session, dataset, DatasetState.READY, finished_at=now(session), **output)
+
+
+def reject(session: Session, step: Step, code: str, message: str) -> Dataset:
+    """The archive can't become a data set; `clean` removes its blobs after the commit."""
+    leases.fail(session, step, code, message)
+    dataset = session.get_one(Dataset, step.dataset_id)
+    move(
+        session,
+        dataset,
+        DatasetState.REJECTED,
+        error_code=code,
+        error=message,
+        finished_at=now(session),
+    )
+    return dataset
+
+
+def delete(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    """Forget a data set; `clean` removes its blobs after the commit.
+
+    Raises:
+        AppError: 409 while it is read or protected.
+    """
+    dataset = get(session, owner_id, dataset_id)
+    if dataset.state is DatasetState.INGESTING:
+        raise AppError(
+            409,
+            "DATASET_BUSY",
+            f"Data set {dataset_id} is being read; delete it when it is ready or rejected.",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+    active = session.scalars(
+        select(Protection.id).where(
+            Protection.dataset_id == dataset_id, Protection.state.in_(ACTIVE)
+        )
+    ).all()
+    if active:
+        raise AppError(
+            409,
+            "DATASET_BUSY",
+            f"Data set {dataset_id} is being protected; cancel these protections first.",
+            details={"protections": [str(i) for i in active]},
+        )
+    session.delete(dataset)
+    return dataset
+
+
+def clean(dataset: Dataset) -> None:
+    """Remove every blob of a data set that was rejected or deleted."""
+    storage.remove(storage.dataset_key(dataset.id))

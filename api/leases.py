@@ -1,0 +1,165 @@
+"""Who may run a step, and for how long: compare-and-set on the row, by the database's clock."""
+
+import enum
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from api.db import now
+from api.models import ACTIVE, Protection, Step, StepKind, StepState, move
+from api.settings import settings
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A step held by this process. Every write carries the token; who lost it writes nothing."""
+
+    step_id: UUID
+    token: UUID
+    kind: StepKind
+    index: int
+    attempt: int
+    dataset_id: UUID | None
+    protection_id: UUID | None
+
+
+class Word(enum.Enum):
+    """What a worker hears when it reports."""
+
+    GO_ON = enum.auto()
+    STOP = enum.auto()
+    LOST = enum.auto()
+
+
+def claim(session: Session, step_id: UUID, worker: str) -> Claim | None:
+    """Take a ready step; None if somebody else has it or there is nothing to do any more."""
+    step = session.get(Step, step_id)
+    if step is None or step.state is not StepState.READY or _stopping(session, step.protection_id):
+        return None
+    at = now(session)
+    taken = move(
+        session,
+        step,
+        StepState.RUNNING,
+        attempt=step.attempt + 1,
+        lease_owner=worker,
+        lease_token=uuid4(),
+        lease_expires_at=at + timedelta(seconds=settings().lease_seconds),
+        started_at=at,
+        progress_done=0,
+    )
+    if not taken:
+        return None
+    assert step.lease_token is not None
+    return Claim(
+        step.id,
+        step.lease_token,
+        step.kind,
+        step.index,
+        step.attempt,
+        step.dataset_id,
+        step.protection_id,
+    )
+
+
+def held(session: Session, claim: Claim) -> Step | None:
+    """The claimed step, locked for this transaction; None if the lease was lost."""
+    return session.scalar(
+        select(Step)
+        .where(
+            Step.id == claim.step_id,
+            Step.lease_token == claim.token,
+            Step.state == StepState.RUNNING,
+        )
+        .with_for_update()
+    )
+
+
+def renew(session: Session, claim: Claim) -> bool:
+    """Push the expiry on; False if the lease was lost."""
+    step = held(session, claim)
+    if step is None:
+        return False
+    step.lease_expires_at = now(session) + timedelta(seconds=settings().lease_seconds)
+    return True
+
+
+def report(session: Session, claim: Claim, done: int, total: int) -> Word:
+    """Write progress and hear whether to go on."""
+    written = session.execute(
+        update(Step)
+        .where(Step.id == claim.step_id, Step.lease_token == claim.token)
+        .values(progress_done=done, progress_total=total)
+    )
+    if written.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
+        return Word.LOST
+    return Word.STOP if _stopping(session, claim.protection_id) else Word.GO_ON
+
+
+def give_back(session: Session, step: Step, *, counts: bool) -> None:
+    """running -> ready: to be sent and claimed again. `counts` says whether the attempt does."""
+    move(
+        session,
+        step,
+        StepState.READY,
+        lease_token=None,
+        lease_expires_at=None,
+        sent_at=None,
+        attempt=step.attempt - (not counts),
+    )
+
+
+def fail(session: Session, step: Step, code: str, message: str) -> None:
+    """running -> failed, for good."""
+    move(
+        session,
+        step,
+        StepState.FAILED,
+        lease_token=None,
+        lease_expires_at=None,
+        error_code=code,
+        error=message,
+        finished_at=now(session),
+    )
+
+
+def finish(session: Session, step: Step, output: dict[str, object]) -> None:
+    """running -> done, with what the step found out."""
+    move(
+        session,
+        step,
+        StepState.DONE,
+        lease_token=None,
+        lease_expires_at=None,
+        output=output,
+        progress_done=step.progress_total,
+        finished_at=now(session),
+    )
+
+
+def expired(session: Session) -> list[Step]:
+    """Running steps whose lease has run out: their worker was lost or hangs."""
+    return list(
+        session.scalars(
+            select(Step)
+            .where(Step.state == StepState.RUNNING, Step.lease_expires_at < now(session))
+            .order_by(Step.id)
+            .with_for_update(skip_locked=True)
+        )
+    )
+
+
+def _stopping(session: Session, protection_id: UUID | None) -> bool:
+    """Whether the protection is over, or to be: cancelled, or a sibling step has failed."""
+    if protection_id is None:
+        return False
+    protection = session.get(Protection, protection_id, populate_existing=True)
+    if protection is None or protection.state not in ACTIVE or protection.cancel_requested:
+        return True
+    failed = select(Step.id).where(
+        Step.protection_id == protection_id, Step.state == StepState.FAILED
+    )
+    return session.scalar(failed.limit(1)) is not None

@@ -1,0 +1,249 @@
+"""Tables, states and their legal moves. The row is the truth; a message is a knock on the door."""
+
+import enum
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, Uuid, update
+from sqlalchemy import Enum as SQLEnum
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.db import Base, UTCDateTime
+
+JSONObject = dict[str, Any]
+
+
+class DatasetState(enum.StrEnum):
+    """Of a data set. There is no row, and so no state, before the upload is whole."""
+
+    INGESTING = "ingesting"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class ProtectionState(enum.StrEnum):
+    """Of a protection."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class StepState(enum.StrEnum):
+    """Of a step. `waiting` is for others to be done, `ready` for a worker."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class StepKind(enum.StrEnum):
+    """What a step does, in the order in which a protection's steps come."""
+
+    INGEST = "ingest"
+    TRAIN = "train"
+    PERTURB = "perturb"
+    PACKAGE = "package"
+    EVALUATE = "evaluate"
+
+
+class Queue(enum.StrEnum):
+    """Where a step's message goes."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+QUEUES: Mapping[StepKind, Queue] = MappingProxyType(
+    {
+        StepKind.INGEST: Queue.CPU,
+        StepKind.TRAIN: Queue.GPU,
+        StepKind.PERTURB: Queue.GPU,
+        StepKind.PACKAGE: Queue.CPU,
+        StepKind.EVALUATE: Queue.GPU,
+    }
+)
+
+State = DatasetState | ProtectionState | StepState
+
+ACTIVE = (ProtectionState.QUEUED, ProtectionState.RUNNING)
+
+
+def _state(kind: type[enum.StrEnum]) -> SQLEnum:
+    return SQLEnum(
+        kind, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e]
+    )
+
+
+class Owner(Base):
+    """Who owns data sets and protections: a tenant."""
+
+    __tablename__ = "owners"
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class APIKey(Base):
+    """A key of an owner; the key itself is not kept, only its SHA-256."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id", ondelete="CASCADE"))
+    prefix: Mapped[str]
+    sha256: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Dataset(Base):
+    """An uploaded archive after ingestion: immutable, known by its digest."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"), index=True)
+    name: Mapped[str]
+    state: Mapped[DatasetState] = mapped_column(_state(DatasetState))
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    summary: Mapped[JSONObject | None] = mapped_column(JSON)
+    refused: Mapped[list[JSONObject]] = mapped_column(JSON, default=list, deferred=True)
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Protection(Base):
+    """One request to protect a data set. It is the job."""
+
+    __tablename__ = "protections"
+    __table_args__ = (UniqueConstraint("owner_id", "idempotency_key"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
+    owner_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("owners.id"), index=True)
+    dataset_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("datasets.id", ondelete="SET NULL"), index=True
+    )
+    dataset_name: Mapped[str]
+    dataset_sha256: Mapped[str]
+    state: Mapped[ProtectionState] = mapped_column(_state(ProtectionState))
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    requested: Mapped[JSONObject] = mapped_column(JSON)
+    config: Mapped[JSONObject | None] = mapped_column(JSON)
+    plan: Mapped[JSONObject | None] = mapped_column(JSON)
+    archive_sha256: Mapped[str | None]
+    archive_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
+    idempotency_key: Mapped[str | None]
+    request_sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Step(Base):
+    """One unit of queued work, of a data set or of a protection, held by a lease while it runs."""
+
+    __tablename__ = "steps"
+    __table_args__ = (
+        UniqueConstraint("protection_id", "kind", "index"),
+        Index(None, "state", "lease_expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
+    dataset_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("datasets.id", ondelete="CASCADE"), index=True
+    )
+    protection_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("protections.id", ondelete="CASCADE"), index=True
+    )
+    kind: Mapped[StepKind] = mapped_column(_state(StepKind))
+    index: Mapped[int] = mapped_column(default=0)
+    state: Mapped[StepState] = mapped_column(_state(StepState))
+    cost: Mapped[float] = mapped_column(default=0.0)
+    progress_done: Mapped[int] = mapped_column(BigInteger, default=0)
+    progress_total: Mapped[int] = mapped_column(BigInteger, default=0)
+    output: Mapped[JSONObject | None] = mapped_column(JSON)
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None]
+    lease_token: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Worker(Base):
+    """A process that runs steps, as it registered itself; alive while its heartbeat is fresh."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[Queue] = mapped_column(_state(Queue))
+    device: Mapped[str]
+    device_name: Mapped[str]
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    bfloat16: Mapped[bool]
+    threads: Mapped[int]
+    versions: Mapped[JSONObject] = mapped_column(JSON)
+    started_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    heartbeat_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+# By table: states of two tables that share a name are equal, and would be one key.
+LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        Dataset: {
+            DatasetState.INGESTING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
+        },
+        Protection: {
+            ProtectionState.QUEUED: frozenset(
+                {ProtectionState.RUNNING, ProtectionState.FAILED, ProtectionState.CANCELLED}
+            ),
+            ProtectionState.RUNNING: frozenset(
+                {ProtectionState.SUCCEEDED, ProtectionState.FAILED, ProtectionState.CANCELLED}
+            ),
+        },
+        Step: {
+            StepState.WAITING: frozenset({StepState.READY}),
+            StepState.READY: frozenset({StepState.RUNNING}),
+            StepState.RUNNING: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
+        },
+    }
+)
+
+
+def move(session: Session, row: Dataset | Protection | Step, to: State, **values: Any) -> bool:
+    """The one function that changes a state: compare-and-set from the state that `row` shows.
+
+    Returns:
+        False if another process moved the row first; nothing is written then.
+
+    Raises:
+        ValueError: the move is not in the table.
+    """
+    model = type(row)
+    if to not in LEGAL_MOVES[model].get(row.state, ()):
+        raise ValueError(f"expected a legal move from {row.state}, got {to}")
+    found = session.execute(
+        update(model).where(model.id == row.id, model.state == row.state).values(state=to, **values)
+    )
+    if found.rowcount == 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
+        session.refresh(row)
+        return True
+    return False

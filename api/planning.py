@@ -1,0 +1,153 @@
+"""From data, request and worker to a frozen configuration, a plan and its steps. Pure."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from api.archive import ImageRecord
+from api.errors import AppError
+from api.models import StepKind
+from sep_core.config import (
+    FORWARD_GFLOP,
+    PRESETS,
+    Plan,
+    SEPConfig,
+    gradient_passes,
+    resolve,
+)
+
+AUTO = "auto"
+BATCH_SIZE: Mapping[str, int] = {"cpu": 128, "cuda": 512}
+# About two minutes of work each, so that losing a shard costs little: GFLOP on two AVX-512 cores
+# with bfloat16 and on a data-centre GPU.
+SHARD_GFLOP: Mapping[str, float] = {"cpu": 40_000, "cuda": 15_000_000}
+# Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU.
+PACKAGE_GFLOP_A_PIXEL = 2.5e-4
+
+_CONFIG = TypeAdapter(SEPConfig)
+_PLAN = TypeAdapter(Plan)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a worker registered of itself."""
+
+    device: str
+    bfloat16: bool
+    threads: int
+
+
+def load_config(stored: Mapping[str, Any]) -> SEPConfig:
+    """A configuration from its JSON form."""
+    return _CONFIG.validate_python(stored)
+
+
+def load_plan(stored: Mapping[str, Any]) -> Plan:
+    """A plan from its JSON form."""
+    return _PLAN.validate_python(stored)
+
+
+def configure(preset: str, overrides: Mapping[str, Any], device: str = "cpu") -> SEPConfig:
+    """A preset with some fields replaced; `auto` is `paper` on a GPU and `quick` on a CPU.
+
+    Raises:
+        AppError: 422 with every field that does not fit.
+    """
+    base = PRESETS[("paper" if device == "cuda" else "quick") if preset == AUTO else preset]
+    whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
+    try:
+        return load_config(whole)
+    except ValidationError as error:
+        raise AppError(
+            422,
+            "INVALID_CONFIG",
+            f"The configuration (preset {preset}) does not fit: {_sentences(error)}",
+        ) from error
+
+
+def check(preset: str, overrides: Mapping[str, Any], classes: int) -> None:
+    """Refuse at once what planning would refuse later.
+
+    Raises:
+        AppError: 422.
+    """
+    for device in ("cpu", "cuda"):
+        try:
+            resolve(configure(preset, overrides, device), classes)
+        except ValueError as error:
+            raise AppError(422, "INVALID_CONFIG", str(error)) from error
+
+
+def freeze(requested: Mapping[str, Any], classes: int, device: Device) -> tuple[SEPConfig, Plan]:
+    """Everything that was open is decided here, once, and kept on the row."""
+    config = resolve(configure(requested["preset"], requested["config"], device.device), classes)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.bfloat16 else "float32"
+    plan = Plan(
+        device="cuda" if device.device == "cuda" else "cpu",
+        precision=precision,
+        batch_size=BATCH_SIZE[device.device],
+        threads=device.threads,
+    )
+    batch_gflop = perturb_gflop(config, plan.batch_size)
+    return config, replace(
+        plan, shard_batches=max(1, round(SHARD_GFLOP[device.device] / batch_gflop))
+    )
+
+
+def batches(records: Sequence[ImageRecord], plan: Plan) -> list[list[int]]:
+    """Indices of images that are perturbed together: of like shape, in the order of their names."""
+    alike: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        alike[record.height, record.width, record.channels].append(index)
+    result = []
+    for (height, width, _), members in sorted(alike.items()):
+        size = max(1, min(plan.batch_size, plan.max_batch_pixels // (height * width)))
+        result += [members[at : at + size] for at in range(0, len(members), size)]
+    return result
+
+
+def shards(records: Sequence[ImageRecord], plan: Plan) -> list[list[list[int]]]:
+    """The batches of each `perturb` step."""
+    whole = batches(records, plan)
+    return [whole[at : at + plan.shard_batches] for at in range(0, len(whole), plan.shard_batches)]
+
+
+def costs(
+    config: SEPConfig, plan: Plan, records: Sequence[ImageRecord], train_images: int
+) -> dict[StepKind, list[float]]:
+    """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
+    pixels = sum(record.height * record.width for record in records)
+    return {
+        StepKind.TRAIN: [_training_gflop(config.surrogate, config.epochs, config, train_images)],
+        StepKind.PERTURB: [
+            perturb_gflop(config, sum(map(len, shard))) for shard in shards(records, plan)
+        ],
+        StepKind.PACKAGE: [pixels * PACKAGE_GFLOP_A_PIXEL],
+        StepKind.EVALUATE: [
+            _training_gflop(config.appropriator, config.appropriator_epochs, config, train_images)
+        ]
+        * 2,
+    }
+
+
+def perturb_gflop(config: SEPConfig, images: int) -> float:
+    """GFLOP to perturb so many images: a gradient pass is two forward passes."""
+    forward = FORWARD_GFLOP[config.surrogate] * (config.input_pixels / 32) ** 2
+    return 2 * forward * gradient_passes(config) * images
+
+
+def _training_gflop(network: str, epochs: int, config: SEPConfig, images: int) -> float:
+    forward = FORWARD_GFLOP[network] * (config.input_pixels / 32) ** 2  # type: ignore[index]
+    return 3 * forward * epochs * images
+
+
+def _sentences(error: ValidationError) -> str:
+    return "; ".join(
+        ".".join(map(str, item["loc"])) + (": " if item["loc"] else "") + item["msg"]
+        for item in error.errors(include_url=False)
+    )

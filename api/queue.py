@@ -1,0 +1,65 @@
+"""The Celery app and `send`. No result backend, no chords: rows say what is done and what is next.
+
+Early acknowledgement without prefetch ran every message once where late acknowledgement ran long
+ones again (docs/decisions/0003-queue.md); what is lost all the same, the sweep finds.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import ChannelError, OperationalError
+
+from api.models import Queue
+from api.settings import settings
+
+RUN_STEP = "sepgate.run_step"
+
+app = Celery("sepgate", broker=settings().broker)
+app.conf.update(
+    task_ignore_result=True,
+    task_acks_late=False,
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=True,
+    worker_hijack_root_logger=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_proc_alive_timeout=60,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 30},
+    worker_send_task_events=False,
+)
+
+
+def send(step_id: object, queue: Queue) -> bool:
+    """Knock for one step. False if the broker is away: the sweep will knock again."""
+    try:
+        app.send_task(RUN_STEP, args=[str(step_id)], queue=str(queue), retry=False)
+    except OperationalError:
+        return False
+    return True
+
+
+def send_all(steps: Iterable[tuple[object, Queue]]) -> list[object]:
+    """Knock for several; returns the ids of those that were sent."""
+    return [step_id for step_id, queue in steps if send(step_id, queue)]
+
+
+def waiting(queue: Queue) -> int:
+    """Messages that lie in a queue.
+
+    Raises:
+        OperationalError: the broker is away.
+    """
+    with app.connection_for_read() as connection:
+        try:
+            channel: Any = connection.default_channel  # the stubs lack its methods
+            declared = channel.queue_declare(str(queue), passive=True)
+        except ChannelError:  # an empty list is no list in Redis
+            return 0
+        return int(declared.message_count)
+
+
+def check() -> None:
+    """Raise unless the broker answers: what readiness asks."""
+    waiting(Queue.CPU)

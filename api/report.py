@@ -1,0 +1,107 @@
+"""The owner's record: everything measured, and the keys. As data, and as a page in one file."""
+
+import base64
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from api import protections, storage
+from api.models import Protection, Step, StepKind
+
+Record = dict[str, Any]
+
+WORKED_BELOW_SHARE = 0.6
+"""Share of the clean last accuracy above which the report says that it did not work."""
+DECIDES_ABOVE_CHANCE = 1.5
+"""A baseline below so many times the share of guessing decides nothing."""
+
+
+def build(protection: Protection, steps: Sequence[Step]) -> Record:
+    """The record of a protection that succeeded.
+
+    Raises:
+        FileNotFoundError: its blobs are gone.
+    """
+    outputs = {(step.kind, step.index): step.output or {} for step in steps}
+    assert protection.config is not None
+    clean = outputs[StepKind.EVALUATE, protections.CLEAN]
+    protected = outputs[StepKind.EVALUATE, protections.PROTECTED]
+    key = storage.protection_key(protection.id, protections.RECORD)
+    stored: Record = json.loads(storage.read(key))
+    return {
+        "protection_id": str(protection.id),
+        "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
+        "verdict": _verdict(clean, protected, len(protection.config["target_map"])),
+        "accuracy": {"clean": clean, "protected": protected},
+        "change": outputs[StepKind.PACKAGE, 0],
+        "training": outputs[StepKind.TRAIN, 0],
+        "requested": protection.requested,
+        "config": protection.config,
+        "plan": protection.plan,
+        "timing": [_timing(step) for step in steps],
+    } | stored
+
+
+def render(record: Record, preview: bytes) -> str:
+    """The record as an HTML page without links to anything outside it."""
+    picture = "data:image/png;base64," + base64.b64encode(preview).decode()
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(record=record, picture=picture, curves=_curves(record["accuracy"]))
+    )
+
+
+def _verdict(clean: Record, protected: Record, classes: int) -> Record:
+    share = protected["accuracy_last"] / max(clean["accuracy_last"], 1e-9)
+    decides = clean["accuracy_last"] * classes >= DECIDES_ABOVE_CHANCE
+    worked = decides and share <= WORKED_BELOW_SHARE
+    measured = (
+        f"On clean images, a network trained on the protected data reaches "
+        f"{protected['accuracy_last']:.1%} (peak {protected['accuracy_peak']:.1%}) where one "
+        f"trained on the originals reaches {clean['accuracy_last']:.1%} "
+        f"(guessing: {1 / classes:.1%})."
+    )
+    if not decides:
+        word = "The baseline hardly beats guessing, so this measurement decides nothing."
+    elif worked:
+        word = "The protection holds against this network and recipe."
+    else:
+        word = "The protection did not work on these data: do not rely on it."
+    return {
+        "worked": worked,
+        "decides": decides,
+        "share_of_clean_accuracy": round(share, 4),
+        "sentence": f"{measured} {word}",
+    }
+
+
+def _timing(step: Step) -> Record:
+    return {
+        "kind": step.kind,
+        "index": step.index,
+        "attempts": step.attempt,
+        "worker": step.lease_owner,
+        "started_at": step.started_at.isoformat() if step.started_at else None,
+        "finished_at": step.finished_at.isoformat() if step.finished_at else None,
+    }
+
+
+def _curves(accuracy: Record) -> dict[str, str]:
+    """Points of two SVG polylines in a box of 600 x 200."""
+    return {name: _points(output["accuracy_by_epoch"]) for name, output in accuracy.items()}
+
+
+def _points(values: Sequence[float]) -> str:
+    step = 600 / max(1, len(values) - 1)
+    return " ".join(f"{i * step:.1f},{200 * (1 - value):.1f}" for i, value in enumerate(values))
+
+
+@lru_cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("api", "web"), autoescape=True, undefined=StrictUndefined
+    )

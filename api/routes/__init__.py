@@ -1,0 +1,1 @@
+"""The routes: one file a resource. With `api.main`, the only part that speaks HTTP."""

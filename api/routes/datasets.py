@@ -1,0 +1,154 @@
+"""`/v1/datasets`: upload, look, delete."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Annotated
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import select
+from starlette.requests import ClientDisconnect
+
+from api import datasets, outbox, protections, storage
+from api.db import reading, transaction
+from api.errors import AppError, StorageFull
+from api.models import Dataset, DatasetState, Step
+from api.routes.deps import CallerDep, Cursor, Limit, after, next_cursor, poll_again
+from api.routes.problems import responses
+from api.routes.schemas import DatasetDetail, DatasetOut, DatasetPage
+from api.settings import settings
+
+router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "A zip of class folders, with or without train/, val/, test/ above them.",
+        "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.post("", status_code=202, openapi_extra=BODY, responses=responses(401, 411, 413, 422, 507))
+async def upload(
+    request: Request,
+    response: Response,
+    caller: CallerDep,
+    name: Annotated[str, Query(max_length=200, description="for people")] = "data set",
+) -> DatasetOut:
+    """Upload a data set as the raw request body; a worker then reads it. Poll its `Location`."""
+    dataset_id = uuid4()
+    body = _Body(request)
+    await run_in_threadpool(_check_room, request)
+    try:
+        await storage.write_stream(storage.dataset_key(dataset_id, datasets.SOURCE), body.chunks())
+        shown = await run_in_threadpool(_record, caller.owner_id, dataset_id, name, body)
+    except ClientDisconnect as error:
+        await run_in_threadpool(storage.remove, storage.dataset_key(dataset_id))
+        raise AppError(400, "UPLOAD_BROKEN_OFF", "The upload ended before its end.") from error
+    except BaseException:
+        await run_in_threadpool(storage.remove, storage.dataset_key(dataset_id))
+        raise
+    await run_in_threadpool(outbox.send_ready)
+    response.headers["Location"] = f"/v1/datasets/{dataset_id}"
+    poll_again(response, done=False)
+    return shown
+
+
+@router.get("", responses=responses(401, 422))
+def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> DatasetPage:
+    """The caller's data sets, newest first."""
+    statement = select(Dataset).where(Dataset.owner_id == caller.owner_id)
+    with reading() as session:
+        rows = session.scalars(after(statement, Dataset, cursor).limit(limit + 1)).all()
+        items = [_shown(row, datasets.ingest_step(session, row.id)) for row in rows[:limit]]
+    return DatasetPage(items=items, next_cursor=next_cursor(rows, limit))
+
+
+@router.get("/{dataset_id}", responses=responses(401, 404))
+def show(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetDetail:
+    """State, counts, and every refused file with its reason."""
+    with reading() as session:
+        dataset = datasets.get(session, caller.owner_id, dataset_id)
+        session.refresh(dataset, ["refused"])
+        shown = _shown(dataset, datasets.ingest_step(session, dataset_id))
+    poll_again(response, done=shown.done)
+    return DatasetDetail.model_validate(shown.model_dump() | {"refused": dataset.refused})
+
+
+@router.delete("/{dataset_id}", status_code=204, responses=responses(401, 404, 409))
+def delete(dataset_id: UUID, caller: CallerDep) -> None:
+    """Delete the originals and all that was read from them. Archives made of them stay."""
+    with transaction() as session:
+        dataset = datasets.delete(session, caller.owner_id, dataset_id)
+    datasets.clean(dataset)
+
+
+class _Body:
+    """The request's body on its way to storage: counted and hashed as it arrives."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._request.stream():
+            self.size_bytes += len(chunk)
+            if self.size_bytes > settings().max_upload_bytes:
+                raise _too_large(f"more than {settings().max_upload_bytes}")
+            self._hash.update(chunk)
+            if chunk:
+                yield chunk
+
+
+def _check_room(request: Request) -> None:
+    """Refuse at once what the announced length shows not to fit."""
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if announced.isdecimal() else 0
+    if size > settings().max_upload_bytes:
+        raise _too_large(str(size))
+    free = storage.free_bytes()
+    if free is not None and size + settings().min_free_bytes > free:
+        raise StorageFull(
+            f"Expected room for {size} bytes beside a reserve of {settings().min_free_bytes}, "
+            f"got {free} free bytes."
+        )
+
+
+def _too_large(size: str) -> AppError:
+    limit = settings().max_upload_bytes
+    return AppError(413, "UPLOAD_TOO_LARGE", f"Expected at most {limit} bytes, got {size}.")
+
+
+def _record(owner_id: UUID, dataset_id: UUID, name: str, body: _Body) -> DatasetOut:
+    with transaction() as session:
+        dataset = datasets.create(session, owner_id, dataset_id, name, body.sha256, body.size_bytes)
+        return _shown(dataset, datasets.ingest_step(session, dataset_id))
+
+
+def _shown(dataset: Dataset, step: Step) -> DatasetOut:
+    summary = dataset.summary or {}
+    return DatasetOut(
+        id=dataset.id,
+        name=dataset.name,
+        state=dataset.state,
+        done=dataset.state is not DatasetState.INGESTING,
+        sha256=dataset.sha256,
+        size_bytes=dataset.size_bytes,
+        images=summary.get("images"),
+        refused_count=summary.get("refused"),
+        classes=summary.get("classes"),
+        counts=summary.get("counts"),
+        sizes=summary.get("sizes"),
+        progress=protections.share_done(step),
+        error_code=dataset.error_code,
+        error=dataset.error,
+        created_at=dataset.created_at,
+        finished_at=dataset.finished_at,
+    )

@@ -1,0 +1,88 @@
+"""What several routes need: the caller, pages of a list, and the headers of a poll."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, TypeVar
+from uuid import UUID
+
+from fastapi import Depends, Query, Response, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Select, or_
+
+from api import keys
+from api.db import reading
+from api.errors import AppError
+from api.keys import Caller
+from api.models import Dataset, Protection
+
+RETRY_AFTER_SECONDS = 2
+
+_bearer = HTTPBearer(
+    auto_error=False, description="An API key: `sepgate keys create --owner NAME` makes one."
+)
+
+
+def caller(
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Caller:
+    """Who makes this request.
+
+    Raises:
+        AppError: 401.
+    """
+    if credentials is None:
+        raise AppError(
+            401, "UNAUTHENTICATED", "Expected `Authorization: Bearer <API key>`, got none."
+        )
+    with reading() as session:
+        return keys.authenticate(session, credentials.credentials)
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+Row = TypeVar("Row", Dataset, Protection)
+
+Cursor = Annotated[
+    str | None, Query(description="`next_cursor` of the page before; opaque", max_length=200)
+]
+Limit = Annotated[int, Query(ge=1, le=200, description="rows of a page")]
+
+
+def after(statement: Select[Row], model: type[Row], cursor: str | None) -> Select[Row]:
+    """Newest first, from the cursor on."""
+    if cursor is not None:
+        at, identifier = _decode(cursor)
+        statement = statement.where(
+            or_(
+                model.created_at < at,
+                (model.created_at == at) & (model.id < identifier),
+            )
+        )
+    return statement.order_by(model.created_at.desc(), model.id.desc())
+
+
+def next_cursor(rows: Sequence[Row], limit: int) -> str | None:
+    """Where the next page begins; None at the end. `rows` has one more than a page if there is."""
+    if len(rows) <= limit:
+        return None
+    last = rows[limit - 1]
+    return base64.urlsafe_b64encode(f"{last.created_at.isoformat()}|{last.id}".encode()).decode()
+
+
+def poll_again(response: Response, *, done: bool) -> None:
+    """Tell a client that polls when to come again."""
+    if not done:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+
+
+def _decode(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        at, identifier = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
+        return datetime.fromisoformat(at), UUID(identifier)
+    except (ValueError, binascii.Error) as error:
+        raise AppError(
+            422, "INVALID_CURSOR", "cursor: expected `next_cursor` of an earlier page."
+        ) from error

@@ -1,0 +1,89 @@
+"""Every error as a problem document (RFC 9457): one handler a kind of exception."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from api.errors import AppError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """RFC 9457, with an UPPER_SNAKE `code` to program against."""
+
+    title: str = Field(examples=["Conflict"])
+    status: int = Field(examples=[409])
+    code: str = Field(examples=["DATASET_NOT_READY"])
+    detail: str = Field(description="what was expected, what came, and where")
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def responses(*statuses: int, also: Responses | None = None) -> Responses:
+    """For a route's OpenAPI: which statuses it answers with a problem document, and what else."""
+    return (also or {}) | {
+        status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception with a problem document."""
+    app.add_exception_handler(AppError, _app_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
+
+
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> JSONResponse:
+    body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
+    return JSONResponse(
+        body | dict(more or {}), status, headers=dict(headers or {}), media_type=MEDIA_TYPE
+    )
+
+
+def _app_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AppError)
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _problem(error.status, error.code, error.message, headers, error.details)
+
+
+def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"field": ".".join(map(str, item["loc"])), "message": item["msg"]}
+        for item in error.errors()
+    ]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+    return _problem(422, "INVALID_REQUEST", detail, more={"errors": errors})
+
+
+def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).name
+    return _problem(error.status_code, code, str(error.detail), error.headers)
+
+
+def _defect(_request: Request, error: Exception) -> JSONResponse:
+    log.error("a request failed", exc_info=error)
+    return _problem(500, "INTERNAL", "A defect of sepgate; the server's log says more.")

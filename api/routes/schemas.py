@@ -1,0 +1,157 @@
+"""What goes over the wire."""
+
+from datetime import datetime
+from typing import Any, Literal, get_type_hints
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from api.models import DatasetState, ProtectionState, StepKind, StepState
+from sep_core.config import SEPConfig
+
+
+class DatasetOut(BaseModel):
+    """A data set: an uploaded archive, immutable, known by its digest."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str
+    state: DatasetState
+    done: bool = Field(description="whether `state` is final: stop polling")
+    sha256: str = Field(description="of the uploaded archive")
+    size_bytes: int
+    images: int | None = Field(description="accepted images")
+    refused_count: int | None = Field(description="files that are not part of the data set")
+    classes: list[str] | None
+    counts: dict[str, dict[str, int]] | None = Field(description="images by split and class")
+    sizes: dict[str, int] | None = Field(description="the most frequent sizes, WIDTHxHEIGHT")
+    progress: float = Field(description="of the ingestion, 0 to 1")
+    error_code: str | None
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class RefusedFile(BaseModel):
+    """A file that was not accepted, and so does not leave."""
+
+    name: str
+    code: str
+    reason: str
+
+
+class DatasetDetail(DatasetOut):
+    """A data set with every refused file."""
+
+    refused: list[RefusedFile]
+
+
+class DatasetPage(BaseModel):
+    """Newest first."""
+
+    items: list[DatasetOut]
+    next_cursor: str | None
+
+
+_FIELDS: dict[str, Any] = {
+    name: (kind | None, None) for name, kind in get_type_hints(SEPConfig).items()
+} | {
+    "preset": (
+        Literal["auto", "quick", "paper"],
+        Field("auto", description="`auto`: chosen from the data and the workers when planned"),
+    )
+}
+ConfigIn = create_model(
+    "ConfigIn",
+    __config__=ConfigDict(extra="forbid"),
+    __doc__="Fields of a protection's configuration that differ from the preset.",
+    **_FIELDS,
+)
+
+
+class ProtectionIn(BaseModel):
+    """What to protect, and how."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset_id": "7f8e1b6e-8a3f-4f0e-9d55-0a4be2ad3f7c",
+                    "config": {"preset": "quick", "epsilon_levels": 8},
+                }
+            ]
+        },
+    )
+
+    dataset_id: UUID
+    config: ConfigIn = Field(default_factory=ConfigIn)
+
+
+class StepOut(BaseModel):
+    """One unit of work of a protection."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: StepKind
+    index: int
+    state: StepState
+    progress: float = Field(description="0 to 1")
+    attempt: int
+    worker: str | None
+    error_code: str | None
+    error: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class ProtectionOut(BaseModel):
+    """A protection: its request, its progress, its result."""
+
+    id: UUID
+    dataset_id: UUID | None = Field(description="null once the data set has been deleted")
+    dataset_name: str
+    state: ProtectionState
+    done: bool = Field(description="whether `state` is final: stop polling")
+    cancel_requested: bool
+    progress: float = Field(description="share of the work done, 0 to 1")
+    eta_seconds: float | None = Field(description="to the end, judged by the work done so far")
+    requested: dict[str, Any] = Field(description="preset and overrides, as asked for")
+    config: dict[str, Any] | None = Field(
+        description="the frozen configuration; null until planned"
+    )
+    plan: dict[str, Any] | None = Field(description="what the bytes depend on beside; frozen too")
+    archive: "ArchiveOut | None" = Field(description="null until `state` is succeeded")
+    error_code: str | None
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class ArchiveOut(BaseModel):
+    """The protected archive, ready for download."""
+
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+class ProtectionDetail(ProtectionOut):
+    """A protection with its steps."""
+
+    steps: list[StepOut]
+
+
+class ProtectionPage(BaseModel):
+    """Newest first."""
+
+    items: list[ProtectionOut]
+    next_cursor: str | None
+
+
+class Health(BaseModel):
+    """Whether the service can do its work."""
+
+    status: Literal["ok"]

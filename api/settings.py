@@ -1,0 +1,65 @@
+"""The only reader of the environment. Every name below is `SEPGATE_<NAME>` there."""
+
+import hashlib
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# A unix socket's path must fit into sockaddr_un: 108 bytes with the final NUL.
+MAX_SOCKET_PATH = 100
+
+
+class Settings(BaseSettings):
+    """Where things are and how long things may take. Times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="SEPGATE_")
+
+    data_dir: Path = Field(Path("sepgate-data"), description="folder of the embedded default")
+    database_url: str = Field("", description="SQLAlchemy URL; default SQLite in data_dir")
+    redis_url: str = Field("", description="Celery broker URL; default a socket in data_dir")
+    storage_url: str = Field("", description="file:// URL of the blobs; default in data_dir")
+
+    max_upload_bytes: int = 64 * 2**30
+    min_free_bytes: int = Field(512 * 2**20, description="room that uploads must leave on the disk")
+
+    lease_seconds: float = Field(90, description="a step whose lease is not renewed is given away")
+    lease_renew_seconds: float = 15
+    stall_seconds: float = Field(900, description="no progress for so long is a hang")
+    max_attempts: int = 3
+    sweep_seconds: float = 2
+    resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
+    orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")
+    threads: int = Field(0, ge=0, description="of PyTorch on a CPU; 0 is every core")
+
+    @property
+    def database(self) -> str:
+        """The database's URL, absolute."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'sepgate.sqlite3'}"
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL in Celery's form."""
+        return self.redis_url or f"redis+socket://{self.valkey_socket}?virtual_host=0"
+
+    @property
+    def storage(self) -> str:
+        """The blob store's URL."""
+        return self.storage_url or (self.data_dir.absolute() / "blobs").as_uri()
+
+    @property
+    def valkey_socket(self) -> Path:
+        """Socket of the embedded queue: in the data folder, unless that path is too long."""
+        path = self.data_dir.absolute() / "queue" / "valkey.sock"
+        if len(str(path)) <= MAX_SOCKET_PATH:
+            return path
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"sepgate-{name}" / "valkey.sock"
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,178 @@
+"""Blobs by key, through obstore: a folder today, S3 behind the same calls.
+
+A blob becomes visible whole or not at all (obstore writes under another name and renames).
+"""
+
+import hashlib
+import io
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urlparse
+from uuid import UUID
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from api.errors import StorageFull
+from api.settings import settings
+
+# Small enough that reading one small file of an archive does not fetch its whole neighbourhood.
+READ_BUFFER_BYTES = 2**16
+STREAM_CHUNK_BYTES = 2**20
+
+
+def dataset_key(dataset_id: UUID, name: str = "") -> str:
+    """Key of a data set's blob; without a name, of all of them."""
+    return f"datasets/{dataset_id}/{name}".rstrip("/")
+
+
+def protection_key(protection_id: UUID, name: str = "") -> str:
+    """Key of a protection's blob; without a name, of all of them."""
+    return f"protections/{protection_id}/{name}".rstrip("/")
+
+
+@lru_cache
+def _store() -> ObjectStore:
+    """Made in the process that uses it: obstore's runtime does not survive a fork."""
+    folder = _folder()
+    if folder is None:
+        return from_url(settings().storage)
+    return LocalStore(folder, mkdir=True, automatic_cleanup=True)
+
+
+def _folder() -> Path | None:
+    url = urlparse(settings().storage)
+    return Path(unquote(url.path)) if url.scheme == "file" else None
+
+
+def free_bytes() -> int | None:
+    """Room left for blobs; None where the store has no such limit."""
+    folder = _folder()
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
+
+
+async def write_stream(key: str, chunks: AsyncIterator[bytes]) -> None:
+    """Store a stream; if it breaks off, nothing stays.
+
+    Raises:
+        StorageFull: no room left.
+    """
+    try:
+        await obstore.put_async(_store(), key, chunks)
+    except (BaseError, OSError) as error:
+        raise _translated(error) from error
+
+
+def write(key: str, data: bytes | IO[bytes]) -> str:
+    """Store bytes or a binary file from its start; returns the SHA-256 of what was stored.
+
+    Raises:
+        StorageFull: no room left.
+    """
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
+    file.seek(0)
+    try:
+        obstore.put(_store(), key, file)
+    except (BaseError, OSError) as error:
+        raise _translated(error) from error
+    return digest
+
+
+def read(key: str) -> bytes:
+    """A whole blob.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return bytes(obstore.get(_store(), key).bytes())
+
+
+def stream(key: str, start: int, end: int) -> Iterator[bytes]:
+    """The bytes [start, end) of a blob, piece by piece."""
+    for at in range(start, end, STREAM_CHUNK_BYTES):
+        yield bytes(
+            obstore.get_range(_store(), key, start=at, end=min(at + STREAM_CHUNK_BYTES, end))
+        )
+
+
+def open_blob(key: str) -> io.BufferedReader:
+    """A seekable binary file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return io.BufferedReader(_Blob(key), READ_BUFFER_BYTES)
+
+
+def remove(prefix: str) -> None:
+    """Remove every blob below `prefix`, half-written ones included."""
+    for batch in obstore.list(_store(), prefix):
+        obstore.delete(_store(), [meta["path"] for meta in batch])
+    folder = _folder()
+    if folder is not None:
+        shutil.rmtree(folder / prefix, ignore_errors=True)
+
+
+def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:
+    """Ids below `kind` (`datasets`, `protections`) of which no blob is younger than the grace."""
+    limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+    newest: dict[str, datetime] = {}
+    for batch in obstore.list(_store(), kind):
+        for meta in batch:
+            owner = meta["path"].split("/")[1]
+            newest[owner] = max(newest.get(owner, meta["last_modified"]), meta["last_modified"])
+    return {UUID(owner) for owner, at in newest.items() if at < limit}
+
+
+def check() -> None:
+    """Raise unless a blob can be written and removed: what readiness asks."""
+    obstore.put(_store(), "ready", b"")
+    obstore.delete(_store(), "ready")
+
+
+class _Blob(io.RawIOBase):
+    """A blob as a raw file, so that `zipfile` can read it in place."""
+
+    def __init__(self, key: str) -> None:
+        self._key, self._at = key, 0
+        self._size = obstore.head(_store(), key)["size"]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # any writable buffer
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        data = obstore.get_range(_store(), self._key, start=self._at, end=end)
+        buffer[: len(data)] = bytes(data)
+        self._at += len(data)
+        return len(data)
+
+
+def _translated(error: Exception) -> Exception:
+    # obstore names the operating system's ENOSPC only in its text (os error 28).
+    if "os error 28" in str(error):
+        return StorageFull("Expected room for the blob, got a full disk.")
+    return error

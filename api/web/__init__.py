@@ -1,0 +1,1 @@
+"""Templates of pages; they link to nothing outside themselves."""

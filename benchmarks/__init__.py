@@ -1,0 +1,1 @@
+"""Speed and strength, measured; run as `python -m benchmarks.NAME`."""

@@ -1,0 +1,178 @@
+"""How much a protection takes away: an appropriator on clean pixels, then on protected ones.
+
+    python -m benchmarks.strength --data ZIP [--preset quick] [--set epochs=20 ...] [--seeds 3]
+
+ZIP holds `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, all images of one size. Figures come last,
+one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-ratio`.
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import statistics
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sep_core import evaluation, protection, surrogate
+from sep_core.config import PRESETS, Plan, SEPConfig, resolve
+from sep_core.pixels import to_images, to_input, to_pixels
+
+Split = tuple[Tensor, Tensor]  # pixels (n, c, h, w) and labels (n)
+Figures = dict[str, float]
+
+
+def main() -> int:
+    """Measure every seed; figures are means over them, and the worst ratio."""
+    options = _options()
+    train, test, classes = read_zip(options.data)
+    config = configured(options.preset, options.set)
+    torch.set_num_threads(options.threads)
+    plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
+    runs = []
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        runs.append(measure(train, test, classes, resolve(_seeded(config, seed), classes), plan))
+        print(f"seed {seed}: {_one_line(runs[-1])}", flush=True)
+    worst = max(run["ratio"] for run in runs)
+    for name in runs[0]:
+        print(f"{name}: {statistics.fmean(run[name] for run in runs):.4g} {_unit(name)}")
+    print(f"worst ratio: {worst:.4g} 1")
+    return int(worst > options.max_ratio)
+
+
+def measure(train: Split, test: Split, classes: int, config: SEPConfig, plan: Plan) -> Figures:
+    """One surrogate, one protection of both splits, an appropriator on clean and on protected."""
+    figures: Figures = {}
+    clean = _seen(train, config)
+    with _timed(figures, "surrogate time"):
+        kept = list(surrogate.train(*clean, classes, config, plan))
+        ensemble = [event for event in kept if isinstance(event, surrogate.Checkpoint)]
+    with _timed(figures, "perturb time"):
+        released = _protect(train, ensemble, config, plan)
+        _protect(test, ensemble, config, plan)
+    for name, split in (("clean", clean), ("protected", _seen(released, config))):
+        with _timed(figures, f"{name} training time"):
+            curve = list(_curve(split, _seen(test, config), classes, config, plan))
+        figures |= {f"{name} last": curve[-1], f"{name} peak": max(curve)}
+    figures["largest change"] = (released[0].int() - train[0].int()).abs().max().item()
+    figures["total time"] = sum(value for name, value in figures.items() if name.endswith("time"))
+    figures["ratio"] = figures["protected last"] / figures["clean last"]
+    return figures
+
+
+def configured(preset: str, changes: list[str]) -> SEPConfig:
+    """The preset with `field=value` changes; a value is JSON, or else a string."""
+    fields: dict[str, Any] = dict(map(_change, changes))
+    return dataclasses.replace(PRESETS[preset], **fields)
+
+
+def read_zip(path: str) -> tuple[Split, Split, int]:
+    """Training and test split of an archive of class folders, and the number of classes."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.count("/") == 2)
+        images = [name for name in names if not name.endswith("/")]
+        classes = sorted({PurePosixPath(name).parent.name for name in images})
+        train, test = (
+            _read_split(archive, [name for name in images if name.startswith(split)], classes)
+            for split in (("train/",), ("test/", "val/"))
+        )
+    return train, test, len(classes)
+
+
+def _read_split(archive: zipfile.ZipFile, names: list[str], classes: list[str]) -> Split:
+    decoded = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names]
+    labels = [classes.index(PurePosixPath(name).parent.name) for name in names]
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous(), torch.tensor(
+        labels
+    )
+
+
+def _seen(split: Split, config: SEPConfig) -> Split:
+    pixels, labels = split
+    return to_pixels(to_input(to_images(pixels), config.input_pixels)), labels
+
+
+def _protect(
+    split: Split, ensemble: list[surrogate.Checkpoint], config: SEPConfig, plan: Plan
+) -> Split:
+    pixels, labels = split
+    *_, height, width = pixels.shape
+    size = max(1, min(plan.batch_size, plan.max_batch_pixels // (height * width)))
+    protected = []
+    for batch in zip(torch.split(pixels, size), torch.split(labels, size), strict=True):
+        *_, done = protection.protect(*batch, ensemble, config, plan)
+        assert isinstance(done, Tensor)
+        protected.append(done)
+    return torch.cat(protected), labels
+
+
+def _curve(
+    train: Split, test: Split, classes: int, config: SEPConfig, plan: Plan
+) -> Iterator[float]:
+    for event in evaluation.appropriate(train, test, classes, config, plan):
+        if isinstance(event, evaluation.Accuracy):
+            yield event.accuracy
+
+
+@dataclasses.dataclass
+class _timed:  # noqa: N801  used as a statement, like contextlib's
+    """Add the seconds that a block takes to `figures`."""
+
+    figures: Figures
+    name: str
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.figures[self.name] = time.perf_counter() - self.start
+
+
+def _change(text: str) -> tuple[str, object]:
+    field, _, value = text.partition("=")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return field, value
+    return field, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+def _seeded(config: SEPConfig, seed: int) -> SEPConfig:
+    return dataclasses.replace(config, seed=f"{seed:032x}")
+
+
+def _unit(name: str) -> str:
+    if name.endswith("time"):
+        return "s"
+    return {"ratio": "1", "largest change": "levels"}.get(name, "1")
+
+
+def _one_line(figures: Figures) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--data", required=True, help="zip of split/class/image")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="quick")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--max-ratio", type=float, default=float("inf"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""What a protection is asked to do (`SEPConfig`) and how its bytes are computed (`Plan`).
+
+Imports no torch, so that the application can validate a request without it.
+"""
+
+import hashlib
+import math
+import random
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+Variant = Literal["sep", "sep-fa", "sep-fa-vr"]
+NetworkName = Literal["resnet18", "small"]
+Precision = Literal["float32", "bfloat16"]
+
+# GFLOP of one forward pass of one 32 x 32 image, a multiply-add counted as two (measured with
+# torch.utils.flop_counter); a training image costs three of them, an input gradient two.
+FORWARD_GFLOP: dict[NetworkName, float] = {"resnet18": 1.11, "small": 0.07}
+
+SEED_HEX_DIGITS = 32
+MAX_EPSILON_LEVELS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEPConfig:
+    """One protection, whole and frozen. The defaults are the paper's (section 4.1, appendix A).
+
+    Attributes:
+        variant: the objective; see `sep_core.protection`.
+        epsilon_levels: the budget, an L-infinity bound in grey levels of 255, 1 to 64.
+        steps: outer steps T of the perturbation.
+        step_levels: step size in grey levels, above 0.
+        checkpoints: ensemble size n, at most `epochs`.
+        inner_steps: M of the variance reduction; only `sep-fa-vr` reads it.
+        surrogate, appropriator: networks, see `sep_core.networks`.
+        input_pixels: side of the square that both networks see.
+        epochs, appropriator_epochs: lengths of the two trainings.
+        batch_size, learning_rate, momentum, weight_decay: SGD, for both trainings.
+        warmup_epochs: length of a linear rise from `warmup_learning_rate`, in epochs.
+        schedule: `step` divides the rate by ten at each of `milestones`, `cosine` lets it fall
+            to 0.
+        milestones: shares of the training in (0, 1), rising.
+        crop_padding: random-crop padding in pixels; flip: random horizontal flips.
+        target_map: g as a list (class y is moved towards class `target_map[y]`), `shift` (the
+            paper's y + 1) or `random`, a derangement drawn from the seed.
+        held_out_percent: share of each class set aside for testing where the data have no test
+            split.
+        seed: 32 hexadecimal digits; drawn when the protection is planned if None.
+        precision: of the networks' arithmetic; `auto` is bfloat16 where the device has it.
+
+    Raises:
+        ValueError: a field is out of its range; the message names field, expectation and value.
+    """
+
+    # Unknown keys are refused wherever pydantic reads this class.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  pydantic reads it as a plain attribute
+
+    variant: Variant = "sep-fa-vr"
+    epsilon_levels: int = 2
+    steps: int = 30
+    step_levels: float = 1.0
+    checkpoints: int = 15
+    inner_steps: int = 15
+    surrogate: NetworkName = "resnet18"
+    appropriator: NetworkName = "resnet18"
+    input_pixels: int = 32
+    epochs: int = 120
+    appropriator_epochs: int = 120
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    warmup_learning_rate: float = 0.001
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[float, ...] = (75 / 120, 90 / 120)
+    crop_padding: int = 4
+    flip: bool = True
+    target_map: Literal["shift", "random"] | tuple[int, ...] = "shift"
+    held_out_percent: int = 10
+    seed: str | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        _in_range("epsilon_levels", self.epsilon_levels, 1, MAX_EPSILON_LEVELS)
+        _in_range("steps", self.steps, 1, 10_000)
+        _in_range("step_levels", self.step_levels, 0.01, MAX_EPSILON_LEVELS)
+        _in_range("epochs", self.epochs, 1, 10_000)
+        _in_range("appropriator_epochs", self.appropriator_epochs, 1, 10_000)
+        _in_range("checkpoints", self.checkpoints, 1, self.epochs)
+        _in_range("inner_steps", self.inner_steps, 1, 1_000)
+        _in_range("input_pixels", self.input_pixels, 16, 1024)
+        _in_range("batch_size", self.batch_size, 2, 65_536)
+        _in_range("learning_rate", self.learning_rate, 1e-8, 100)
+        _in_range("momentum", self.momentum, 0, 0.9999)
+        _in_range("weight_decay", self.weight_decay, 0, 1)
+        _in_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        _in_range("warmup_learning_rate", self.warmup_learning_rate, 0, 100)
+        _in_range("crop_padding", self.crop_padding, 0, self.input_pixels // 2)
+        _in_range("held_out_percent", self.held_out_percent, 1, 90)
+        if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(
+            self.milestones
+        ):
+            raise ValueError(f"milestones: expected rising shares in (0, 1), got {self.milestones}")
+        if self.seed is not None and not _is_seed(self.seed):
+            raise ValueError(
+                f"seed: expected {SEED_HEX_DIGITS} lower-case hexadecimal digits, got {self.seed!r}"
+            )
+        if not isinstance(self.target_map, str):
+            _check_target_map(self.target_map)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the bytes of a protection depend on beside data and configuration.
+
+    Attributes:
+        device: kind of device, `cpu` or `cuda`.
+        precision: of the networks' arithmetic.
+        batch_size: images of like size that are perturbed together.
+        max_batch_pixels: fewer are taken where the images are so large that this would be exceeded.
+        threads: of PyTorch on a CPU.
+        world_size: processes that train the surrogate together.
+        shard_batches: batches in one `perturb` step.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  pydantic reads it as a plain attribute
+
+    device: Literal["cpu", "cuda"]
+    precision: Precision
+    batch_size: int = 128
+    max_batch_pixels: int = 2**22
+    threads: int = 1
+    world_size: int = 1
+    shard_batches: int = 8
+
+
+def resolve(config: SEPConfig, classes: int) -> SEPConfig:
+    """Draw what is still open: the seed (128 random bits) and the target map.
+
+    Args:
+        config: as asked for.
+        classes: number of classes of the data, at least 2.
+
+    Raises:
+        ValueError: an explicit target map does not fit the number of classes.
+    """
+    seed = config.seed or secrets.token_hex(SEED_HEX_DIGITS // 2)
+    return replace(config, seed=seed, target_map=_resolve_target_map(config, seed, classes))
+
+
+def drawn_seed(config: SEPConfig) -> str:
+    """The seed of a resolved configuration.
+
+    Raises:
+        ValueError: the configuration has none yet.
+    """
+    if config.seed is None:
+        raise ValueError("seed: expected a resolved configuration, got None")
+    return config.seed
+
+
+def stable_integer(*parts: object) -> int:
+    """A 63-bit integer that depends on the parts alone: the root of every random draw."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def checkpoint_epochs(epochs: int, checkpoints: int) -> list[int]:
+    """The epochs, counted from 1, after which one is kept: equidistant, the last included."""
+    return [math.ceil(epochs * (i + 1) / checkpoints) for i in range(checkpoints)]
+
+
+def gradient_passes(config: SEPConfig) -> int:
+    """Gradient passes through one network that every image costs (paper, section 4.1)."""
+    inner = config.inner_steps if config.variant == "sep-fa-vr" else 0
+    return config.steps * (config.checkpoints + inner)
+
+
+def _resolve_target_map(config: SEPConfig, seed: str, classes: int) -> tuple[int, ...]:
+    if classes < 2:
+        raise ValueError(f"classes: expected at least 2, got {classes}")
+    if config.target_map == "shift":
+        return tuple((y + 1) % classes for y in range(classes))
+    if config.target_map == "random":
+        return _derangement(classes, random.Random(stable_integer(seed, "target map")))  # noqa: S311
+    if len(config.target_map) != classes:
+        raise ValueError(
+            f"target_map: expected one entry for each of {classes} classes, "
+            f"got {len(config.target_map)}"
+        )
+    return config.target_map
+
+
+def _derangement(classes: int, draws: random.Random) -> tuple[int, ...]:
+    """A uniform permutation without fixed points, by rejection (1 in e is one)."""
+    permutation = list(range(classes))
+    while any(y == g for y, g in enumerate(permutation)):
+        draws.shuffle(permutation)
+    return tuple(permutation)
+
+
+def _check_target_map(target_map: tuple[int, ...]) -> None:
+    permutation = sorted(target_map) == list(range(len(target_map)))
+    if len(target_map) < 2 or not permutation or any(y == g for y, g in enumerate(target_map)):
+        raise ValueError(
+            "target_map: expected a permutation of the classes without fixed points, "
+            f"got {target_map}"
+        )
+
+
+def _is_seed(seed: str) -> bool:
+    return len(seed) == SEED_HEX_DIGITS and all(digit in "0123456789abcdef" for digit in seed)
+
+
+def _in_range(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also refuses NaN
+        raise ValueError(f"{field}: expected {low:g} to {high:g}, got {value}")
+
+
+def as_dict(config: SEPConfig | Plan) -> dict[str, Any]:
+    """The JSON form that travels and is stored."""
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+PAPER = SEPConfig(precision="float32")
+"""The paper's headline: CIFAR-10, ResNet-18, 2/255, sep-fa-vr, n = M = 15."""
+
+QUICK = SEPConfig(
+    variant="sep-fa",
+    epsilon_levels=8,
+    steps=10,
+    step_levels=2.0,
+    checkpoints=10,
+    surrogate="small",
+    appropriator="small",
+    epochs=20,
+    appropriator_epochs=20,
+    schedule="cosine",
+    target_map="random",
+)
+"""Small enough for two CPU cores."""
+
+PRESETS: Mapping[str, SEPConfig] = MappingProxyType({"paper": PAPER, "quick": QUICK})

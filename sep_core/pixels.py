@@ -1,0 +1,47 @@
+"""Pixels to images and back, the projection on the budget, what a network sees: nowhere else."""
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+LEVELS = 255
+
+
+def to_images(pixels: UInt8[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
+    """uint8 pixels to float images in [0, 1]."""
+    return pixels.to(torch.float32) / LEVELS
+
+
+def to_pixels(images: Float32[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+    """Images in [0, 1] to the nearest level. Rounding, not truncation, which breaks the budget."""
+    return (images * LEVELS).round().clamp(0, LEVELS).to(torch.uint8)
+
+
+def project(
+    images: Float32[Tensor, "b c h w"],
+    originals: Float32[Tensor, "b c h w"],
+    epsilon_levels: int,
+) -> Float32[Tensor, "b c h w"]:
+    """P of the paper: onto the L-infinity ball round the originals, then onto [0, 1]."""
+    epsilon = epsilon_levels / LEVELS
+    return images.clamp(originals - epsilon, originals + epsilon).clamp(0, 1)
+
+
+def to_input(images: Float32[Tensor, "b c h w"], side: int) -> Float32[Tensor, "b 3 s s"]:
+    """What a network sees: three channels, `side` x `side`, by a differentiable resize.
+
+    The resize is torch's antialiased bilinear one as two matrix products, since the gradient of
+    `interpolate` is summed in any order on a GPU, and protections there would not repeat.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) != (side, side):
+        rows, columns = _weights(height, side), _weights(width, side)
+        images = rows.to(images.device) @ images @ columns.T.to(images.device)
+    return images.expand(-1, 3, -1, -1)
+
+
+def _weights(length: int, side: int) -> Float32[Tensor, "side length"]:
+    """Of every pixel along one dimension in every pixel after the resize."""
+    unit = torch.eye(length)[None, None]
+    return functional.interpolate(unit, size=(side, length), mode="bilinear", antialias=True)[0, 0]

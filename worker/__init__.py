@@ -1,0 +1,1 @@
+"""The application's second entry point: runs the steps, and alone runs `sep_core`."""

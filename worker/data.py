@@ -1,0 +1,114 @@
+"""A data set as the steps need it: its index, its parts, and pixels decoded from an archive."""
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from api import archive, datasets, protections, storage
+from api.archive import ImageRecord, IngestResult, Pixels
+from api.db import reading
+from api.leases import Claim
+from api.models import Protection
+from api.planning import load_config, load_plan
+from sep_core.config import Plan, SEPConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """A protection whose plan is frozen, and the data it is about."""
+
+    protection_id: UUID
+    dataset_id: UUID
+    config: SEPConfig
+    plan: Plan
+    index: IngestResult
+
+    @property
+    def records(self) -> Sequence[ImageRecord]:
+        """Accepted images, sorted by name."""
+        return self.index.records
+
+    def label(self, record: ImageRecord) -> int:
+        """Class of an image as a number."""
+        return self.index.classes.index(record.class_name)
+
+
+def load_index(dataset_id: UUID) -> IngestResult:
+    """What ingestion found."""
+    return archive.load_index(storage.read(storage.dataset_key(dataset_id, datasets.INDEX)))
+
+
+def load_job(claim: Claim) -> Job:
+    """The job of a claimed step whose protection has been planned."""
+    with reading() as session:
+        protection = session.get_one(Protection, claim.protection_id)
+    assert protection.dataset_id is not None
+    assert protection.config is not None
+    assert protection.plan is not None
+    return Job(
+        protection.id,
+        protection.dataset_id,
+        load_config(protection.config),
+        load_plan(protection.plan),
+        load_index(protection.dataset_id),
+    )
+
+
+class Reader:
+    """Pixels by record, decoded from an open archive."""
+
+    def __init__(self, file: zipfile.ZipFile, *, released: bool) -> None:
+        self._file, self._released = file, released
+        self._limits = archive.UNLIMITED if released else archive.Limits()
+
+    def pixels(self, record: ImageRecord) -> Pixels:
+        """(h, w, c) uint8. Raises ValueError if they differ in shape from the index."""
+        name = record.released_name if self._released else record.name
+        data = archive.read_entry(self._file, name, self._limits)
+        if self._released:
+            pixels = archive.decode_released(data)
+        else:
+            pixels = archive.read_pixels(data, self._limits).pixels
+        expected = (record.height, record.width, record.channels)
+        if pixels.shape != expected:
+            raise ValueError(f"{name}: expected pixels of shape {expected}, got {pixels.shape}")
+        return pixels
+
+
+@contextmanager
+def open_source(dataset_id: UUID) -> Iterator[Reader]:
+    """The originals, decoded from the upload."""
+    key = storage.dataset_key(dataset_id, datasets.SOURCE)
+    with storage.open_blob(key) as blob:
+        yield Reader(archive.open_archive(blob, archive.Limits()), released=False)
+
+
+@contextmanager
+def open_released(protection_id: UUID) -> Iterator[Reader]:
+    """The protected images, decoded from the finished archive: what leaves the house."""
+    key = storage.protection_key(protection_id, protections.ARCHIVE)
+    with storage.open_blob(key) as blob:
+        yield Reader(archive.open_archive(blob, archive.UNLIMITED), released=True)
+
+
+def shard_key(protection_id: UUID, index: int) -> str:
+    """Where a `perturb` step leaves its pixels."""
+    return storage.protection_key(protection_id, f"{protections.SHARDS}/{index:05d}.bin")
+
+
+def checkpoint_key(protection_id: UUID, index: int) -> str:
+    """Where the `train` step leaves a checkpoint."""
+    return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/{index:03d}.pt")
+
+
+def size_bytes(record: ImageRecord) -> int:
+    """Of an image's raw pixels in a shard."""
+    return record.height * record.width * record.channels
+
+
+def dump_json(value: object) -> bytes:
+    """The one JSON form of everything whose bytes count."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()

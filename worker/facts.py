@@ -1,0 +1,108 @@
+"""What a worker process is: its device, memory and versions, as they stand in its row."""
+
+import os
+import platform
+import socket
+import threading
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+from api.db import now, transaction
+from api.models import Queue, Worker
+from api.planning import Device
+from api.settings import settings
+
+HEARTBEAT_SECONDS = 15
+FORGOTTEN_AFTER_SECONDS = 86_400
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Measured once, in the child that will compute."""
+
+    device: str
+    device_name: str
+    memory_bytes: int
+    bfloat16: bool
+    threads: int
+    versions: dict[str, str]
+
+    @property
+    def plan_device(self) -> Device:
+        """The part of it that a plan depends on."""
+        return Device(self.device, self.bfloat16, self.threads)
+
+
+def name() -> str:
+    """Of this process: unique while it lives."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def measure(queue: Queue) -> Facts:
+    """Look at this machine; imports torch only where a GPU queue is served."""
+    versions = {"python": platform.python_version()} | {
+        package: version(package) for package in ("sepgate", "numpy", "pillow")
+    }
+    threads = settings().threads or os.cpu_count() or 1
+    if queue is Queue.CPU:
+        return Facts("cpu", platform.processor(), _memory_bytes(), False, threads, versions)
+    import torch  # noqa: PLC0415  never in the parent, and never for the cpu queue
+
+    versions |= {"torch": torch.__version__, "torchvision": version("torchvision")}
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        versions["cuda"] = str(torch.version.cuda)
+        return Facts(
+            "cuda",
+            card.name,
+            card.total_memory,
+            torch.cuda.is_bf16_supported(including_emulation=False),
+            threads,
+            versions,
+        )
+    return Facts("cpu", _processor_name(), _memory_bytes(), _cpu_has_bfloat16(), threads, versions)
+
+
+def register(queue: Queue, facts: Facts) -> None:
+    """Write the row, and keep its heartbeat fresh from a thread for as long as this process is."""
+    with transaction() as session:
+        at = now(session)
+        session.merge(
+            Worker(name=name(), queue=queue, started_at=at, heartbeat_at=at, **asdict(facts))
+        )
+    threading.Thread(target=_beat, daemon=True, name="heartbeat").start()
+
+
+def _beat() -> None:
+    stop = threading.Event()
+    while not stop.wait(HEARTBEAT_SECONDS):
+        try:
+            with transaction() as session:
+                worker = session.get(Worker, name())
+                if worker is not None:
+                    worker.heartbeat_at = now(session)
+        except Exception:  # noqa: BLE001, S112  the database is away: the next beat may find it
+            continue
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cpuinfo() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123  not a path of ours
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _processor_name() -> str:
+    lines = (line for line in _cpuinfo().splitlines() if line.startswith("model name"))
+    return next(lines, f": {platform.processor() or platform.machine()}").split(": ", 1)[1]
+
+
+def _cpu_has_bfloat16() -> bool:
+    flags = next((line for line in _cpuinfo().splitlines() if line.startswith("flags")), "")
+    return bool(BFLOAT16_FLAGS & set(flags.split()))

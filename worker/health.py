@@ -1,0 +1,32 @@
+"""`python -m worker.health`: exits 0 if a worker of this host and queue has a fresh heartbeat.
+
+A consumer can stop silently while its process lives, so that liveness is the row's heartbeat.
+"""
+
+import os
+import socket
+import sys
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from api.db import now, reading
+from api.models import Queue, Worker
+
+FRESH_SECONDS = 60
+
+
+def main() -> int:
+    """The exit status."""
+    queue = Queue(os.environ.get("SEPGATE_WORKER_QUEUE", Queue.GPU))
+    with reading() as session:
+        fresh = select(Worker.name).where(
+            Worker.queue == queue,
+            Worker.name.startswith(f"{socket.gethostname()}:", autoescape=True),
+            Worker.heartbeat_at > now(session) - timedelta(seconds=FRESH_SECONDS),
+        )
+        return int(session.scalar(fresh.limit(1)) is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Holding a step: progress from the main thread, renewal from another, and what ends it early."""
+
+import logging
+import os
+import threading
+import time
+from typing import Self
+
+from api import leases
+from api.db import transaction
+from api.leases import Claim, Word
+from api.settings import settings
+
+REPORT_SECONDS = 1.0
+EXIT_STALLED = 75
+
+log = logging.getLogger(__name__)
+
+
+class StepStopped(Exception):
+    """The protection is cancelled, or another of its steps has failed."""
+
+
+class WorkerDraining(Exception):
+    """This worker is to end: the step goes to another."""
+
+
+class LeaseLost(Exception):
+    """The step was given to somebody else: nothing may be written any more."""
+
+
+class Lease:
+    """A context for one claimed step. `tick` is called at every yield of the computation.
+
+    A thread renews the lease as long as ticks keep coming. If none has come for `stall_seconds` the
+    process is taken to hang: the lease runs out and the process ends, so that its device is free.
+    """
+
+    def __init__(self, claim: Claim, drain: "DrainFlag") -> None:
+        self._claim, self._drain = claim, drain
+        self._ticked = time.monotonic()
+        self._reported = 0.0
+        self._lost = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def tick(self, done: int, total: int) -> None:
+        """Report progress, at most once a second, and look whether to go on.
+
+        Raises:
+            StepStopped, WorkerDraining, LeaseLost: break off.
+        """
+        self._ticked = time.monotonic()
+        if self._lost:
+            raise LeaseLost
+        if self._drain.is_set():
+            raise WorkerDraining
+        if self._ticked - self._reported < REPORT_SECONDS:
+            return
+        self._reported = self._ticked
+        with transaction() as session:
+            word = leases.report(session, self._claim, done, total)
+        if word is Word.LOST:
+            raise LeaseLost
+        if word is Word.STOP:
+            raise StepStopped
+
+    def _renew(self) -> None:
+        while not self._over.wait(settings().lease_renew_seconds):
+            if time.monotonic() - self._ticked > settings().stall_seconds:
+                log.critical("step %s has stalled: this process ends", self._claim.step_id)
+                os._exit(EXIT_STALLED)
+            try:
+                with transaction() as session:
+                    self._lost = not leases.renew(session, self._claim)
+            except Exception:  # the database is away: the lease outlives a few missed renewals
+                log.exception("the lease of step %s was not renewed", self._claim.step_id)
+
+
+class DrainFlag:
+    """Set in the Celery parent on SIGTERM, read in its children: one byte of shared memory."""
+
+    def __init__(self) -> None:
+        from multiprocessing.sharedctypes import RawValue  # noqa: PLC0415  only where it is used
+
+        self._value = RawValue("b", 0)
+
+    def set(self) -> None:
+        """Ask the children to end."""
+        self._value.value = 1
+
+    def is_set(self) -> bool:
+        """Whether they were asked."""
+        return bool(self._value.value)

@@ -1,0 +1,51 @@
+"""`perturb`: one shard of images, through all checkpoints."""
+
+import io
+from collections.abc import Iterator
+
+import torch
+
+from api import planning, storage
+from api.leases import Claim
+from sep_core.config import checkpoint_epochs, gradient_passes
+from sep_core.protection import protect
+from sep_core.surrogate import Checkpoint, restore
+from worker import tensors
+from worker.data import Job, Reader, checkpoint_key, load_job, open_source, shard_key
+from worker.steps import Work
+
+
+def run(claim: Claim) -> Work:
+    """Writes the shard's protected pixels, raw, in the order of its batches. Output: its digest."""
+    job = load_job(claim)
+    tensors.prepare(job.plan)
+    shard = planning.shards(job.records, job.plan)[claim.index]
+    total = len(shard) * gradient_passes(job.config)
+    yield 0, total
+    ensemble = list(_ensemble(job))
+    protected = io.BytesIO()
+    with open_source(job.dataset_id) as reader:
+        for number, batch in enumerate(shard):
+            for event in _protect(job, ensemble, reader, batch):
+                if isinstance(event, int):
+                    yield number * gradient_passes(job.config) + event, total
+                    continue
+                for pixels in tensors.arrays(event):
+                    protected.write(pixels.tobytes())
+    return {"sha256": storage.write(shard_key(job.protection_id, claim.index), protected)}
+
+
+def _protect(
+    job: Job, ensemble: list[Checkpoint], reader: Reader, batch: list[int]
+) -> Iterator[int | torch.Tensor]:
+    records = [job.records[index] for index in batch]
+    pixels = tensors.tensor([reader.pixels(record) for record in records])
+    labels = tensors.labels(records, job.index)
+    return protect(pixels, labels, ensemble, job.config, job.plan)
+
+
+def _ensemble(job: Job) -> Iterator[Checkpoint]:
+    for index, epoch in enumerate(checkpoint_epochs(job.config.epochs, job.config.checkpoints)):
+        file = io.BytesIO(storage.read(checkpoint_key(job.protection_id, index)))
+        stored = torch.load(file, weights_only=True)
+        yield restore(stored["state"], stored["class_means"], epoch, job.config, job.plan)

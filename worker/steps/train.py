@@ -1,0 +1,65 @@
+"""`train`: freeze the plan, train the surrogate, keep its checkpoints."""
+
+import io
+from typing import Any
+
+import torch
+
+from api import planning, protections, storage
+from api.db import reading, transaction
+from api.leases import Claim
+from api.models import Protection, Queue
+from sep_core import surrogate
+from sep_core.surrogate import Checkpoint
+from sep_core.training import Progress
+from worker import facts, tensors
+from worker.data import Job, checkpoint_key, load_index, load_job, open_source
+from worker.steps import Work
+
+
+def run(claim: Claim) -> Work:
+    """Output: the checkpoints' epochs and digests, and how the data were divided."""
+    freeze_plan(claim)
+    job = load_job(claim)
+    tensors.prepare(job.plan)
+    train, held = tensors.split(job.index, job.config)
+    with open_source(job.dataset_id) as reader:
+        pixels = yield from tensors.at_input_size(reader, train, job.config.input_pixels)
+    labels = tensors.labels(train, job.index)
+    kept: list[dict[str, Any]] = []
+    for event in surrogate.train(pixels, labels, len(job.index.classes), job.config, job.plan):
+        match event:
+            case Progress(done, total):
+                yield done, total
+            case Checkpoint():
+                kept.append(_keep(job, len(kept), event))
+    return {
+        "checkpoints": kept,
+        "train_images": len(train),
+        "held_out_images": len(held),
+        "held_out_from": held[0].split,
+    }
+
+
+def _keep(job: Job, index: int, checkpoint: Checkpoint) -> dict[str, Any]:
+    file = io.BytesIO()
+    state = {name: value.cpu() for name, value in checkpoint.network.state_dict().items()}
+    torch.save({"state": state, "class_means": checkpoint.class_means.cpu()}, file)
+    digest = storage.write(checkpoint_key(job.protection_id, index), file)
+    return {"epoch": checkpoint.epoch, "sha256": digest}
+
+
+def freeze_plan(claim: Claim) -> None:
+    """Decide what is still open from the data and this worker, once."""
+    with reading() as session:
+        protection = session.get_one(Protection, claim.protection_id)
+    if protection.plan is not None:
+        return
+    assert protection.dataset_id is not None
+    index = load_index(protection.dataset_id)
+    device = facts.measure(Queue.GPU).plan_device
+    config, plan = planning.freeze(protection.requested, len(index.classes), device)
+    train, _ = tensors.split(index, config)
+    costs = planning.costs(config, plan, index.records, len(train))
+    with transaction() as session:
+        protections.freeze(session, claim, config, plan, costs)

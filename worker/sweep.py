@@ -1,0 +1,95 @@
+"""A plain loop: sends what was not sent, frees what was lost, collects blobs without a row.
+
+Run as `python -m worker.sweep`. Any number may run; every change is compare-and-set.
+"""
+
+import logging
+import signal
+import threading
+import time
+
+from sqlalchemy import select
+
+from api import datasets, leases, outbox, protections, storage
+from api.db import reading, transaction
+from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step
+from api.settings import settings
+
+COLLECT_EVERY_SECONDS = 300
+
+log = logging.getLogger("sepgate.sweep")
+
+
+def sweep() -> None:
+    """One round without collection."""
+    free_lost()
+    outbox.send_ready()
+    outbox.send_lost()
+
+
+def free_lost() -> None:
+    """Steps whose lease ran out become ready again, or fail at the last attempt."""
+    ended: list[Dataset | Protection] = []
+    with transaction() as session:
+        for step in leases.expired(session):
+            log.warning("step %s (%s) was lost by %s", step.id, step.kind, step.lease_owner)
+            last = step.attempt >= settings().max_attempts
+            if last and step.protection_id is None:
+                ended.append(datasets.reject(session, step, *_lost(step)))
+                continue
+            if last:
+                leases.fail(session, step, *_lost(step))
+            else:
+                leases.give_back(session, step, counts=True)
+            if step.protection_id is not None:
+                ended.append(protections.settle(session, step))
+    for row in ended:
+        if isinstance(row, Dataset):
+            datasets.clean(row)
+        else:
+            protections.clean(row)
+
+
+def collect() -> None:
+    """Remove blobs that no row refers to, once they are old enough not to be an upload."""
+    grace = settings().orphan_grace_seconds
+    idle_datasets = storage.idle_owners("datasets", grace)
+    idle_protections = storage.idle_owners("protections", grace)
+    keeping = (*ACTIVE, ProtectionState.SUCCEEDED)
+    with reading() as session:
+        known = set(session.scalars(select(Dataset.id).where(Dataset.error_code.is_(None))))
+        kept = set(session.scalars(select(Protection.id).where(Protection.state.in_(keeping))))
+    for key in [storage.dataset_key(i) for i in idle_datasets - known] + [
+        storage.protection_key(i) for i in idle_protections - kept
+    ]:
+        log.warning("removing %s: no row refers to it", key)
+        storage.remove(key)
+
+
+def _lost(step: Step) -> tuple[str, str]:
+    sentence = (
+        f"The worker was lost {step.attempt} times in a row in the middle of {step.kind}; "
+        "its log, or the kernel's for a lack of memory, says why."
+    )
+    return "WORKER_LOST", sentence
+
+
+def main() -> None:
+    """Sweep until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    collected = -float("inf")
+    while not over.wait(settings().sweep_seconds):
+        try:
+            sweep()
+            if time.monotonic() - collected > COLLECT_EVERY_SECONDS:
+                collect()
+                collected = time.monotonic()
+        except Exception:  # database or broker away: the next round may find them
+            log.exception("a round of the sweep failed")
+
+
+if __name__ == "__main__":
+    main()

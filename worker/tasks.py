@@ -1,0 +1,127 @@
+"""`run_step`: claim, run, finish. One `try` turns an exception into a code on the row."""
+
+import ctypes
+import logging
+import os
+import signal
+from uuid import UUID
+
+from celery import signals
+from sqlalchemy.exc import OperationalError
+
+from api import datasets, leases, outbox, protections
+from api.db import transaction
+from api.errors import AppError
+from api.leases import Claim
+from api.models import Queue, StepKind
+from api.queue import RUN_STEP, app
+from api.settings import settings
+from worker import facts
+from worker.lease import DrainFlag, Lease, LeaseLost, StepStopped, WorkerDraining
+
+log = logging.getLogger(__name__)
+draining = DrainFlag()
+
+PR_SET_PDEATHSIG = 1
+
+
+@signals.worker_shutting_down.connect
+def _drain(**_: object) -> None:
+    draining.set()
+
+
+@signals.worker_process_init.connect
+def _adopt(**_: object) -> None:
+    """A child must not outlive its parent: nobody would stop it, and it would hold the device."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    queue = Queue(os.environ.get("SEPGATE_WORKER_QUEUE", Queue.GPU))
+    facts.register(queue, facts.measure(queue))
+
+
+@app.task(name=RUN_STEP)
+def run_step(step_id: str) -> None:
+    """Run one step to its end, whatever that is. A message for a claimed step finds nothing."""
+    with transaction() as session:
+        claim = leases.claim(session, UUID(step_id), facts.name())
+        if claim is not None and claim.protection_id is not None:
+            protections.start(session, claim)
+    if claim is None:
+        return
+    log.info("step %s (%s %d), attempt %d", step_id, claim.kind, claim.index, claim.attempt)
+    try:
+        _run(claim)
+    except LeaseLost:
+        log.warning("step %s was given to another worker", step_id)
+    outbox.send_ready()
+
+
+def _run(claim: Claim) -> None:
+    from worker.steps import run  # noqa: PLC0415  imports torch, which the parent must not
+
+    try:
+        with Lease(claim, draining) as lease:
+            output = run(claim, lease.tick)
+        _finish(claim, output)
+    except LeaseLost:
+        raise
+    except StepStopped:
+        _stop(claim, counts=False)
+    except WorkerDraining:
+        log.warning("step %s goes back: this worker is ending", claim.step_id)
+        _stop(claim, counts=False)
+    except AppError as error:
+        log.warning("step %s failed: %s", claim.step_id, error.message)
+        _fail(claim, error.code, error.message)
+    except (OperationalError, OSError):
+        log.exception("step %s met a failure of the infrastructure", claim.step_id)
+        _retry(claim)
+    except Exception as error:
+        log.exception("step %s failed", claim.step_id)
+        _fail(claim, *_described(error))
+
+
+def _finish(claim: Claim, output: dict[str, object]) -> None:
+    with transaction() as session:
+        if claim.kind is StepKind.INGEST:
+            datasets.ready(session, claim, output)
+            return
+        protection = protections.finish_step(session, claim, output)
+    protections.clean(protection)
+
+
+def _fail(claim: Claim, code: str, message: str) -> None:
+    if claim.kind is StepKind.INGEST:
+        with transaction() as session:
+            step = leases.held(session, claim)
+            dataset = datasets.reject(session, step, code, message) if step else None
+        if dataset is not None:
+            datasets.clean(dataset)
+        return
+    with transaction() as session:
+        protection = protections.fail_step(session, claim, code, message)
+    protections.clean(protection)
+
+
+def _stop(claim: Claim, *, counts: bool) -> None:
+    if claim.kind is StepKind.INGEST:
+        with transaction() as session:
+            step = leases.held(session, claim)
+            if step is not None:
+                leases.give_back(session, step, counts=counts)
+        return
+    with transaction() as session:
+        protection = protections.stop_step(session, claim, counts=counts)
+    protections.clean(protection)
+
+
+def _retry(claim: Claim) -> None:
+    if claim.attempt >= settings().max_attempts:
+        _fail(claim, "INFRASTRUCTURE", "Database, storage or network failed three times in a row.")
+    else:
+        _stop(claim, counts=True)
+
+
+def _described(error: Exception) -> tuple[str, str]:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "OUT_OF_MEMORY", "The device has too little memory for this configuration."
+    return "INTERNAL", f"A defect of sepgate ({type(error).__name__}); the worker's log says more."

@@ -1,0 +1,76 @@
+"""From decoded pixels to the tensors that sep_core takes. The only bridge, and it needs PyTorch."""
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from api.archive import ImageRecord, IngestResult, Pixels
+from sep_core.config import Plan, SEPConfig
+from sep_core.evaluation import held_out
+from sep_core.pixels import to_images, to_input, to_pixels
+from worker.data import Reader
+
+PROGRESS_EVERY = 32
+
+
+def prepare(plan: Plan) -> None:
+    """Settings of this process that the bytes depend on."""
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def split(index: IngestResult, config: SEPConfig) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Training part and held-out part: the upload's `test/` or else `val/`, else a share set aside.
+
+    Neither surrogate nor class means nor appropriator ever sees the held-out part.
+    """
+    by_split = {
+        name: [record for record in index.records if record.split == name]
+        for name in ("train", "val", "test")
+    }
+    held = by_split["test"] or by_split["val"]
+    if held:
+        return by_split["train"], held
+    train = by_split["train"]
+    chosen = held_out(labels(train, index), config.held_out_percent, str(config.seed)).tolist()
+    return (
+        [record for record, aside in zip(train, chosen, strict=True) if not aside],
+        [record for record, aside in zip(train, chosen, strict=True) if aside],
+    )
+
+
+def labels(records: Sequence[ImageRecord], index: IngestResult) -> Tensor:
+    """(n,) int64."""
+    number = {name: label for label, name in enumerate(index.classes)}
+    return torch.tensor([number[record.class_name] for record in records], dtype=torch.int64)
+
+
+def at_input_size(
+    reader: Reader, records: Sequence[ImageRecord], side: int
+) -> Generator[tuple[int, int], None, Tensor]:
+    """Decode images at the size that networks see: (n, 3, s, s) uint8.
+
+    Yields (0, 0), a sign of life, every few images: the step's real work comes afterwards.
+    """
+    result = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
+    for number, record in enumerate(records):
+        image = to_images(tensor([reader.pixels(record)]))
+        result[number] = to_pixels(to_input(image, side).contiguous())[0]
+        if number % PROGRESS_EVERY == 0:
+            yield 0, 0
+    return result
+
+
+def tensor(pixels: Sequence[Pixels]) -> Tensor:
+    """Images of like shape, (h, w, c) each, to (b, c, h, w) uint8."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def arrays(batch: Tensor) -> Sequence[Pixels]:
+    """The way back: (b, c, h, w) uint8 to (h, w, c) each."""
+    return list(batch.permute(0, 2, 3, 1).contiguous().numpy())
