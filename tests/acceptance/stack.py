@@ -1,0 +1,178 @@
+"""The service as docker-compose.yml describes it: its very commands, as processes here."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+
+from tests.servers import free_port, wait_for
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PARTS = ("api", "worker-gpu", "worker-cpu", "sweep")
+READY_SECONDS = 60
+JOB_SECONDS = 240
+
+# Whoever is killed is noticed within seconds, and no slow machine uses up the attempts.
+IMPATIENT = {
+    "SEPGATE_LEASE_SECONDS": "4",
+    "SEPGATE_LEASE_RENEW_SECONDS": "1",
+    "SEPGATE_SWEEP_SECONDS": "0.5",
+    "SEPGATE_RESEND_SECONDS": "1",
+    "SEPGATE_MAX_ATTEMPTS": "20",
+}
+
+SMALL_JOB = {
+    "preset": "quick",
+    "seed": "0123456789abcdef0123456789abcdef",
+    "epochs": 4,
+    "checkpoints": 2,
+    "appropriator_epochs": 4,
+    "input_pixels": 32,
+    "batch_size": 32,
+    "steps": 4,
+}
+
+
+class Stack:
+    """Processes by the names of the compose file's services."""
+
+    def __init__(self, environment: dict[str, str], logs: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = environment
+        self._logs = logs
+        self._compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._http = httpx2.Client(base_url=self.url, timeout=30)
+
+    def command(self, part: str) -> list[str]:
+        """What the compose file starts, on a free port."""
+        words = [str(word) for word in self._compose[part]["command"]]
+        return [word.replace("--port=8000", f"--port={self.port}") for word in words]
+
+    def environment(self, part: str) -> dict[str, str]:
+        """The variables that the compose file sets; those that say where things are, for here."""
+        named = {k: str(v) for k, v in self._compose[part]["environment"].items()}
+        missing = set(named) - set(self._environment) - {"SEPGATE_WORKER_QUEUE"}
+        assert not missing, f"{part} names {missing}, which this test does not know"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, **named, **self._environment, "PATH": path}
+
+    def run(self, part: str) -> None:
+        """Run a one-shot service to its end."""
+        subprocess.run(self.command(part), env=self.environment(part), check=True, cwd=ROOT)
+
+    def start(self, part: str) -> None:
+        """Start a service, its output going to a log."""
+        with (self._logs / f"{part}.log").open("ab") as log:
+            self._processes[part] = subprocess.Popen(
+                self.command(part), env=self.environment(part), stdout=log, stderr=log, cwd=ROOT
+            )
+
+    def kill(self, part: str) -> None:
+        """kill -9 of a service's main process."""
+        self._processes[part].kill()
+        self._processes[part].wait()
+
+    def stop(self, part: str) -> float:
+        """SIGTERM; returns the seconds that it took to end."""
+        began = time.monotonic()
+        self._processes[part].send_signal(signal.SIGTERM)
+        self._processes[part].wait(60)
+        return time.monotonic() - began
+
+    def wait_until_ready(self) -> None:
+        """Until /readyz says so."""
+        wait_for(self._is_ready, READY_SECONDS, "readiness")
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._http.get("/readyz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        self._http.close()
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def new_key(self) -> None:
+        """Make an API key by the command that the README names, and use it."""
+        words = ["sepgate", "keys", "create", "--owner", "tester"]
+        made = subprocess.run(
+            words, env=self.environment("api"), check=True, capture_output=True, text=True, cwd=ROOT
+        )
+        self._http.headers["Authorization"] = f"Bearer {made.stdout.strip()}"
+
+    def upload(self, archive: bytes) -> str:
+        """Upload; returns the id at once."""
+        answer = self._http.post("/v1/datasets", params={"name": "test"}, content=archive)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def ask(self, dataset_id: str, **config: object) -> str:
+        """Ask for a protection; returns the id at once."""
+        body = {"dataset_id": dataset_id, "config": SMALL_JOB | config}
+        answer = self._http.post("/v1/protections", json=body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def show(self, path: str) -> dict[str, Any]:
+        """GET a resource."""
+        answer = self._http.get(path)
+        assert answer.status_code == 200, answer.text
+        shown: dict[str, Any] = answer.json()
+        return shown
+
+    def post(self, path: str) -> httpx2.Response:
+        """POST without a body."""
+        return self._http.post(path)
+
+    def delete(self, path: str) -> int:
+        """DELETE; returns the status."""
+        return self._http.delete(path).status_code
+
+    def finish(self, path: str) -> dict[str, Any]:
+        """Poll until done."""
+        wait_for(lambda: bool(self.show(path)["done"]), JOB_SECONDS, f"the end of {path}")
+        return self.show(path)
+
+    def archive(self, protection_id: str) -> bytes:
+        """Download."""
+        answer = self._http.get(f"/v1/protections/{protection_id}/archive")
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+
+@contextmanager
+def running(environment: dict[str, str], logs: Path) -> Iterator[Stack]:
+    """All of it, migrated, ready and with a key."""
+    stack = Stack(environment | IMPATIENT, logs)
+    try:
+        stack.run("migrate")
+        for part in PARTS:
+            stack.start(part)
+        stack.wait_until_ready()
+        stack.new_key()
+        yield stack
+    finally:
+        stack.close()
+
+
+def pid_of(worker: str) -> int:
+    """The process behind a worker's name, on this host."""
+    host, _, pid = worker.rpartition(":")
+    assert host == socket.gethostname()
+    return int(pid)

@@ -1,0 +1,93 @@
+"""The whole job through the commands of the compose file, on real servers."""
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import pictures
+from tests.acceptance.stack import Stack, running
+from tests.servers import wait_for
+
+STOP_SECONDS = 15
+
+
+@pytest.fixture
+def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+    with running(environment, tmp_path) as started:
+        yield started
+
+
+def blobs(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+
+
+def test_whole_job(stack: Stack, tmp_path: Path) -> None:
+    files = pictures.class_folders(20, 6)
+    dataset_id = stack.upload(pictures.zipped(files | {"train/ant/notes.txt": b"not an image"}))
+    dataset = stack.finish(f"/v1/datasets/{dataset_id}")
+    assert dataset["state"] == "ready"
+    assert dataset["images"] == len(files)
+    assert [refused["name"] for refused in dataset["refused"]] == ["train/ant/notes.txt"]
+
+    protection = stack.finish(f"/v1/protections/{stack.ask(dataset_id)}")
+    assert protection["state"] == "succeeded", protection["error"]
+    assert protection["progress"] == 1.0
+    with zipfile.ZipFile(io.BytesIO(stack.archive(protection["id"]))) as released:
+        assert sorted(released.namelist()) == sorted([*files, "manifest.json"])
+        manifest = json.loads(released.read("manifest.json"))
+        largest = {entry["name"]: entry["largest_change_levels"] for entry in manifest["files"]}
+        for name, original in files.items():
+            before, after = (
+                np.asarray(Image.open(io.BytesIO(data)), np.int16)
+                for data in (original, released.read(name))
+            )
+            change = np.abs(after - before).max()
+            assert 0 < change <= protection["config"]["epsilon_levels"]
+            assert change == largest[name]
+
+    report = stack.show(f"/v1/protections/{protection['id']}/report")
+    assert report["training"]["held_out_from"] == "test"
+    assert report["accuracy"]["clean"]["accuracy_last"] > 0.6
+    assert [refused["name"] for refused in report["refused"]] == ["train/ant/notes.txt"]
+
+    assert stack.delete(f"/v1/protections/{protection['id']}") == 204
+    assert stack.delete(f"/v1/datasets/{dataset_id}") == 204
+    assert blobs(tmp_path) == []
+
+
+def test_cancel_in_the_middle_of_training_leaves_nothing(stack: Stack, tmp_path: Path) -> None:
+    dataset_id = stack.upload(pictures.zipped(pictures.class_folders(40)))
+    stack.finish(f"/v1/datasets/{dataset_id}")
+    path = f"/v1/protections/{stack.ask(dataset_id, epochs=5000, checkpoints=500)}"
+    wait_for(lambda: stack.show(path)["steps"][0]["progress"] > 0, 60, "progress of the training")
+    before = time.monotonic()
+    assert stack.post(f"{path}/cancel").status_code == 202
+    cancelled = stack.finish(path)
+    assert time.monotonic() - before < 10
+    assert cancelled["state"] == "cancelled"
+    wait_for(lambda: len(blobs(tmp_path)) == 2, 5, "the checkpoints to go")  # source and index
+    assert stack.post(f"{path}/cancel").status_code == 202
+
+    # The worker is free again at once.
+    protection = stack.finish(f"/v1/protections/{stack.ask(dataset_id)}")
+    assert protection["state"] == "succeeded"
+
+
+def test_a_worker_that_is_stopped_gives_its_step_back(stack: Stack) -> None:
+    dataset_id = stack.upload(pictures.zipped(pictures.class_folders(40)))
+    stack.finish(f"/v1/datasets/{dataset_id}")
+    path = f"/v1/protections/{stack.ask(dataset_id, epochs=60)}"
+    wait_for(lambda: stack.show(path)["steps"][0]["progress"] > 0, 60, "progress of the training")
+    assert stack.stop("worker-gpu") < STOP_SECONDS
+    train = stack.show(path)["steps"][0]
+    assert train["state"] == "ready"
+    assert train["attempt"] == 0  # a drain is nobody's fault
+    stack.start("worker-gpu")
+    assert stack.finish(path)["state"] == "succeeded"
