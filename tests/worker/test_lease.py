@@ -1,0 +1,114 @@
+"""Holding a step: what `tick` hears, what the renewing thread does, and what a hang comes to."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from uuid import UUID
+
+import pytest
+
+from api import leases, protections
+from api.db import reading, transaction
+from api.leases import Claim
+from api.models import Step
+from api.settings import settings
+from tests import pictures
+from tests.worker import jobs
+from worker import lease
+from worker.lease import DrainFlag, Lease, LeaseLost, StepStopped, WorkerDraining
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+
+@pytest.fixture
+def protection_id() -> UUID:
+    return jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(3))).id)
+
+
+@pytest.fixture
+def claim(protection_id: UUID) -> Claim:
+    assert protection_id
+    (train,) = jobs.ready()
+    with transaction() as session:
+        taken = leases.claim(session, train.id, "tester:1")
+    assert taken is not None
+    return taken
+
+
+def row(claim: Claim) -> Step:
+    with reading() as session:
+        return session.get_one(Step, claim.step_id)
+
+
+def test_tick_writes_progress(claim: Claim) -> None:
+    with Lease(claim, DrainFlag()) as held:
+        held.tick(3, 7)
+    assert (row(claim).progress_done, row(claim).progress_total) == (3, 7)
+
+
+def test_tick_stops_a_cancelled_protection(
+    claim: Claim, protection_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "REPORT_SECONDS", 0)
+    with Lease(claim, DrainFlag()) as held:
+        held.tick(1, 7)
+        with transaction() as session:
+            protections.cancel(session, jobs.owner(), protection_id)
+        with pytest.raises(StepStopped):
+            held.tick(2, 7)
+
+
+def test_tick_stops_who_has_lost_the_lease(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "REPORT_SECONDS", 0)
+    with Lease(claim, DrainFlag()) as held:
+        with transaction() as session:
+            leases.give_back(session, session.get_one(Step, claim.step_id), counts=True)
+        with pytest.raises(LeaseLost):
+            held.tick(1, 7)
+
+
+def test_tick_stops_a_worker_that_is_to_end(claim: Claim) -> None:
+    drain = DrainFlag()
+    with Lease(claim, drain) as held:
+        held.tick(1, 7)
+        drain.set()
+        with pytest.raises(WorkerDraining):
+            held.tick(2, 7)
+
+
+def test_the_thread_renews_while_ticks_come(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings(), "lease_renew_seconds", 0.05)
+    before = row(claim).lease_expires_at
+    with Lease(claim, DrainFlag()):
+        time.sleep(0.5)
+    after = row(claim).lease_expires_at
+    assert before is not None
+    assert after is not None
+    assert after > before
+
+
+def test_a_process_that_hangs_ends() -> None:
+    """Nobody could claim its step again as long as it held the device."""
+    program = textwrap.dedent(
+        """
+        import time, uuid
+        from api.leases import Claim
+        from api.models import StepKind
+        from worker.lease import DrainFlag, Lease
+        claim = Claim(uuid.uuid4(), uuid.uuid4(), StepKind.TRAIN, 0, 1, None, None)
+        with Lease(claim, DrainFlag()):
+            time.sleep(60)
+        """
+    )
+    variables = {"SEPGATE_LEASE_RENEW_SECONDS": "0.1", "SEPGATE_STALL_SECONDS": "0.5"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | variables,
+        timeout=30,
+        check=False,
+        capture_output=True,
+    )
+    assert ended.returncode == lease.EXIT_STALLED
+    assert b"stalled" in ended.stderr

@@ -1,0 +1,218 @@
+"""What each kind of step promises, on real rows and blobs."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from api import planning, protections, report, storage
+from api.db import reading
+from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
+from tests import pictures
+from tests.worker import jobs
+from worker.data import shard_key
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+FILES = pictures.class_folders(8, 3)
+
+
+def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.int16]]:
+    return np.asarray(Image.open(io.BytesIO(data)), np.int16)
+
+
+def record_of(protection: Protection) -> dict[str, Any]:
+    with reading() as session:
+        return report.build(protection, protections.steps_of(session, protection.id))
+
+
+def test_every_split_leaves_protected_and_within_the_budget() -> None:
+    files = FILES | {
+        name.replace("test/", "val/"): data for name, data in FILES.items() if "test/" in name
+    }
+    protection, archive = jobs.protect(pictures.zipped(files))
+    released = jobs.members(archive)
+    assert list(released) == [*sorted(files), "manifest.json"]
+    for name, data in files.items():
+        change = np.abs(pixels(released[name]) - pixels(data)).max()
+        assert 0 < change <= 8, name
+    assert record_of(protection)["change"]["largest_change_levels"] <= 8
+
+
+def test_names_formats_sizes_and_channels_come_back_as_they_were() -> None:
+    grey = pictures.image(0, 1, (40, 24))[:, :, 0]
+    files = FILES | {
+        "train/ant/photo.jpg": pictures.encoded(pictures.image(0, 99, (50, 70)), "JPEG"),
+        "train/ant/photo.png": pictures.encoded(pictures.image(0, 98, (50, 70))),
+        "train/bee/grey.bmp": pictures.encoded(grey, "BMP"),
+    }
+    _, archive = jobs.protect(pictures.zipped(files))
+    released = jobs.members(archive)
+    assert pixels(released["train/ant/photo.jpg.png"]).shape == (50, 70, 3)
+    assert pixels(released["train/ant/photo.png"]).shape == (50, 70, 3)
+    after = pixels(released["train/bee/grey.bmp"])
+    assert after.shape == (40, 24)
+    assert 0 < np.abs(after - grey).max() <= 8
+    manifest = json.loads(released["manifest.json"])
+    sources = {entry["name"]: entry["source_name"] for entry in manifest["files"]}
+    assert sources["train/ant/photo.jpg.png"] == "train/ant/photo.jpg"
+
+
+def test_metadata_does_not_leave() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a clean copy would hide here"
+    image = Image.fromarray(pictures.image(0, 5))
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif, comment=b"and here")
+    _, archive = jobs.protect(pictures.zipped(FILES | {"train/ant/exif.jpg": file.getvalue()}))
+    data = jobs.members(archive)["train/ant/exif.png"]
+    assert b"clean copy" not in data
+    assert b"and here" not in data
+    assert Image.open(io.BytesIO(data)).info == {}
+
+
+def test_the_archive_holds_no_key() -> None:
+    """Seed, target map, checkpoints, digests of originals and accuracies stay with the owner."""
+    protection, archive = jobs.protect(pictures.zipped(FILES), target_map=(2, 0, 1))
+    record = record_of(protection)
+    secrets = {
+        "seed": jobs.SEED,
+        "target map": "target_map",
+        "accuracy": "accuracy",
+        "upload": record["dataset"]["sha256"],
+        "surrogate": "surrogate",
+        "protection": str(protection.id),
+    }
+    secrets |= {f"checkpoint {c['epoch']}": c["sha256"] for c in record["training"]["checkpoints"]}
+    secrets |= {f"original {f['name']}": f["original_pixels_sha256"] for f in record["files"]}
+    assert len(secrets) == 6 + 2 + len(FILES)
+    haystack = b"\n".join([archive, *jobs.members(archive).values()]).lower()
+    for what, secret in secrets.items():
+        assert secret.encode() not in haystack, what
+        assert secret in json.dumps(record), what  # it is a secret of this very job
+    manifest = json.loads(jobs.members(archive)["manifest.json"])
+    assert set(manifest) == {"format_version", "variant", "epsilon_levels", "files"}
+    assert {frozenset(entry) for entry in manifest["files"]} == {
+        frozenset({"name", "source_name", "sha256", "largest_change_levels"})
+    }
+
+
+def test_same_seed_same_bytes_and_other_seed_other_bytes() -> None:
+    archive = pictures.zipped(FILES)
+    first = jobs.protect(archive)[1]
+    assert jobs.protect(archive)[1] == first
+    assert jobs.protect(archive, seed=jobs.SEED[::-1])[1] != first
+
+
+def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "BATCH_SIZE", {"cpu": 4})
+    archive = pictures.zipped(FILES)
+    whole = jobs.protect(archive)[1]
+    monkeypatch.setattr(planning, "SHARD_GFLOP", {"cpu": 0.0})
+    protection, in_parts = jobs.protect(archive)
+    with reading() as session:
+        kinds = [step.kind for step in protections.steps_of(session, protection.id)]
+    assert kinds.count(StepKind.PERTURB) == -(-len(FILES) // 4)
+    assert in_parts == whole
+
+
+def test_without_a_test_split_a_share_is_set_aside_and_protected_all_the_same() -> None:
+    files = {name: data for name, data in FILES.items() if name.startswith("train/")}
+    protection, archive = jobs.protect(pictures.zipped(files), held_out_percent=25)
+    record = record_of(protection)
+    assert record["training"]["held_out_from"] == "train"
+    assert record["training"]["held_out_images"] == 6
+    assert record["training"]["train_images"] == len(files) - 6
+    released = jobs.members(archive)
+    assert all(not np.array_equal(pixels(released[name]), pixels(files[name])) for name in files)
+
+
+def test_a_change_above_the_budget_fails_the_protection_and_leaves_nothing() -> None:
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
+
+    def tamper(step: Step) -> None:
+        if step.kind is StepKind.PACKAGE:
+            key = shard_key(protection_id, 0)
+            shard = bytearray(storage.read(key))
+            shard[1000] = (shard[1000] + 128) % 256
+            storage.write(key, bytes(shard))
+
+    jobs.work(tamper)
+    protection = jobs.show(protection_id)
+    assert protection.state is ProtectionState.FAILED
+    assert protection.error_code == "BUDGET_EXCEEDED"
+    assert "at most 8 levels" in str(protection.error)
+    with pytest.raises(FileNotFoundError):
+        storage.read(storage.protection_key(protection_id, protections.ARCHIVE))
+    assert storage.idle_owners("protections", 0) == set()
+
+
+def test_shards_go_and_checkpoints_stay_when_it_has_succeeded() -> None:
+    protection, _ = jobs.protect(pictures.zipped(FILES))
+    with pytest.raises(FileNotFoundError):
+        storage.read(shard_key(protection.id, 0))
+    checkpoint = storage.protection_key(protection.id, f"{protections.CHECKPOINTS}/000.pt")
+    assert storage.read(checkpoint)
+
+
+def test_the_clean_baseline_learns() -> None:
+    files = pictures.class_folders(30, 10)
+    protection, _ = jobs.protect(
+        pictures.zipped(files), epochs=6, appropriator_epochs=12, batch_size=16, learning_rate=0.02
+    )
+    accuracy = record_of(protection)["accuracy"]
+    assert accuracy["clean"]["accuracy_peak"] > 0.8
+    assert len(accuracy["protected"]["accuracy_by_epoch"]) == 12
+
+
+@pytest.mark.parametrize("variant", ["sep", "sep-fa", "sep-fa-vr"])
+def test_every_variant_goes_through(variant: str) -> None:
+    protection, _ = jobs.protect(pictures.zipped(FILES), variant=variant, inner_steps=2)
+    assert protection.state is ProtectionState.SUCCEEDED
+
+
+def test_an_archive_that_is_none_is_rejected_and_goes() -> None:
+    dataset = jobs.upload(b"PK but not really a zip")
+    assert dataset.state is DatasetState.REJECTED
+    assert dataset.error_code == "NOT_A_ZIP"
+    assert storage.idle_owners("datasets", 0) == set()
+
+
+def test_one_tenth_of_bad_files_gives_a_ready_data_set_and_a_list() -> None:
+    good = pictures.class_folders(15)
+    bad = {
+        "train/ant/half.jpg": pictures.encoded(pictures.image(0, 7, (64, 64)), "JPEG")[:900],
+        "train/ant/sixteen.png": _sixteen_bit(),
+        "train/bee/notes.txt": b"not an image",
+        "train/bee/tiny.png": pictures.encoded(pictures.image(1, 8, (4, 4))),
+        "train/cat/see-through.png": _transparent(),
+    }
+    dataset = jobs.upload(pictures.zipped(good | bad))
+    assert dataset.state is DatasetState.READY
+    assert dataset.summary is not None
+    assert dataset.summary["images"] == len(good)
+    with reading() as session:
+        session.add(dataset)
+        refused = {item["name"]: item["code"] for item in dataset.refused}
+    assert refused == {
+        "train/ant/half.jpg": "BROKEN_IMAGE",
+        "train/ant/sixteen.png": "UNSUPPORTED_MODE",
+        "train/bee/notes.txt": "NOT_AN_IMAGE",
+        "train/bee/tiny.png": "IMAGE_TOO_SMALL",
+        "train/cat/see-through.png": "TRANSPARENT",
+    }
+
+
+def _sixteen_bit() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _transparent() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA", (32, 32), (1, 2, 3, 128)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,120 @@
+"""What was lost is found: workers, messages, blobs without a row."""
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import update
+
+from api import datasets, leases, protections, storage
+from api.db import now, transaction
+from api.leases import Claim
+from api.models import DatasetState, ProtectionState, Step, StepState
+from api.settings import settings
+from tests import pictures
+from tests.worker import jobs
+from worker import sweep
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+ARCHIVE = pictures.zipped(pictures.class_folders(3))
+
+
+def lose(step_id: UUID) -> Claim:
+    """Claim a step as a worker that then dies."""
+    with transaction() as session:
+        claim = leases.claim(session, step_id, "lost:1")
+    assert claim is not None
+    with transaction() as session:
+        past = now(session) - timedelta(seconds=1)
+        session.execute(update(Step).where(Step.id == step_id).values(lease_expires_at=past))
+    return claim
+
+
+def test_a_lost_step_is_ready_again_and_its_old_worker_writes_nothing() -> None:
+    protection_id = jobs.ask(jobs.upload(ARCHIVE).id)
+    (train,) = jobs.ready()
+    claim = lose(train.id)
+    sweep.free_lost()
+    (again,) = jobs.ready()
+    assert again.id == train.id
+    assert again.sent_at is None
+    with transaction() as session:
+        assert not leases.renew(session, claim)
+        assert leases.report(session, claim, 1, 2) is leases.Word.LOST
+    jobs.work()
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+
+
+def test_a_live_step_is_left_alone() -> None:
+    jobs.ask(jobs.upload(ARCHIVE).id)
+    (train,) = jobs.ready()
+    with transaction() as session:
+        claim = leases.claim(session, train.id, "alive:1")
+    assert claim is not None
+    sweep.free_lost()
+    assert jobs.ready() == []
+    with transaction() as session:
+        assert leases.renew(session, claim)
+
+
+def test_a_step_lost_too_often_fails_with_a_reason_and_leaves_nothing() -> None:
+    protection_id = jobs.ask(jobs.upload(ARCHIVE).id)
+    (train,) = jobs.ready()
+    storage.write(storage.protection_key(protection_id, "checkpoints/000.pt"), b"half a training")
+    for _ in range(settings().max_attempts):
+        lose(train.id)
+        sweep.free_lost()
+    protection = jobs.show(protection_id)
+    assert protection.state is ProtectionState.FAILED
+    assert protection.error_code == "WORKER_LOST"
+    assert "3 times in a row in the middle of train" in str(protection.error)
+    assert storage.idle_owners("protections", 0) == set()
+
+
+def test_an_upload_that_kills_every_worker_is_rejected() -> None:
+    dataset_id = uuid4()
+    key = storage.dataset_key(dataset_id, "source.zip")
+    digest = storage.write(key, ARCHIVE)
+    who = jobs.owner()
+    with transaction() as session:
+        datasets.create(session, who, dataset_id, "killer", digest, len(ARCHIVE))
+    (ingest,) = jobs.ready()
+    for _ in range(settings().max_attempts):
+        lose(ingest.id)
+        sweep.free_lost()
+    with transaction() as session:
+        dataset = datasets.get(session, who, dataset_id)
+    assert dataset.state is DatasetState.REJECTED
+    assert dataset.error_code == "WORKER_LOST"
+    assert storage.idle_owners("datasets", 0) == set()
+
+
+def test_a_lost_worker_of_a_cancelled_protection_ends_it() -> None:
+    protection_id = jobs.ask(jobs.upload(ARCHIVE).id)
+    (train,) = jobs.ready()
+    lose(train.id)
+    with transaction() as session:
+        protections.cancel(session, jobs.owner(), protection_id)
+    assert jobs.show(protection_id).state is ProtectionState.QUEUED
+    sweep.free_lost()
+    assert jobs.show(protection_id).state is ProtectionState.CANCELLED
+    assert [step.state for step in jobs.ready()] == [StepState.READY]  # nobody may claim it
+    jobs.work()
+    assert jobs.show(protection_id).state is ProtectionState.CANCELLED
+
+
+def test_blobs_without_a_row_are_collected_after_the_grace_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protection, _ = jobs.protect(ARCHIVE)
+    orphan = uuid4()
+    storage.write(storage.dataset_key(orphan, "source.zip"), b"an upload that broke off")
+    storage.write(storage.protection_key(orphan, "shards/00000.bin"), b"a zombie's last words")
+    kept = storage.idle_owners("datasets", 0) | storage.idle_owners("protections", 0)
+    sweep.collect()
+    assert storage.idle_owners("datasets", 0) | storage.idle_owners("protections", 0) == kept
+    monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
+    sweep.collect()
+    assert storage.idle_owners("datasets", 0) == {protection.dataset_id}
+    assert storage.idle_owners("protections", 0) == {protection.id}
