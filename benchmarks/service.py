@@ -1,0 +1,131 @@
+"""The whole job through a running service, by curl alone, and what it leaves an appropriator.
+
+    python -m benchmarks.service --data ZIP [--set epsilon_levels=8 ...] [--max-ratio 0.5]
+
+Starts the embedded service in a folder of its own, uploads, asks, polls, downloads, stops. Figures
+come last, one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-ratio`.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Resource = dict[str, Any]
+
+
+def main() -> int:
+    """Run, print, judge."""
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SEPGATE_DATA_DIR"] = folder
+        from api import launcher  # noqa: PLC0415  reads the environment set above
+
+        with launcher.service("127.0.0.1", 0) as service:
+            curl = Curl(service.url, launcher.new_key())
+            report, seconds, size = job(curl, options.data, _config(options), Path(folder))
+    clean, protected = report["accuracy"]["clean"], report["accuracy"]["protected"]
+    ratio = protected["accuracy_last"] / clean["accuracy_last"]
+    figures = {
+        "images": (report["change"]["images"], "images"),
+        "largest change": (report["change"]["largest_change_levels"], "levels"),
+        "ssim": (report["change"]["ssim_mean"], "1"),
+        "clean last": (100 * clean["accuracy_last"], "%"),
+        "clean peak": (100 * clean["accuracy_peak"], "%"),
+        "protected last": (100 * protected["accuracy_last"], "%"),
+        "protected peak": (100 * protected["accuracy_peak"], "%"),
+        "archive": (size, "bytes"),
+        "time": (seconds, "s"),
+        "ratio": (ratio, "1"),
+    }
+    for name, (value, unit) in figures.items():
+        print(f"{name}: {value:.4g} {unit}")
+    return int(ratio > options.max_ratio)
+
+
+class Curl:
+    """curl with a key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._words = ["curl", "--silent", "--show-error", "--fail-with-body"]
+        self._words += ["--header", f"Authorization: Bearer {key}"]
+
+    def json(self, path: str, *words: str) -> Resource:
+        """A request whose answer is JSON."""
+        ran = subprocess.run(
+            [*self._words, *words, self._url + path], check=False, capture_output=True, text=True
+        )
+        if ran.returncode:
+            sys.exit(f"curl {path}: {ran.stderr.strip()} {ran.stdout.strip()}")
+        answer: Resource = json.loads(ran.stdout)
+        return answer
+
+    def save(self, path: str, to: Path) -> None:
+        """A request whose answer is a file."""
+        subprocess.run([*self._words, "--output", str(to), self._url + path], check=True)
+
+
+def job(
+    curl: Curl, data: Path, config: Mapping[str, Any], folder: Path
+) -> tuple[Resource, float, int]:
+    """Upload to download; returns the report, the seconds, and the archive's size."""
+    began = time.monotonic()
+    dataset = curl.json("/v1/datasets", "--data-binary", f"@{data}")
+    dataset = _poll(curl, f"/v1/datasets/{dataset['id']}")
+    body = json.dumps({"dataset_id": dataset["id"], "config": dict(config)})
+    asked = curl.json("/v1/protections", "--json", body)
+    protection = _poll(curl, f"/v1/protections/{asked['id']}")
+    path = f"/v1/protections/{protection['id']}"
+    curl.save(f"{path}/archive", folder / "protected.zip")
+    with (folder / "protected.zip").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != protection["archive"]["sha256"]:
+        sys.exit(f"expected an archive of {protection['archive']['sha256']}, got {digest}")
+    seconds = time.monotonic() - began
+    return curl.json(f"{path}/report"), seconds, (folder / "protected.zip").stat().st_size
+
+
+def _poll(curl: Curl, path: str) -> Resource:
+    last = 0.0
+    while not (resource := curl.json(path))["done"]:
+        if time.monotonic() - last > 30:
+            last = time.monotonic()
+            eta = resource.get("eta_seconds")
+            print(f"{resource['state']} {resource['progress']:.0%}, ETA {eta} s", flush=True)
+        time.sleep(2)
+    if resource["error"]:
+        sys.exit(f"{resource['error_code']}: {resource['error']}")
+    return resource
+
+
+def _config(options: argparse.Namespace) -> dict[str, Any]:
+    pairs = (pair.split("=", 1) for pair in options.set)
+    return {"preset": options.preset} | {name: _value(text) for name, text in pairs}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="zip of class folders")
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--max-ratio", type=float, default=0.5)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
