@@ -50,13 +50,13 @@ def create(
     return dataset
 
 
-def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
-    """The caller's data set.
+def get(session: Session, owner_id: UUID, dataset_id: UUID, *, lock: bool = False) -> Dataset:
+    """The caller's data set; with `lock`, as it stays until the transaction ends.
 
     Raises:
         AppError: 404, also for somebody else's.
     """
-    dataset = session.get(Dataset, dataset_id)
+    dataset = session.get(Dataset, dataset_id, with_for_update=lock or None)
     if dataset is None or dataset.owner_id != owner_id:
         raise not_found("data set", dataset_id)
     return dataset
@@ -98,7 +98,7 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
     Raises:
         AppError: 409 while it is read or protected.
     """
-    dataset = get(session, owner_id, dataset_id)
+    dataset = get(session, owner_id, dataset_id, lock=True)
     if dataset.state is DatasetState.INGESTING:
         raise AppError(
             409,

@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeDecorator
 from api.settings import settings
 
 BUSY_TIMEOUT_MS = 30_000
+CONNECT_SECONDS = 5
 
 
 class Base(DeclarativeBase):
@@ -54,7 +55,10 @@ class UTCDateTime(TypeDecorator[datetime]):
 def make_engine(url: str) -> Engine:
     """An engine for SQLite (WAL, immediate write transactions) or PostgreSQL."""
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        # Without a limit, a host that does not answer holds a request for minutes.
+        return create_engine(
+            url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}
+        )
     database = make_url(url).database
     if database:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +99,11 @@ def transaction() -> Iterator[Session]:
 def reading() -> Iterator[Session]:
     """A consistent read that never waits for a writer."""
     read_only = engine().execution_options(sepgate_read_only=True)
+    if read_only.dialect.name != "sqlite":
+        # By default every statement there sees another state: rows vanish between two of them.
+        read_only = read_only.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
     with Session(read_only, expire_on_commit=False) as session:
         yield session
 

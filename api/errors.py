@@ -13,6 +13,7 @@ class AppError(Exception):
         message: what was expected, what came, and where.
         retry_after_seconds: when the same request may succeed, if it may.
         details: further members of the problem document (RFC 9457, section 3.2).
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class AppError(Exception):
         *,
         retry_after_seconds: int | None = None,
         details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -30,6 +32,7 @@ class AppError(Exception):
         self.message = message
         self.retry_after_seconds = retry_after_seconds
         self.details = dict(details or {})
+        self.headers = dict(headers or {})
 
 
 def not_found(kind: str, identifier: object) -> AppError:

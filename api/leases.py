@@ -37,7 +37,10 @@ class Word(enum.Enum):
 def claim(session: Session, step_id: UUID, worker: str) -> Claim | None:
     """Take a ready step; None if somebody else has it or there is nothing to do any more."""
     step = session.get(Step, step_id)
-    if step is None or step.state is not StepState.READY or _stopping(session, step.protection_id):
+    if step is None or step.state is not StepState.READY:
+        return None
+    # Locked, so that it can't be cancelled or deleted before it shows this step as running.
+    if _stopping(session, step.protection_id, lock=True):
         return None
     at = now(session)
     taken = move(
@@ -152,11 +155,13 @@ def expired(session: Session) -> list[Step]:
     )
 
 
-def _stopping(session: Session, protection_id: UUID | None) -> bool:
+def _stopping(session: Session, protection_id: UUID | None, *, lock: bool = False) -> bool:
     """Whether the protection is over, or to be: cancelled, or a sibling step has failed."""
     if protection_id is None:
         return False
-    protection = session.get(Protection, protection_id, populate_existing=True)
+    protection = session.get(
+        Protection, protection_id, populate_existing=True, with_for_update=lock or None
+    )
     if protection is None or protection.state not in ACTIVE or protection.cancel_requested:
         return True
     failed = select(Step.id).where(

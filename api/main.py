@@ -15,7 +15,13 @@ Poll until `done` is true, waiting `Retry-After` seconds in between. Errors are 
 
 def build() -> FastAPI:
     """The application with its routes and error handlers."""
-    application = FastAPI(title="sepgate", version=version("sepgate"), description=DESCRIPTION)
+    application = FastAPI(
+        title="sepgate",
+        version=version("sepgate"),
+        description=DESCRIPTION,
+        # A redirect would name the scheme and host of this side of a proxy.
+        redirect_slashes=False,
+    )
     problems.install(application)
     for module in (datasets, protections, health):
         application.include_router(module.router)

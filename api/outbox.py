@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import takewhile
 from uuid import UUID
 
 from kombu.exceptions import OperationalError
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, or_, select, update
 
 from api import queue
 from api.db import now, reading, transaction
-from api.models import QUEUES, Queue, Step, StepState
+from api.models import ACTIVE, QUEUES, Protection, Queue, Step, StepState
 from api.settings import settings
 
 BATCH = 1000
@@ -20,7 +21,7 @@ def send_ready() -> None:
     with reading() as session:
         unsent = session.execute(
             select(Step.id, Step.kind)
-            .where(Step.state == StepState.READY, Step.sent_at.is_(None))
+            .where(_claimable(), Step.sent_at.is_(None))
             .order_by(Step.created_at, Step.index)
             .limit(BATCH)
         ).all()
@@ -38,12 +39,21 @@ def send_lost() -> None:
             kinds = [kind for kind, queue_name in QUEUES.items() if queue_name is name]
             late = session.scalars(
                 select(Step.id)
-                .where(Step.state == StepState.READY, Step.kind.in_(kinds), Step.sent_at < limit)
+                .where(_claimable(), Step.kind.in_(kinds), Step.sent_at < limit)
                 .order_by(Step.created_at, Step.index)
                 .limit(BATCH)
             ).all()
         if late and _is_empty(name):
             _send((step_id, name) for step_id in late)
+
+
+def _claimable() -> ColumnElement[bool]:
+    """Ready, and of a data set or of a protection that is not over: nobody claims another."""
+    active = select(Protection.id).where(
+        Protection.state.in_(ACTIVE), Protection.cancel_requested.is_(False)
+    )
+    wanted = or_(Step.protection_id.is_(None), Step.protection_id.in_(active))
+    return (Step.state == StepState.READY) & wanted
 
 
 def _is_empty(name: Queue) -> bool:
@@ -54,7 +64,8 @@ def _is_empty(name: Queue) -> bool:
 
 
 def _send(steps: Iterable[tuple[UUID, Queue]]) -> None:
-    sent = queue.send_all(steps)
+    # Up to the first that fails: a broker that is away costs seconds at each try.
+    sent = [step_id for step_id, _ in takewhile(lambda step: queue.send(*step), steps)]
     if sent:
         with transaction() as session:
             session.execute(

@@ -16,6 +16,7 @@ from sep_core.config import (
     Plan,
     SEPConfig,
     gradient_passes,
+    quick_for,
     resolve,
 )
 
@@ -50,13 +51,20 @@ def load_plan(stored: Mapping[str, Any]) -> Plan:
     return _PLAN.validate_python(stored)
 
 
-def configure(preset: str, overrides: Mapping[str, Any], device: str = "cpu") -> SEPConfig:
-    """A preset with some fields replaced; `auto` is `paper` on a GPU and `quick` on a CPU.
+def configure(
+    preset: str, overrides: Mapping[str, Any], device: str, train_images: int
+) -> SEPConfig:
+    """A preset with some fields replaced.
+
+    `auto` is `paper` on a GPU, and on a CPU `quick` with epochs that suit the number of images.
 
     Raises:
         AppError: 422 with every field that does not fit.
     """
-    base = PRESETS[("paper" if device == "cuda" else "quick") if preset == AUTO else preset]
+    if preset == AUTO:
+        base = PRESETS["paper"] if device == "cuda" else quick_for(train_images)
+    else:
+        base = PRESETS[preset]
     whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
     try:
         return load_config(whole)
@@ -68,7 +76,7 @@ def configure(preset: str, overrides: Mapping[str, Any], device: str = "cpu") ->
         ) from error
 
 
-def check(preset: str, overrides: Mapping[str, Any], classes: int) -> None:
+def check(preset: str, overrides: Mapping[str, Any], classes: int, train_images: int) -> None:
     """Refuse at once what planning would refuse later.
 
     Raises:
@@ -76,14 +84,18 @@ def check(preset: str, overrides: Mapping[str, Any], classes: int) -> None:
     """
     for device in ("cpu", "cuda"):
         try:
-            resolve(configure(preset, overrides, device), classes)
+            resolve(configure(preset, overrides, device, train_images), classes)
         except ValueError as error:
             raise AppError(422, "INVALID_CONFIG", str(error)) from error
 
 
-def freeze(requested: Mapping[str, Any], classes: int, device: Device) -> tuple[SEPConfig, Plan]:
+def freeze(
+    requested: Mapping[str, Any], classes: int, train_images: int, device: Device
+) -> tuple[SEPConfig, Plan]:
     """Everything that was open is decided here, once, and kept on the row."""
-    config = resolve(configure(requested["preset"], requested["config"], device.device), classes)
+    config = resolve(
+        configure(requested["preset"], requested["config"], device.device, train_images), classes
+    )
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.bfloat16 else "float32"

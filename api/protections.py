@@ -67,7 +67,8 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
         return earlier
     dataset = _ready_dataset(session, owner_id, request.dataset_id)
     assert dataset.summary is not None
-    planning.check(request.preset, request.config, len(dataset.summary["classes"]))
+    train_images = sum(dataset.summary["counts"]["train"].values())
+    planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
     protection = Protection(
         owner_id=owner_id,
         dataset_id=dataset.id,
@@ -88,13 +89,13 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     return protection
 
 
-def get(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
-    """The caller's protection.
+def get(session: Session, owner_id: UUID, protection_id: UUID, *, lock: bool = False) -> Protection:
+    """The caller's protection; with `lock`, as it stays until the transaction ends.
 
     Raises:
         AppError: 404, also for somebody else's.
     """
-    protection = session.get(Protection, protection_id)
+    protection = session.get(Protection, protection_id, with_for_update=lock or None)
     if protection is None or protection.owner_id != owner_id:
         raise not_found("protection", protection_id)
     return protection
@@ -122,8 +123,9 @@ def freeze(
     costs: dict[StepKind, list[float]],
 ) -> Protection:
     """Keep configuration and plan on the row, once, and add the `perturb` steps that follow."""
+    lost = leases.held(session, claim) is None  # locks step, then protection: as all others do
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
-    if protection.plan is not None or leases.held(session, claim) is None:
+    if lost or protection.plan is not None:
         return protection
     protection.config, protection.plan = as_dict(config), as_dict(plan)
     _add_steps(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
@@ -199,7 +201,7 @@ def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     Raises:
         AppError: 409, it is over already.
     """
-    protection = get(session, owner_id, protection_id)
+    protection = get(session, owner_id, protection_id, lock=True)
     if protection.state is ProtectionState.CANCELLED:
         return protection
     if protection.state not in ACTIVE:
@@ -219,7 +221,7 @@ def delete(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     Raises:
         AppError: 409 while it runs.
     """
-    protection = get(session, owner_id, protection_id)
+    protection = get(session, owner_id, protection_id, lock=True)
     if protection.state in ACTIVE:
         raise AppError(
             409,
@@ -283,7 +285,8 @@ def _earlier(
 
 
 def _ready_dataset(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
-    dataset = datasets.get(session, owner_id, dataset_id)
+    # Locked, so that it can't be deleted before it shows this protection.
+    dataset = datasets.get(session, owner_id, dataset_id, lock=True)
     if dataset.state is DatasetState.INGESTING:
         raise AppError(
             409,

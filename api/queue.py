@@ -4,7 +4,6 @@ Early acknowledgement without prefetch ran every message once where late acknowl
 ones again (docs/decisions/0003-queue.md); what is lost all the same, the sweep finds.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
@@ -26,23 +25,24 @@ app.conf.update(
     worker_proc_alive_timeout=60,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 30},
+    broker_transport_options={
+        "socket_connect_timeout": 2,
+        "socket_timeout": 30,
+        # A request does not wait for a broker that is away; the sweep knocks again.
+        "max_retries": 0,
+        "interval_start": 0,
+    },
     worker_send_task_events=False,
 )
 
 
 def send(step_id: object, queue: Queue) -> bool:
-    """Knock for one step. False if the broker is away: the sweep will knock again."""
+    """Knock for one step. False if the broker is away or full: the sweep will knock again."""
     try:
         app.send_task(RUN_STEP, args=[str(step_id)], queue=str(queue), retry=False)
     except OperationalError:
         return False
     return True
-
-
-def send_all(steps: Iterable[tuple[object, Queue]]) -> list[object]:
-    """Knock for several; returns the ids of those that were sent."""
-    return [step_id for step_id, queue in steps if send(step_id, queue)]
 
 
 def waiting(queue: Queue) -> int:

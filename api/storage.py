@@ -5,14 +5,16 @@ A blob becomes visible whole or not at all (obstore writes under another name an
 
 import hashlib
 import io
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlparse
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import obstore
 from obstore.exceptions import BaseError
@@ -24,6 +26,8 @@ from api.settings import settings
 # Small enough that reading one small file of an archive does not fetch its whole neighbourhood.
 READ_BUFFER_BYTES = 2**16
 STREAM_CHUNK_BYTES = 2**20
+# What an upload holds in memory: so many parts of 5 MiB.
+PARTS_AT_ONCE = 4
 
 
 def dataset_key(dataset_id: UUID, name: str = "") -> str:
@@ -66,7 +70,7 @@ async def write_stream(key: str, chunks: AsyncIterator[bytes]) -> None:
         StorageFull: no room left.
     """
     try:
-        await obstore.put_async(_store(), key, chunks)
+        await obstore.put_async(_store(), key, chunks, max_concurrency=PARTS_AT_ONCE)
     except (BaseError, OSError) as error:
         raise _translated(error) from error
 
@@ -115,9 +119,11 @@ def open_blob(key: str) -> io.BufferedReader:
 
 
 def remove(prefix: str) -> None:
-    """Remove every blob below `prefix`, half-written ones included."""
+    """Remove every blob below `prefix`, half-written ones included; twice at once is harmless."""
     for batch in obstore.list(_store(), prefix):
-        obstore.delete(_store(), [meta["path"] for meta in batch])
+        for meta in batch:
+            with suppress(FileNotFoundError):
+                obstore.delete(_store(), meta["path"])
     folder = _folder()
     if folder is not None:
         shutil.rmtree(folder / prefix, ignore_errors=True)
@@ -126,18 +132,35 @@ def remove(prefix: str) -> None:
 def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:
     """Ids below `kind` (`datasets`, `protections`) of which no blob is younger than the grace."""
     limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
-    newest: dict[str, datetime] = {}
-    for batch in obstore.list(_store(), kind):
-        for meta in batch:
-            owner = meta["path"].split("/")[1]
-            newest[owner] = max(newest.get(owner, meta["last_modified"]), meta["last_modified"])
-    return {UUID(owner) for owner, at in newest.items() if at < limit}
+    newest: dict[UUID, datetime] = {}
+    for name, at in _changes(kind):
+        with suppress(ValueError):  # not made by us
+            owner = UUID(name)
+            newest[owner] = max(newest.get(owner, at), at)
+    return {owner for owner, at in newest.items() if at < limit}
 
 
 def check() -> None:
     """Raise unless a blob can be written and removed: what readiness asks."""
-    obstore.put(_store(), "ready", b"")
-    obstore.delete(_store(), "ready")
+    key = f"ready-{uuid4()}"  # of its own, since several may ask at once
+    obstore.put(_store(), key, b"")
+    obstore.delete(_store(), key)
+
+
+def _changes(kind: str) -> Iterator[tuple[str, datetime]]:
+    """Names below `kind` and when something in each was changed."""
+    folder = _folder()
+    if folder is None:
+        for batch in obstore.list(_store(), kind):
+            for meta in batch:
+                yield meta["path"].split("/")[1], meta["last_modified"]
+        return
+    # obstore does not list what a process that was killed has left half written.
+    for path, _, files in os.walk(folder / kind):
+        for entry in (Path(path), *(Path(path, file) for file in files)):
+            with suppress(FileNotFoundError, IndexError):  # removed meanwhile; `kind` itself
+                changed = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
+                yield entry.relative_to(folder / kind).parts[0], changed
 
 
 class _Blob(io.RawIOBase):

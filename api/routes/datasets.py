@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Query, Request, Response
@@ -19,8 +19,17 @@ from api.routes.problems import responses
 from api.routes.schemas import DatasetDetail, DatasetOut, DatasetPage
 from api.settings import settings
 
-router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
+router = APIRouter(prefix="/v1/datasets", tags=["data sets"], responses=responses(401, 422, 503))
 
+CHECK_ROOM_EVERY_BYTES = 2**24
+
+# A control character has no place in a name, and PostgreSQL refuses NUL.
+NAME: dict[str, Any] = {
+    "min_length": 1,
+    "max_length": 200,
+    "pattern": r"^[^\x00-\x1f\x7f]*$",
+    "description": "for people",
+}
 BODY = {
     "requestBody": {
         "required": True,
@@ -30,12 +39,12 @@ BODY = {
 }
 
 
-@router.post("", status_code=202, openapi_extra=BODY, responses=responses(401, 411, 413, 422, 507))
+@router.post("", status_code=202, openapi_extra=BODY, responses=responses(400, 413, 507))
 async def upload(
     request: Request,
     response: Response,
     caller: CallerDep,
-    name: Annotated[str, Query(max_length=200, description="for people")] = "data set",
+    name: Annotated[str, Query(**NAME)] = "data set",
 ) -> DatasetOut:
     """Upload a data set as the raw request body; a worker then reads it. Poll its `Location`."""
     dataset_id = uuid4()
@@ -56,7 +65,7 @@ async def upload(
     return shown
 
 
-@router.get("", responses=responses(401, 422))
+@router.get("")
 def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> DatasetPage:
     """The caller's data sets, newest first."""
     statement = select(Dataset).where(Dataset.owner_id == caller.owner_id)
@@ -66,7 +75,7 @@ def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> Data
     return DatasetPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
-@router.get("/{dataset_id}", responses=responses(401, 404))
+@router.get("/{dataset_id}", responses=responses(404))
 def show(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetDetail:
     """State, counts, and every refused file with its reason."""
     with reading() as session:
@@ -77,7 +86,7 @@ def show(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetDeta
     return DatasetDetail.model_validate(shown.model_dump() | {"refused": dataset.refused})
 
 
-@router.delete("/{dataset_id}", status_code=204, responses=responses(401, 404, 409))
+@router.delete("/{dataset_id}", status_code=204, responses=responses(404, 409))
 def delete(dataset_id: UUID, caller: CallerDep) -> None:
     """Delete the originals and all that was read from them. Archives made of them stay."""
     with transaction() as session:
@@ -98,10 +107,15 @@ class _Body:
         return self._hash.hexdigest()
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        checked = 0
         async for chunk in self._request.stream():
             self.size_bytes += len(chunk)
             if self.size_bytes > settings().max_upload_bytes:
                 raise _too_large(f"more than {settings().max_upload_bytes}")
+            if self.size_bytes - checked > CHECK_ROOM_EVERY_BYTES:
+                # The length may not be announced, and others upload at the same time.
+                checked = self.size_bytes
+                await run_in_threadpool(_check_free, 0)
             self._hash.update(chunk)
             if chunk:
                 yield chunk
@@ -113,6 +127,10 @@ def _check_room(request: Request) -> None:
     size = int(announced) if announced.isdecimal() else 0
     if size > settings().max_upload_bytes:
         raise _too_large(str(size))
+    _check_free(size)
+
+
+def _check_free(size: int) -> None:
     free = storage.free_bytes()
     if free is not None and size + settings().min_free_bytes > free:
         raise StorageFull(

@@ -2,14 +2,17 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from fastapi import Depends, Query, Response, Security
+from fastapi import Depends, Query, Request, Response, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Select, or_
+from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from api import keys
 from api.db import reading
@@ -18,6 +21,7 @@ from api.keys import Caller
 from api.models import Dataset, Protection
 
 RETRY_AFTER_SECONDS = 2
+MAX_JSON_BYTES = 2**20
 
 _bearer = HTTPBearer(
     auto_error=False, description="An API key: `sepgate keys create --owner NAME` makes one."
@@ -81,8 +85,39 @@ def poll_again(response: Response, *, done: bool) -> None:
 def _decode(cursor: str) -> tuple[datetime, UUID]:
     try:
         at, identifier = base64.urlsafe_b64decode(cursor.encode()).decode().split("|")
-        return datetime.fromisoformat(at), UUID(identifier)
-    except (ValueError, binascii.Error) as error:
+        return datetime.fromisoformat(at).astimezone(UTC), UUID(identifier)
+    except (ValueError, OverflowError, binascii.Error) as error:
         raise AppError(
             422, "INVALID_CURSOR", "cursor: expected `next_cursor` of an earlier page."
         ) from error
+
+
+class SmallBody(APIRoute):
+    """A route whose body is a small document: it is read into memory before the key is looked at.
+
+    FastAPI's own limit (`max_body_size`) answers an announced length with plain text.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with a limit on what it may read."""
+        handler = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            return await handler(Request(request.scope, _counted(request)))
+
+        return limited
+
+
+def _counted(request: Request) -> Callable[[], Coroutine[Any, Any, Message]]:
+    total = 0
+
+    async def receive() -> Message:
+        nonlocal total
+        message = await request.receive()
+        total += len(message.get("body", b""))
+        if total > MAX_JSON_BYTES:
+            # Not an AppError: FastAPI takes any other exception for a broken body, 400.
+            raise HTTPException(413, f"Expected a body of at most {MAX_JSON_BYTES} bytes.")
+        return message
+
+    return receive

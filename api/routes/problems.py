@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 
 from api.errors import AppError
@@ -16,6 +17,9 @@ from api.errors import AppError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+UNAVAILABLE_RETRY_SECONDS = 5
+# `HTTPStatus` names this one differently from one Python to the next.
+_NAMES = {413: "CONTENT_TOO_LARGE"}
 
 
 class Problem(BaseModel):
@@ -32,16 +36,28 @@ Responses = dict[int | str, dict[str, Any]]
 
 def responses(*statuses: int, also: Responses | None = None) -> Responses:
     """For a route's OpenAPI: which statuses it answers with a problem document, and what else."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
     return (also or {}) | {
-        status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses
+        status: {"content": content, "description": HTTPStatus(status).phrase}
+        for status in statuses
     }
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception with a problem document."""
+    """Answer every exception with a problem document, and describe it in the OpenAPI document."""
+    openapi = app.openapi
+
+    def described() -> dict[str, Any]:
+        schema = openapi()
+        schema["components"]["schemas"][Problem.__name__] = Problem.model_json_schema()
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's way to extend it
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    for unavailable in (exc.OperationalError, exc.InterfaceError, exc.TimeoutError):
+        app.add_exception_handler(unavailable, _unavailable)
     app.add_exception_handler(Exception, _defect)
 
 
@@ -60,7 +76,7 @@ def _problem(
 
 def _app_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AppError)
-    headers = {}
+    headers = dict(error.headers)
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if error.status == HTTPStatus.UNAUTHORIZED:
@@ -80,8 +96,14 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).name
+    code = _NAMES.get(error.status_code, HTTPStatus(error.status_code).name)
     return _problem(error.status_code, code, str(error.detail), error.headers)
+
+
+def _unavailable(_request: Request, error: Exception) -> JSONResponse:
+    log.error("the database does not answer", exc_info=error)
+    headers = {"Retry-After": str(UNAVAILABLE_RETRY_SECONDS)}
+    return _problem(503, "UNAVAILABLE", "The database does not answer; try again.", headers)
 
 
 def _defect(_request: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,8 @@
 """`/v1/protections`: ask, poll, cancel, download, delete."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request, Response
@@ -11,9 +13,17 @@ from sqlalchemy.orm import Session
 
 from api import outbox, protections, report, storage
 from api.db import reading, transaction
-from api.errors import AppError
+from api.errors import AppError, not_found
 from api.models import ACTIVE, Protection, ProtectionState, Step
-from api.routes.deps import CallerDep, Cursor, Limit, after, next_cursor, poll_again
+from api.routes.deps import (
+    CallerDep,
+    Cursor,
+    Limit,
+    SmallBody,
+    after,
+    next_cursor,
+    poll_again,
+)
 from api.routes.downloads import download
 from api.routes.problems import responses
 from api.routes.schemas import (
@@ -25,7 +35,12 @@ from api.routes.schemas import (
     StepOut,
 )
 
-router = APIRouter(prefix="/v1/protections", tags=["protections"])
+router = APIRouter(
+    prefix="/v1/protections",
+    tags=["protections"],
+    responses=responses(401, 422, 503),
+    route_class=SmallBody,
+)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -37,7 +52,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=202, responses=responses(401, 404, 409, 422))
+@router.post("", status_code=202, responses=responses(400, 404, 409, 413))
 def create(
     body: ProtectionIn,
     caller: CallerDep,
@@ -45,7 +60,8 @@ def create(
     idempotency_key: IdempotencyKey = None,
 ) -> ProtectionDetail:
     """Ask for a protection; it is then carried out by workers. Poll its `Location`."""
-    config = body.config.model_dump(exclude_unset=True)
+    # A null is as good as nothing: clients send back what the schema gives as default.
+    config = body.config.model_dump(exclude_unset=True, exclude_none=True)
     request = protections.Request(body.dataset_id, config.pop("preset", "auto"), config)
     try:
         shown = _create(caller.owner_id, request, idempotency_key)
@@ -62,7 +78,7 @@ def _create(owner_id: UUID, request: protections.Request, key: str | None) -> Pr
         return _detail(session, protections.create(session, owner_id, request, key))
 
 
-@router.get("", responses=responses(401, 422))
+@router.get("")
 def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> ProtectionPage:
     """The caller's protections, newest first."""
     statement = select(Protection).where(Protection.owner_id == caller.owner_id)
@@ -74,7 +90,7 @@ def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> Prot
     return ProtectionPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
-@router.get("/{protection_id}", responses=responses(401, 404))
+@router.get("/{protection_id}", responses=responses(404))
 def show(protection_id: UUID, caller: CallerDep, response: Response) -> ProtectionDetail:
     """State, progress, ETA and every step."""
     with reading() as session:
@@ -83,7 +99,7 @@ def show(protection_id: UUID, caller: CallerDep, response: Response) -> Protecti
     return shown
 
 
-@router.post("/{protection_id}/cancel", status_code=202, responses=responses(401, 404, 409))
+@router.post("/{protection_id}/cancel", status_code=202, responses=responses(404, 409))
 def cancel(protection_id: UUID, caller: CallerDep, response: Response) -> ProtectionDetail:
     """Cancel: at once if no worker is at it, else within seconds. Nothing stays behind."""
     with transaction() as session:
@@ -94,7 +110,7 @@ def cancel(protection_id: UUID, caller: CallerDep, response: Response) -> Protec
     return shown
 
 
-@router.delete("/{protection_id}", status_code=204, responses=responses(401, 404, 409))
+@router.delete("/{protection_id}", status_code=204, responses=responses(404, 409))
 def delete(protection_id: UUID, caller: CallerDep) -> None:
     """Delete a finished protection: archive, record and keys."""
     with transaction() as session:
@@ -102,18 +118,28 @@ def delete(protection_id: UUID, caller: CallerDep) -> None:
     storage.remove(storage.protection_key(protection.id))
 
 
-@router.api_route(
+# Keys and originals: no copy of them is to stay on the way.
+CONFIDENTIAL = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+# The page loads nothing and runs nothing, whatever the names in it are.
+ONE_FILE = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+}
+ZIP: dict[str, Any] = {"application/zip": {}}
+ARCHIVE_RESPONSES = responses(
+    *(404, 409, 412),
+    also={
+        200: {"content": ZIP, "description": "the protected archive"},
+        304: {"description": "the ETag of If-None-Match is current"},
+    },
+)
+RANGE_RESPONSES = responses(416, also={206: {"content": ZIP, "description": "the range asked for"}})
+
+
+@router.head("/{protection_id}/archive", response_class=Response, responses=ARCHIVE_RESPONSES)
+@router.get(
     "/{protection_id}/archive",
-    methods=["GET", "HEAD"],
     response_class=Response,
-    responses=responses(
-        *(401, 404, 409, 416),
-        also={
-            200: {"content": {"application/zip": {}}, "description": "the protected archive"},
-            206: {"content": {"application/zip": {}}, "description": "the range asked for"},
-            304: {"description": "the ETag of If-None-Match is current"},
-        },
-    ),
+    responses=ARCHIVE_RESPONSES | RANGE_RESPONSES,
 )
 def archive(protection_id: UUID, caller: CallerDep, request: Request) -> Response:
     """Download the protected archive: resumable, with a strong ETag."""
@@ -121,47 +147,62 @@ def archive(protection_id: UUID, caller: CallerDep, request: Request) -> Respons
         protection = _succeeded(session, caller.owner_id, protection_id)
     assert protection.archive_sha256 is not None
     assert protection.archive_bytes is not None
-    return download(
-        request,
-        storage.protection_key(protection_id, protections.ARCHIVE),
-        sha256=protection.archive_sha256,
-        size=protection.archive_bytes,
-        media_type="application/zip",
-        filename="protected.zip",
-    )
+    with _while_it_lasts(protection_id):
+        return download(
+            request,
+            storage.protection_key(protection_id, protections.ARCHIVE),
+            sha256=protection.archive_sha256,
+            size=protection.archive_bytes,
+            media_type="application/zip",
+            filename="protected.zip",
+        )
 
 
 @router.get(
     "/{protection_id}/report",
     response_class=JSONResponse,
-    responses=responses(401, 404, 409, also={200: {"description": "the owner's record"}}),
+    responses=responses(404, 409, also={200: {"description": "the owner's record"}}),
 )
 def report_json(protection_id: UUID, caller: CallerDep) -> JSONResponse:
     """The owner's record: all that was measured, and the keys. Not to be handed on."""
-    return JSONResponse(_report(caller.owner_id, protection_id))
+    with _while_it_lasts(protection_id):
+        return JSONResponse(_report(caller.owner_id, protection_id), headers=CONFIDENTIAL)
 
 
 @router.get(
     "/{protection_id}/report.html",
     response_class=HTMLResponse,
-    responses=responses(401, 404, 409),
+    responses=responses(404, 409),
 )
 def report_html(protection_id: UUID, caller: CallerDep) -> HTMLResponse:
     """The same as a page, whole in one file."""
-    record = _report(caller.owner_id, protection_id)
-    return HTMLResponse(report.render(record, storage.read(_preview_key(protection_id))))
+    with _while_it_lasts(protection_id):
+        record = _report(caller.owner_id, protection_id)
+        page = report.render(record, storage.read(_preview_key(protection_id)))
+    return HTMLResponse(page, headers=CONFIDENTIAL | ONE_FILE)
 
 
 @router.get(
     "/{protection_id}/before-after.png",
     response_class=Response,
-    responses=responses(401, 404, 409, also={200: {"content": {"image/png": {}}}}),
+    responses=responses(404, 409, also={200: {"content": {"image/png": {}}}}),
 )
 def preview(protection_id: UUID, caller: CallerDep) -> Response:
     """Originals, what leaves, and the change made visible. Shows originals: not to be handed on."""
     with reading() as session:
         _succeeded(session, caller.owner_id, protection_id)
-    return Response(storage.read(_preview_key(protection_id)), media_type="image/png")
+    with _while_it_lasts(protection_id):
+        picture = storage.read(_preview_key(protection_id))
+    return Response(picture, media_type="image/png", headers=CONFIDENTIAL)
+
+
+@contextmanager
+def _while_it_lasts(protection_id: UUID) -> Iterator[None]:
+    """It may be deleted between a look at its row and a look at its blobs."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise not_found("result of protection", protection_id) from error
 
 
 def _preview_key(protection_id: UUID) -> str:

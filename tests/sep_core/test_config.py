@@ -18,6 +18,7 @@ from sep_core.config import (
     checkpoint_epochs,
     drawn_seed,
     gradient_passes,
+    quick_for,
     resolve,
     stable_integer,
 )
@@ -127,6 +128,14 @@ def test_the_paper() -> None:
 def test_the_quick_preset_spends_its_budget_and_moves_little() -> None:
     assert QUICK.steps * QUICK.step_levels >= QUICK.epsilon_levels
     assert gradient_passes(QUICK) <= 100
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"), [(0, 40), (400, 40), (3_750, 40), (5_000, 30), (15_000, 10), (50_000, 10)]
+)
+def test_the_quick_preset_trains_longer_on_fewer_images(images: int, epochs: int) -> None:
+    expected = replace(QUICK, epochs=epochs, appropriator_epochs=epochs)
+    assert quick_for(images) == expected
 
 
 @given(classes=st.integers(2, 300), seed=st.integers(0, 2**128 - 1))

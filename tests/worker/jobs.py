@@ -22,7 +22,7 @@ CONFIG = {
     "crop_padding": 2,
     "batch_size": 16,
     "steps": 2,
-    "step_levels": 4.0,
+    "step_levels": 3.0,
 }
 
 

@@ -58,7 +58,8 @@ def freeze_plan(claim: Claim) -> None:
     assert protection.dataset_id is not None
     index = load_index(protection.dataset_id)
     device = facts.measure(Queue.GPU).plan_device
-    config, plan = planning.freeze(protection.requested, len(index.classes), device)
+    train_images = sum(record.split == "train" for record in index.records)
+    config, plan = planning.freeze(protection.requested, len(index.classes), train_images, device)
     train, _ = tensors.split(index, config)
     costs = planning.costs(config, plan, index.records, len(train))
     with transaction() as session:

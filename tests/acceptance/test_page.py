@@ -1,0 +1,48 @@
+"""The report's page in a real browser."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from api import report
+from tests import pictures
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+RECORD: report.Record = {
+    "protection_id": "5f3b",
+    "dataset": {"name": "<b>photographs</b>", "sha256": "ab" * 32},
+    "verdict": {"worked": True, "decides": True, "sentence": "The protection holds."},
+    "accuracy": {
+        name: {"accuracy_by_epoch": [0.2, last], "accuracy_last": last, "accuracy_peak": last}
+        for name, last in (("clean", 0.9), ("protected", 0.25))
+    },
+    "change": {
+        "images": 12,
+        "largest_change_levels": 8,
+        "changed_share": 0.98,
+        "ssim_mean": 0.93,
+        "ssim_p5": 0.9,
+        "psnr_db": 33.3,
+        "archive_sha256": "cd" * 32,
+    },
+    "training": {"held_out_images": 4, "held_out_from": "test"},
+    "config": {"epsilon_levels": 8, "appropriator": "small"},
+    "plan": {"threads": 1},
+    "refused": [{"name": "<script>document.title='owned'</script>", "reason": "not an image"}],
+}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(report.render(RECORD, pictures.encoded(pictures.image(0, 1))))
+    words = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    ran = subprocess.run([*words, page.as_uri()], capture_output=True, text=True, check=True)
+    assert "<title>sepgate report: &lt;b&gt;photographs&lt;/b&gt;</title>" in ran.stdout
+    for shown in ("The protection holds.", "25.0 %", "8 levels", "33.30 dB", "not an image"):
+        assert shown in ran.stdout
+    assert "owned'</script>" not in ran.stdout

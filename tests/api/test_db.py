@@ -1,0 +1,69 @@
+"""Transactions as both databases are made to keep them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from api.db import reading, transaction
+from api.models import Dataset, Owner
+from tests.api.conftest import dataset, ingested, together
+
+
+def test_a_reading_sees_one_state(owner_id: UUID) -> None:
+    """A list may look up each row's step: none may vanish between the two."""
+    made = ingested(owner_id)
+    count = select(func.count()).select_from(Dataset)
+    with reading() as session:
+        before = session.scalar(count)
+        with transaction() as other:
+            other.delete(other.get_one(Dataset, made))
+        assert session.scalar(count) == before == 1
+    with reading() as session:
+        assert session.scalar(count) == 0
+
+
+def test_what_fails_is_undone(owner_id: UUID) -> None:
+    def rename() -> None:
+        with transaction() as session:
+            session.get_one(Owner, owner_id).name = "mallory"
+            session.flush()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        rename()
+    with reading() as session:
+        assert session.get_one(Owner, owner_id).name == "alice"
+
+
+def test_writers_wait_for_each_other(owner_id: UUID) -> None:
+    """Reading before writing in one transaction is where SQLite gives up without `IMMEDIATE`."""
+
+    def rename(letter: str) -> None:
+        with transaction() as session:
+            owner = session.get_one(Owner, owner_id, with_for_update=True)
+            owner.name += letter
+
+    letters = "abcdefgh"
+    assert together(*[partial(rename, letter) for letter in letters]) == [None] * 8
+    with reading() as session:
+        assert sorted(session.get_one(Owner, owner_id).name[5:]) == list(letters)
+
+
+def test_references_are_kept(owner_id: UUID) -> None:
+    ingested(owner_id)
+    with pytest.raises(DBAPIError), transaction() as session:
+        session.execute(text("DELETE FROM owners"))
+
+
+def test_times_come_back_in_utc(owner_id: UUID) -> None:
+    made = ingested(owner_id)
+    east = datetime(2026, 11, 22, 1, 30, tzinfo=timezone(timedelta(hours=5)))
+    with transaction() as session:
+        session.get_one(Dataset, made).created_at = east
+    found = dataset(made).created_at
+    assert found == east
+    assert found.tzinfo is UTC

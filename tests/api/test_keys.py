@@ -1,0 +1,74 @@
+"""API keys: shown once, kept as a hash, revoked for good."""
+
+import hashlib
+import re
+
+import pytest
+from sqlalchemy import func, inspect, select
+
+from api import keys
+from api.db import transaction
+from api.errors import AppError
+from api.models import APIKey, Owner
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+
+def create(owner: str = "alice") -> str:
+    with transaction() as session:
+        return keys.create(session, owner)
+
+
+def name_of(key: str) -> str:
+    with transaction() as session:
+        return keys.authenticate(session, key).name
+
+
+def refused(key: str) -> bool:
+    with pytest.raises(AppError) as error:
+        name_of(key)
+    return (error.value.status, error.value.code) == (401, "UNAUTHENTICATED")
+
+
+def test_only_the_hash_is_kept() -> None:
+    key = create()
+    assert re.fullmatch(r"sg_[0-9a-f]{8}_[\w-]{43}", key)
+    secret = key.split("_", 2)[2]
+    with transaction() as session:
+        row = session.scalars(select(APIKey)).one()
+        kept = {each.key: getattr(row, each.key) for each in inspect(APIKey).column_attrs}
+    assert kept["sha256"] == hashlib.sha256(key.encode()).hexdigest()
+    assert kept["prefix"] == key[:11]
+    assert not any(secret in str(value) for value in kept.values())
+
+
+def test_it_names_its_owner() -> None:
+    first, second, other = create("alice"), create("alice"), create("bob")
+    assert [name_of(key) for key in (first, second, other)] == ["alice", "alice", "bob"]
+    with transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Owner)) == 2
+        assert keys.authenticate(session, first) == keys.authenticate(session, second)
+        listed = keys.listing(session)
+    assert [(key.prefix, owner) for key, owner in listed] == [
+        *((key[:11], "alice") for key in (first, second)),
+        (other[:11], "bob"),
+    ]
+
+
+def test_a_revoked_key_is_refused_and_others_are_not() -> None:
+    first, second = create(), create()
+    with transaction() as session:
+        assert keys.revoke(session, first[:11]) == 1
+        assert keys.revoke(session, first[:11]) == 0
+        assert keys.revoke(session, "sg_nothing") == 0
+        assert keys.revoke(session, "") == 0
+    assert refused(first)
+    assert name_of(second) == "alice"
+
+
+def test_what_is_no_key_is_refused() -> None:
+    key = create()
+    with transaction() as session:
+        digest = session.scalars(select(APIKey.sha256)).one()
+    for odd in ("", key[:11], digest, key + " ", key.upper(), "%", "\0", "ü" * 1000):
+        assert refused(odd)

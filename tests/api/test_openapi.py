@@ -1,0 +1,73 @@
+"""The API describes itself: what comes, what may go wrong, and as which kind of document."""
+
+from typing import Any
+
+from api.main import build
+from api.routes.problems import MEDIA_TYPE
+from sep_core.config import SEPConfig
+
+SCHEMA: dict[str, Any] = build().openapi()
+OPERATIONS = {
+    f"{method} {path}": operation
+    for path, operations in SCHEMA["paths"].items()
+    for method, operation in operations.items()
+}
+
+
+def errors(name: str) -> set[int]:
+    return {int(status) for status in OPERATIONS[name]["responses"] if int(status) >= 400}
+
+
+def test_every_operation_says_what_it_does() -> None:
+    for name, operation in OPERATIONS.items():
+        assert len(operation["description"]) > 10, name
+    names = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(set(names)) == len(names)
+
+
+def test_every_error_is_described_as_the_problem_it_is() -> None:
+    problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for name, operation in OPERATIONS.items():
+        if "/v1/" in name:
+            assert errors(name) >= {401, 422, 503}, name
+        if "{" in name:
+            assert 404 in errors(name), name
+        for status in errors(name):
+            assert operation["responses"][str(status)]["content"] == problem, (name, status)
+    assert set(SCHEMA["components"]["schemas"]["Problem"]["required"]) == {
+        *("title", "status", "code", "detail")
+    }
+    assert "HTTPValidationError" not in SCHEMA["components"]["schemas"]
+
+
+def test_errors_of_each() -> None:
+    assert errors("post /v1/datasets") >= {400, 413, 507}
+    assert errors("post /v1/protections") >= {400, 404, 409, 413}
+    assert errors("get /v1/protections/{protection_id}/archive") >= {409, 412, 416}
+    assert errors("delete /v1/datasets/{dataset_id}") >= {409}
+    assert errors("get /readyz") == {503}
+
+
+def test_an_upload_is_a_raw_body() -> None:
+    body = OPERATIONS["post /v1/datasets"]["requestBody"]
+    assert body["required"] is True
+    assert body["content"] == {
+        "application/zip": {"schema": {"type": "string", "format": "binary"}}
+    }
+
+
+def test_a_configuration_lists_its_fields_and_no_others() -> None:
+    config = SCHEMA["components"]["schemas"]["ConfigIn"]
+    assert set(config["properties"]) == {*SEPConfig.__dataclass_fields__, "preset"}
+    assert config["additionalProperties"] is False
+    assert config["properties"]["preset"]["enum"] == ["auto", "quick", "paper"]
+    assert SCHEMA["components"]["schemas"]["ProtectionIn"]["additionalProperties"] is False
+
+
+def test_every_route_wants_a_key() -> None:
+    for name, operation in OPERATIONS.items():
+        assert ("security" in operation) is ("/v1/" in name), name
+    assert (
+        "sepgate keys create"
+        in SCHEMA["components"]["securitySchemes"]["HTTPBearer"]["description"]
+    )

@@ -1,0 +1,50 @@
+"""The demo's data: the same every time, training and test from disjoint places."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from api.demo.photographs import BAND, write_zip
+
+
+def test_same_bytes_every_time_and_counts_as_asked(tmp_path: Path) -> None:
+    classes = write_zip(tmp_path / "a.zip", 3, 2)
+    write_zip(tmp_path / "b.zip", 3, 2)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert len(classes) == 10
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        names = archive.namelist()
+        first = np.asarray(Image.open(io.BytesIO(archive.read(names[0]))))
+    assert len(names) == len(classes) * 5
+    assert first.shape == (32, 32, 3)
+    assert {name.split("/")[1] for name in names} == set(classes)
+
+
+def test_no_test_patch_is_seen_in_training(tmp_path: Path) -> None:
+    """Rows of a photograph serve one split only; a patch's rows are found by looking for it."""
+    whole = np.asarray(Image.open(Path(skimage.data.__file__).parent / "coffee.png"))
+    write_zip(tmp_path / "a.zip", 20, 20)
+    rows: dict[str, set[int]] = {"train": set(), "test": set()}
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        for name in archive.namelist():
+            split, class_name, _ = name.split("/")
+            if class_name == "coffee":
+                patch = np.asarray(Image.open(io.BytesIO(archive.read(name))))
+                top = find(whole, patch)
+                rows[split] |= {(top + row) // BAND for row in range(32)}
+    assert rows["train"]
+    assert rows["test"]
+    assert not rows["train"] & rows["test"]
+
+
+def find(whole: np.ndarray, patch: np.ndarray) -> int:
+    corners = np.argwhere((whole[:-31, :-31] == patch[0, 0]).all(2))
+    return next(
+        int(top)
+        for top, left in corners
+        if (whole[top : top + 32, left : left + 32] == patch).all()
+    )

@@ -1,0 +1,163 @@
+"""From a request to a frozen plan: pure, so tested by properties."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api import planning
+from api.archive import ImageRecord
+from api.errors import AppError
+from api.models import StepKind
+from api.planning import Device
+from sep_core.config import (
+    PAPER,
+    PRESETS,
+    QUICK,
+    Plan,
+    SEPConfig,
+    as_dict,
+    gradient_passes,
+    quick_for,
+)
+
+CPU = Device("cpu", bfloat16=False, threads=2)
+IMAGES = 5000
+GPU = Device("cuda", bfloat16=True, threads=16)
+
+
+def record(name: str, height: int, width: int, channels: int) -> ImageRecord:
+    return ImageRecord(name, "train", "cat", height, width, channels, "PNG", "0" * 64, name)
+
+
+shapes = st.tuples(
+    st.sampled_from([8, 32, 500]), st.sampled_from([8, 900]), st.sampled_from([1, 3])
+)
+records_ = st.lists(shapes, max_size=60).map(
+    lambda found: [record(f"{at:05d}.png", *shape) for at, shape in enumerate(found)]
+)
+plans = st.builds(
+    Plan,
+    device=st.just("cpu"),
+    precision=st.just("float32"),
+    batch_size=st.integers(1, 20),
+    max_batch_pixels=st.sampled_from([1, 10_000, 2**22]),
+    shard_batches=st.integers(1, 5),
+)
+
+
+@given(records_, plans)
+def test_batches_are_disjoint_whole_and_of_like_shape(
+    records: list[ImageRecord], plan: Plan
+) -> None:
+    batches = planning.batches(records, plan)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(records)))
+    for batch in batches:
+        assert 0 < len(batch) <= plan.batch_size
+        assert batch == sorted(batch)
+        alike = {(records[i].height, records[i].width, records[i].channels) for i in batch}
+        assert len(alike) == 1
+        pixels = len(batch) * records[batch[0]].height * records[batch[0]].width
+        assert len(batch) == 1 or pixels <= plan.max_batch_pixels
+
+
+@given(records_, plans)
+def test_shards_are_the_batches_in_their_order(records: list[ImageRecord], plan: Plan) -> None:
+    shards = planning.shards(records, plan)
+    assert [batch for shard in shards for batch in shard] == planning.batches(records, plan)
+    assert all(0 < len(shard) <= plan.shard_batches for shard in shards)
+    assert all(len(shard) == plan.shard_batches for shard in shards[:-1])
+    assert shards == planning.shards(list(records), replace(plan))
+
+
+@given(records_, st.integers(2, 100))
+def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
+    plan = Plan(device="cpu", precision="float32", batch_size=4, shard_batches=2)
+    costs = planning.costs(QUICK, plan, records, images)
+    assert len(costs[StepKind.PERTURB]) == len(planning.shards(records, plan))
+    assert sum(costs[StepKind.PERTURB]) == pytest.approx(
+        planning.perturb_gflop(QUICK, len(records))
+    )
+    assert [len(costs[kind]) for kind in (StepKind.TRAIN, StepKind.PACKAGE)] == [1, 1]
+    assert costs[StepKind.EVALUATE][0] == costs[StepKind.EVALUATE][1] > 0
+    assert costs[StepKind.TRAIN][0] == pytest.approx(3 * 0.07 * QUICK.epochs * images)
+
+
+def test_the_papers_cost() -> None:
+    """900 gradient passes an image of CIFAR-10 are 100 PFLOP (two forward passes each)."""
+    assert gradient_passes(PAPER) == 900
+    assert planning.perturb_gflop(PAPER, 50_000) == pytest.approx(100e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("preset", "device", "base"),
+    [
+        ("auto", CPU, quick_for(IMAGES)),
+        ("auto", GPU, PAPER),
+        ("quick", GPU, QUICK),
+        ("paper", CPU, PAPER),
+    ],
+)
+def test_a_preset_is_resolved(preset: str, device: Device, base: SEPConfig) -> None:
+    requested = {"preset": preset, "config": {"epsilon_levels": 5}}
+    config, plan = planning.freeze(requested, 7, 5_000, device)
+    assert sorted(config.target_map) == list(range(7))
+    assert all(target != label for label, target in enumerate(config.target_map))
+    assert config.seed is not None
+    assert len(config.seed) == 32
+    drawn = {"seed": config.seed, "target_map": config.target_map, "epsilon_levels": 5}
+    assert config == replace(base, **drawn)  # type: ignore[arg-type]  # of mixed kinds
+    assert (plan.device, plan.threads) == (device.device, device.threads)
+    assert plan.batch_size == {"cpu": 128, "cuda": 512}[device.device]
+    assert plan.shard_batches >= 1
+    assert planning.load_config(as_dict(config)) == config
+    assert planning.load_plan(as_dict(plan)) == plan
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_precision(device: Device, precision: str) -> None:
+    requested = {"preset": "quick", "config": {"precision": precision}}
+    _, plan = planning.freeze(requested, 2, 5_000, device)
+    best = "bfloat16" if device.bfloat16 else "float32"
+    assert plan.precision == (best if precision == "auto" else precision)
+
+
+def test_a_seed_that_is_given_stays() -> None:
+    requested = {"preset": "quick", "config": {"seed": "ab" * 16, "target_map": "random"}}
+    first, _ = planning.freeze(requested, 9, 5_000, CPU)
+    second, _ = planning.freeze(requested, 9, 5_000, GPU)
+    assert first.seed == "ab" * 16
+    assert first.target_map == second.target_map
+    drawn = {
+        planning.freeze({"preset": "auto", "config": {}}, 2, 5_000, CPU)[0].seed for _ in range(3)
+    }
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"epsilon_levels": 65}, "epsilon_levels: expected 1 to 64, got 65"),
+        ({"nothing": 1}, "nothing"),
+        ({"steps": "x", "epochs": None}, "epochs"),
+        ({"target_map": [1, 0, 2]}, "target_map"),
+        ({"target_map": [1, 0]}, "target_map: expected one entry for each of 3 classes, got 2"),
+        ({"checkpoints": 100}, "checkpoints"),  # `auto` may turn out to be `quick`: fewer epochs
+    ],
+)
+def test_a_request_that_could_not_be_planned_is_refused_at_once(
+    overrides: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(AppError) as refused:
+        planning.check("auto", overrides, 3, 5_000)
+    assert (refused.value.status, refused.value.code) == (422, "INVALID_CONFIG")
+    assert sentence in refused.value.message
+
+
+def test_presets_fit_any_data() -> None:
+    for preset in ("auto", *PRESETS):
+        planning.check(preset, {}, 2, 5_000)
+        planning.check(preset, {}, 1000, 5_000)

@@ -1,0 +1,314 @@
+"""The life of a protection below HTTP: joins, failures, cancelling, and what stays in storage."""
+
+from functools import partial
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+
+from api import datasets, protections, storage
+from api.db import reading, transaction
+from api.errors import AppError
+from api.leases import Claim
+from api.models import Protection, ProtectionState, Step, StepKind, StepState, move
+from tests.api.conftest import (
+    accuracy,
+    blobs,
+    claimed,
+    finish,
+    freeze,
+    ingested,
+    must_claim,
+    owner,
+    protection,
+    requested,
+    states,
+    step,
+    steps,
+    succeed,
+    together,
+    train,
+)
+
+
+@pytest.fixture
+def queued(owner_id: UUID, ready: UUID) -> UUID:
+    return requested(owner_id, ready)
+
+
+def fail(claim: Claim, code: str) -> None:
+    with transaction() as session:
+        ended = protections.fail_step(session, claim, code, f"{code} happened.")
+    protections.clean(ended)
+
+
+def cancel(owner_id: UUID, protection_id: UUID) -> Protection:
+    with transaction() as session:
+        ended = protections.cancel(session, owner_id, protection_id)
+    protections.clean(ended)
+    return ended
+
+
+def test_the_whole_life(queued: UUID) -> None:
+    waiting, ready, done = StepState.WAITING, StepState.READY, StepState.DONE
+    rest = [(StepKind.PACKAGE, waiting), (StepKind.EVALUATE, waiting), (StepKind.EVALUATE, waiting)]
+    assert states(queued) == [(StepKind.TRAIN, ready), *rest]
+    train(queued)
+    shards = [(StepKind.PERTURB, ready)] * 2
+    assert states(queued) == [(StepKind.TRAIN, done), *shards, *rest]
+    for index, following in ((0, waiting), (1, ready)):
+        finish(must_claim(queued, StepKind.PERTURB, index))
+        assert step(queued, StepKind.PACKAGE).state is following
+    finish(must_claim(queued, StepKind.PACKAGE), {"archive_sha256": "a" * 64, "archive_bytes": 5})
+    assert protection(queued).archive_sha256 is None  # not before it is evaluated
+    for index in (0, 1):
+        assert protection(queued).state is ProtectionState.RUNNING
+        finish(must_claim(queued, StepKind.EVALUATE, index), accuracy(0.5))
+    found = protection(queued)
+    assert found.state is ProtectionState.SUCCEEDED
+    assert (found.archive_sha256, found.archive_bytes) == ("a" * 64, 5)
+    assert found.finished_at is not None
+
+
+def test_two_shards_that_finish_at_once_make_package_ready_once(
+    owner_id: UUID, ready: UUID
+) -> None:
+    for _ in range(12):
+        protection_id = requested(owner_id, ready)
+        train(protection_id)
+        claims = [must_claim(protection_id, StepKind.PERTURB, index) for index in (0, 1)]
+        assert together(*[partial(finish, claim) for claim in claims]) == [None, None]
+        assert states(protection_id)[1:4] == [
+            (StepKind.PERTURB, StepState.DONE),
+            (StepKind.PERTURB, StepState.DONE),
+            (StepKind.PACKAGE, StepState.READY),
+        ]
+        package = step(protection_id, StepKind.PACKAGE).id
+        won = together(partial(claimed, package), partial(claimed, package))
+        assert won.count(None) == 1
+
+
+def test_evaluations_that_finish_at_once_succeed(owner_id: UUID, ready: UUID) -> None:
+    for _ in range(6):
+        protection_id = requested(owner_id, ready)
+        train(protection_id)
+        for index in (0, 1):
+            finish(must_claim(protection_id, StepKind.PERTURB, index))
+        output = {"archive_sha256": "a" * 64, "archive_bytes": 5}
+        finish(must_claim(protection_id, StepKind.PACKAGE), output)
+        claims = [must_claim(protection_id, StepKind.EVALUATE, index) for index in (0, 1)]
+        together(*[partial(finish, claim, accuracy(0.5)) for claim in claims])
+        assert protection(protection_id).state is ProtectionState.SUCCEEDED
+
+
+def test_a_failure_waits_for_the_other_shard(queued: UUID) -> None:
+    train(queued)
+    first, second = (must_claim(queued, StepKind.PERTURB, index) for index in (0, 1))
+    fail(first, "BROKEN")
+    assert protection(queued).state is ProtectionState.RUNNING
+    assert blobs(f"protections/{queued}")
+    with transaction() as session:
+        ended = protections.stop_step(session, second, counts=False)
+    protections.clean(ended)
+    found = protection(queued)
+    assert found.state is ProtectionState.FAILED
+    assert (found.error_code, found.error) == ("BROKEN", "BROKEN happened.")
+    assert step(queued, StepKind.PACKAGE).state is StepState.WAITING
+    assert blobs(f"protections/{queued}") == []
+
+
+def test_a_failure_after_the_other_shard_is_done(queued: UUID) -> None:
+    train(queued)
+    first, second = (must_claim(queued, StepKind.PERTURB, index) for index in (0, 1))
+    fail(first, "BROKEN")
+    finish(second)
+    assert protection(queued).state is ProtectionState.FAILED
+    assert step(queued, StepKind.PACKAGE).state is StepState.WAITING
+
+
+def test_a_failure_and_a_success_at_once(owner_id: UUID, ready: UUID) -> None:
+    for _ in range(6):
+        protection_id = requested(owner_id, ready)
+        train(protection_id)
+        first, second = (must_claim(protection_id, StepKind.PERTURB, index) for index in (0, 1))
+        together(partial(fail, first, "BROKEN"), partial(finish, second))
+        assert protection(protection_id).state is ProtectionState.FAILED
+
+
+def test_success_keeps_archive_record_and_keys_only(queued: UUID) -> None:
+    succeed(queued)
+    assert blobs(f"protections/{queued}") == [
+        f"protections/{queued}/{name}"
+        for name in ("archive.zip", "before-after.png", "checkpoints/000.pt", "record.json")
+    ]
+
+
+def test_cancelling_in_the_middle(owner_id: UUID, queued: UUID) -> None:
+    train(queued)
+    claim = must_claim(queued, StepKind.PERTURB)
+    assert cancel(owner_id, queued).state is ProtectionState.RUNNING
+    assert blobs(f"protections/{queued}")
+    finish(claim, {"sha256": "0" * 64})
+    assert protection(queued).state is ProtectionState.CANCELLED
+    assert step(queued, StepKind.PACKAGE).state is StepState.WAITING
+    assert blobs(f"protections/{queued}") == []
+
+
+def test_cancelling_and_finishing_at_once(owner_id: UUID, ready: UUID) -> None:
+    """Either it succeeded and the cancel was refused, or it is cancelled and nothing stays."""
+    for _ in range(6):
+        protection_id = requested(owner_id, ready)
+        claim = must_claim(protection_id, StepKind.TRAIN)
+        freeze(claim)
+        storage.write(storage.protection_key(protection_id, "checkpoints/000.pt"), b"key")
+        results = together(partial(cancel, owner_id, protection_id), partial(finish, claim))
+        assert not any(isinstance(result, Exception) for result in results)
+        assert protection(protection_id).state is ProtectionState.CANCELLED
+        assert blobs(f"protections/{protection_id}") == []
+
+
+def test_the_last_step_against_a_cancel(owner_id: UUID, ready: UUID) -> None:
+    for _ in range(6):
+        protection_id = requested(owner_id, ready)
+        succeed_but_one(protection_id)
+        claim = must_claim(protection_id, StepKind.EVALUATE, 1)
+        cancelled, _ = together(
+            partial(cancel, owner_id, protection_id), partial(finish, claim, accuracy(0.5))
+        )
+        found = protection(protection_id)
+        if isinstance(cancelled, AppError):
+            assert (cancelled.status, found.state) == (409, ProtectionState.SUCCEEDED)
+            assert not found.cancel_requested
+        else:
+            assert found.state is ProtectionState.CANCELLED
+
+
+def succeed_but_one(protection_id: UUID) -> None:
+    train(protection_id)
+    for index in (0, 1):
+        finish(must_claim(protection_id, StepKind.PERTURB, index))
+    output = {"archive_sha256": "a" * 64, "archive_bytes": 5}
+    finish(must_claim(protection_id, StepKind.PACKAGE), output)
+    finish(must_claim(protection_id, StepKind.EVALUATE, 0), accuracy(0.5))
+
+
+def test_a_plan_is_frozen_once(queued: UUID) -> None:
+    claim = must_claim(queued, StepKind.TRAIN)
+    freeze(claim)
+    first = protection(queued)
+    freeze(claim)
+    second = protection(queued)
+    assert first.config is not None
+    assert first.config["seed"]  # drawn anew by each call
+    assert (second.config, second.plan) == (first.config, first.plan)
+    assert [each.kind for each in steps(queued)].count(StepKind.PERTURB) == 2
+    assert [each.cost for each in steps(queued)] == [4.0, 2.0, 2.0, 1.0, 3.0, 3.0]
+
+
+def test_who_lost_the_lease_freezes_nothing(queued: UUID) -> None:
+    claim = must_claim(queued, StepKind.TRAIN)
+    with transaction() as session:
+        protections.stop_step(session, claim, counts=True)
+    freeze(claim)
+    assert protection(queued).plan is None
+    assert StepKind.PERTURB not in [each.kind for each in steps(queued)]
+
+
+def test_progress_and_eta(queued: UUID) -> None:
+    train(queued)
+    with transaction() as session:
+        row = session.get_one(Protection, queued)
+        assert row.started_at is not None
+        row.started_at = row.started_at.replace(year=row.started_at.year - 1)
+    with reading() as session:
+        row = session.get_one(Protection, queued)
+        parts = protections.steps_of(session, queued)
+        assert protections.progress(parts) == pytest.approx(4 / 15)
+        eta = protections.eta_seconds(session, row, parts)
+    assert eta == pytest.approx(365 * 86_400 * 11 / 4, rel=0.01)
+
+
+def test_no_eta_before_there_is_any_work_to_judge_by(queued: UUID) -> None:
+    def eta() -> float | None:
+        with reading() as session:
+            row = session.get_one(Protection, queued)
+            return protections.eta_seconds(session, row, protections.steps_of(session, queued))
+
+    assert eta() is None
+    must_claim(queued, StepKind.TRAIN)
+    assert eta() is None
+
+
+def test_an_illegal_move_is_a_defect(queued: UUID) -> None:
+    with transaction() as session:
+        row = session.get_one(Protection, queued)
+        with pytest.raises(ValueError, match="expected a legal move from queued, got succeeded"):
+            move(session, row, ProtectionState.SUCCEEDED)
+        waiting = step(queued, StepKind.PACKAGE)
+        with pytest.raises(ValueError, match="from waiting, got done"):
+            move(session, session.get_one(Step, waiting.id), StepState.DONE)
+
+
+def test_a_move_from_a_state_that_is_no_more_writes_nothing(queued: UUID) -> None:
+    stale = step(queued, StepKind.TRAIN)
+    must_claim(queued, StepKind.TRAIN)
+    with transaction() as session:
+        assert move(session, stale, StepState.RUNNING, attempt=99) is False
+    assert step(queued, StepKind.TRAIN).attempt == 1
+
+
+def test_a_data_set_can_not_go_while_a_protection_of_it_begins(owner_id: UUID) -> None:
+    """Whoever comes first: an active protection always has its originals."""
+
+    def delete(dataset_id: UUID) -> None:
+        with transaction() as session:
+            gone = datasets.delete(session, owner_id, dataset_id)
+        datasets.clean(gone)
+
+    for _ in range(8):
+        dataset_id = ingested(owner_id)
+        made, deleted = together(
+            partial(requested, owner_id, dataset_id), partial(delete, dataset_id)
+        )
+        if isinstance(made, UUID):
+            assert isinstance(deleted, AppError)
+            assert deleted.details == {"protections": [str(made)]}
+            assert protection(made).dataset_id == dataset_id
+        else:
+            assert isinstance(made, AppError)
+            assert (made.status, deleted) == (404, None)
+            assert blobs(f"datasets/{dataset_id}") == []
+
+
+def test_one_key_two_requests_at_once(owner_id: UUID, ready: UUID) -> None:
+    for number in range(5):
+        key = f"key {number}"
+        made = together(*[partial(requested, owner_id, ready, key) for _ in range(3)])
+        ids = {found for found in made if isinstance(found, UUID)}
+        assert len(ids) == 1
+        with reading() as session:
+            rows = select(func.count()).where(Protection.idempotency_key == key)
+            assert session.scalar(rows) == 1
+            mine = select(Step).where(Step.protection_id == ids.pop())
+            assert len(session.scalars(mine).all()) == 4
+
+
+def test_somebody_elses_does_not_exist(queued: UUID, ready: UUID) -> None:
+    stranger = owner("mallory")
+    with transaction() as session:
+        for call in (
+            partial(protections.get, session, stranger, queued),
+            partial(protections.cancel, session, stranger, queued),
+            partial(protections.delete, session, stranger, queued),
+            partial(datasets.get, session, stranger, ready),
+            partial(datasets.delete, session, stranger, ready),
+            partial(protections.create, session, stranger, request(ready), None),
+        ):
+            with pytest.raises(AppError) as refused:
+                call()
+            assert refused.value.status == 404
+    assert protection(queued).state is ProtectionState.QUEUED
+
+
+def request(dataset_id: UUID) -> protections.Request:
+    return protections.Request(dataset_id, "quick", {})

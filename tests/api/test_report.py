@@ -1,0 +1,148 @@
+"""The owner's record as data and as a page: what it says, and what it must not let through."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from api import protections, report, storage
+from api.db import transaction
+from api.models import Protection, Step, StepKind
+from tests.api.conftest import accuracy, protection, requested, steps, succeed
+
+EVIL = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} & \N{RIGHT-TO-LEFT OVERRIDE}"
+VOID = {"meta", "img", "path", "polyline", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Elements that are open at the end, tags, addresses and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        self.addresses += [str(value) for name, value in attrs if name in {"src", "href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def done(owner_id: UUID, ready: UUID) -> UUID:
+    made = requested(owner_id, ready)
+    succeed(made)
+    return made
+
+
+def measured(protection_id: UUID, clean: float, protected: float) -> None:
+    with transaction() as session:
+        for each in protections.steps_of(session, protection_id):
+            if each.kind is StepKind.EVALUATE:
+                last = clean if each.index == protections.CLEAN else protected
+                session.get_one(Step, each.id).output = accuracy(last)
+
+
+def build(protection_id: UUID) -> report.Record:
+    return report.build(protection(protection_id), steps(protection_id))
+
+
+@pytest.mark.parametrize(
+    ("clean", "protected", "worked", "decides", "word"),
+    [
+        (0.9, 0.3, True, True, "holds"),
+        (0.9, 0.54, True, True, "holds"),
+        (0.9, 0.55, False, True, "did not work"),
+        (0.9, 0.95, False, True, "did not work"),
+        (0.7, 0.1, False, False, "decides nothing"),  # of two classes: guessing is half
+        (0.0, 0.0, False, False, "decides nothing"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_verdicts(
+    done: UUID, clean: float, protected: float, worked: bool, decides: bool, word: str
+) -> None:
+    measured(done, clean, protected)
+    verdict = build(done)["verdict"]
+    assert (verdict["worked"], verdict["decides"]) == (worked, decides)
+    assert word in verdict["sentence"]
+    assert f"{protected:.1%}" in verdict["sentence"]
+    assert "guessing: 50.0%" in verdict["sentence"]
+
+
+def test_the_record_is_whole(done: UUID) -> None:
+    record = build(done)
+    row = protection(done)
+    assert row.config is not None
+    assert record["config"]["seed"] == row.config["seed"]
+    assert record["config"]["target_map"] == row.config["target_map"]
+    assert record["dataset"] == {"name": "pets", "sha256": row.dataset_sha256}
+    assert record["change"]["archive_sha256"] == row.archive_sha256
+    assert record["accuracy"]["clean"]["accuracy_last"] == 0.9
+    assert record["accuracy"]["protected"]["accuracy_last"] == 0.3
+    assert record["training"]["checkpoints"]
+    assert record["refused"] == [{"name": "a.txt", "code": "C", "reason": "no image"}]
+    assert [step["kind"] for step in record["timing"]][:2] == ["train", "perturb"]
+    assert all(step["attempts"] == 1 and step["finished_at"] for step in record["timing"])
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_a_record_whose_blobs_are_gone(done: UUID) -> None:
+    storage.remove(storage.protection_key(done))
+    with pytest.raises(FileNotFoundError):
+        build(done)
+
+
+def evil(record: report.Record) -> report.Record:
+    record["dataset"]["name"] = EVIL
+    record["refused"] = [
+        {"name": f"{EVIL}{n}.png", "code": "X", "reason": EVIL} for n in range(300)
+    ]
+    record["training"]["held_out_from"] = EVIL
+    record["verdict"]["sentence"] += EVIL
+    record["change"]["psnr_db"] = None
+    return record
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_page(done: UUID, spoil: bool) -> None:
+    record: Any = build(done)
+    text = report.render(evil(record) if spoil else record, b"\x89PNG")
+    page = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert page.open == []
+    assert page.addresses == ["data:image/png;base64,iVBORw=="]
+    assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "url(" not in text
+    for shown in ("90.0 %", "30.0 %", "8 of 255 levels", record["config"]["seed"]):
+        assert shown in page.text
+    if spoil:
+        assert EVIL in page.text  # as it is, and only as text
+        assert "49" not in page.text.split("alert")[1][:40]
+        assert page.text.count("the first 200") == 1
+        assert page.tags.count("code") < 260
+
+
+def test_a_change_of_names_reaches_the_page(done: UUID) -> None:
+    with transaction() as session:
+        session.get_one(Protection, done).dataset_name = EVIL
+    page = Page(report.render(build(done), b""))
+    assert page.text.count(EVIL) == 2  # title and heading
