@@ -56,6 +56,7 @@ def summarise(changes: list[Change]) -> dict[str, float | None]:
     error = float(np.mean([change.squared_error for change in changes]))
     return {
         "largest_change_levels": max(change.largest_levels for change in changes),
+        "unchanged_images": sum(change.largest_levels == 0 for change in changes),
         "changed_share": round(float(np.mean([c.changed_share for c in changes])), 6),
         "ssim_mean": round(float(ssim.mean()), 6),
         "ssim_p5": round(float(np.percentile(ssim, 5)), 6),

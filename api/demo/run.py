@@ -146,6 +146,7 @@ def _print_verdict(report: Resource, protection: Resource, out: Path) -> None:
         f"{config['epochs']} epochs",
         "budget": f"{config['epsilon_levels']} of 255 levels",
         "largest change": f"{change['largest_change_levels']} levels, found in the archive itself",
+        "unchanged": f"{change['unchanged_images']} images",
         "SSIM": f"{change['ssim_mean']:.3f} (5th percentile {change['ssim_p5']:.3f})",
     }
     for name, label in (("clean", "trained on clean"), ("protected", "trained on protected")):

@@ -24,6 +24,7 @@ RECORD: report.Record = {
         "images": 12,
         "largest_change_levels": 8,
         "changed_share": 0.98,
+        "unchanged_images": 0,
         "ssim_mean": 0.93,
         "ssim_p5": 0.9,
         "psnr_db": 33.3,

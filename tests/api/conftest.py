@@ -301,6 +301,7 @@ CHANGE = {
     "images": 4,
     "largest_change_levels": 8,
     "changed_share": 0.97,
+    "unchanged_images": 0,
     "ssim_mean": 0.95,
     "ssim_p5": 0.9,
     "psnr_db": 32.1,

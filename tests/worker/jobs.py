@@ -21,7 +21,8 @@ CONFIG = {
     "input_pixels": 16,
     "crop_padding": 2,
     "batch_size": 16,
-    "steps": 2,
+    "steps": 3,
+    "learning_rate": 0.02,
     "step_levels": 3.0,
 }
 
