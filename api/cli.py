@@ -52,7 +52,10 @@ def protect(
 
 @app.command()
 def demo(
-    data: Annotated[Path | None, typer.Option(help="zip of class folders of your own")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="zip of class folders of your own", exists=True, dir_okay=False),
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo-output"),
 ) -> None:
     """The whole job on real photographs: start, upload, protect, download, verdict, stop."""

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,16 +15,21 @@ from sep_core.config import (
     PRESETS,
     Plan,
     SEPConfig,
+    Variant,
     gradient_passes,
+    paper_for,
     quick_for,
     resolve,
 )
 
 AUTO = "auto"
+VARIANTS = get_args(Variant)
 BATCH_SIZE: Mapping[str, int] = {"cpu": 128, "cuda": 512}
 # About two minutes of work each, so that losing a shard costs little: GFLOP on two AVX-512 cores
 # with bfloat16 and on a data-centre GPU.
 SHARD_GFLOP: Mapping[str, float] = {"cpu": 40_000, "cuda": 15_000_000}
+# A shard is held in memory until it is whole.
+SHARD_BYTES = 2**28
 # Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU.
 PACKAGE_GFLOP_A_PIXEL = 2.5e-4
 
@@ -56,15 +61,13 @@ def configure(
 ) -> SEPConfig:
     """A preset with some fields replaced.
 
-    `auto` is `paper` on a GPU, and on a CPU `quick` with epochs that suit the number of images.
+    `auto` is `paper` with a random target map on a GPU, and on a CPU `quick` with epochs that suit
+    the number of images.
 
     Raises:
         AppError: 422 with every field that does not fit.
     """
-    if preset == AUTO:
-        base = PRESETS["paper"] if device == "cuda" else quick_for(train_images)
-    else:
-        base = PRESETS[preset]
+    base = _base(preset, overrides.get("variant"), device, train_images)
     whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
     try:
         return load_config(whole)
@@ -74,6 +77,17 @@ def configure(
             "INVALID_CONFIG",
             f"The configuration (preset {preset}) does not fit: {_sentences(error)}",
         ) from error
+
+
+def _base(preset: str, variant: Any, device: str, train_images: int) -> SEPConfig:
+    if preset == "quick":
+        return PRESETS["quick"]
+    if preset == AUTO and device == "cpu":
+        return quick_for(train_images)
+    # A variant that is none is refused with the other fields.
+    paper = paper_for(variant) if variant in VARIANTS else PRESETS["paper"]
+    # The paper's own map, y + 1, is one that every attacker would try first.
+    return paper if preset == "paper" else replace(paper, target_map="random")
 
 
 def check(preset: str, overrides: Mapping[str, Any], classes: int, train_images: int) -> None:
@@ -124,9 +138,21 @@ def batches(records: Sequence[ImageRecord], plan: Plan) -> list[list[int]]:
 
 
 def shards(records: Sequence[ImageRecord], plan: Plan) -> list[list[list[int]]]:
-    """The batches of each `perturb` step."""
-    whole = batches(records, plan)
-    return [whole[at : at + plan.shard_batches] for at in range(0, len(whole), plan.shard_batches)]
+    """The batches of each `perturb` step: so many as the plan says, in at most SHARD_BYTES."""
+    result: list[list[list[int]]] = []
+    room = 0
+    for batch in batches(records, plan):
+        size = sum(_bytes(records[index]) for index in batch)
+        if not result or len(result[-1]) == plan.shard_batches or size > room:
+            result.append([])
+            room = SHARD_BYTES
+        result[-1].append(batch)
+        room -= size
+    return result
+
+
+def _bytes(record: ImageRecord) -> int:
+    return record.height * record.width * record.channels
 
 
 def costs(

@@ -67,7 +67,7 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
         return earlier
     dataset = _ready_dataset(session, owner_id, request.dataset_id)
     assert dataset.summary is not None
-    train_images = sum(dataset.summary["counts"]["train"].values())
+    train_images = _training_images(dataset.summary["counts"])
     planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
     protection = Protection(
         owner_id=owner_id,
@@ -99,6 +99,17 @@ def get(session: Session, owner_id: UUID, protection_id: UUID, *, lock: bool = F
     if protection is None or protection.owner_id != owner_id:
         raise not_found("protection", protection_id)
     return protection
+
+
+def made_of(session: Session, dataset_id: UUID) -> list[UUID]:
+    """Protections of a data set."""
+    return list(session.scalars(select(Protection.id).where(Protection.dataset_id == dataset_id)))
+
+
+def clean_previews(protection_ids: list[UUID]) -> None:
+    """Remove the pictures, which show originals, of protections whose data set was deleted."""
+    for protection_id in protection_ids:
+        storage.remove_one(storage.protection_key(protection_id, PREVIEW))
 
 
 def steps_of(session: Session, protection_id: UUID) -> list[Step]:
@@ -172,8 +183,6 @@ def settle(session: Session, step: Step) -> Protection:
     steps = steps_of(session, protection.id)
     if protection.state not in ACTIVE or any(s.state is StepState.RUNNING for s in steps):
         # Whoever is still running settles after us; the row's lock puts us in an order.
-        if not protection.cancel_requested:
-            _make_ready(session, steps)
         return protection
     failed = next((s for s in steps if s.state is StepState.FAILED), None)
     at = now(session)
@@ -299,6 +308,21 @@ def _ready_dataset(session: Session, owner_id: UUID, dataset_id: UUID) -> Datase
             409, "DATASET_REJECTED", f"Data set {dataset_id} was rejected: {dataset.error}"
         )
     return dataset
+
+
+def _training_images(counts: dict[str, dict[str, int]]) -> int:
+    """How many there are.
+
+    Raises:
+        AppError: 422, nothing could be set aside to test on.
+    """
+    if set(counts) == {"train"} and max(counts["train"].values()) < 2:
+        raise AppError(
+            422,
+            "NOTHING_TO_TEST_ON",
+            "Expected images in test/ or val/, or a class with two training images, got neither.",
+        )
+    return sum(counts["train"].values())
 
 
 def _add_steps(

@@ -29,14 +29,15 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     assert protection.config is not None
     clean = outputs[StepKind.EVALUATE, protections.CLEAN]
     protected = outputs[StepKind.EVALUATE, protections.PROTECTED]
+    change = outputs[StepKind.PACKAGE, 0]
     key = storage.protection_key(protection.id, protections.RECORD)
     stored: Record = json.loads(storage.read(key))
     return {
         "protection_id": str(protection.id),
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
-        "verdict": _verdict(clean, protected, len(protection.config["target_map"])),
+        "verdict": _verdict(clean, protected, change, len(protection.config["target_map"])),
         "accuracy": {"clean": clean, "protected": protected},
-        "change": outputs[StepKind.PACKAGE, 0],
+        "change": change,
         "training": outputs[StepKind.TRAIN, 0],
         "requested": protection.requested,
         "config": protection.config,
@@ -45,9 +46,9 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     } | stored
 
 
-def render(record: Record, preview: bytes) -> str:
-    """The record as an HTML page without links to anything outside it."""
-    picture = "data:image/png;base64," + base64.b64encode(preview).decode()
+def render(record: Record, preview: bytes | None) -> str:
+    """The record as an HTML page without links to anything outside; `preview` may be gone."""
+    picture = preview and "data:image/png;base64," + base64.b64encode(preview).decode()
     return (
         _environment()
         .get_template("report.html")
@@ -55,10 +56,11 @@ def render(record: Record, preview: bytes) -> str:
     )
 
 
-def _verdict(clean: Record, protected: Record, classes: int) -> Record:
+def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> Record:
     share = protected["accuracy_last"] / max(clean["accuracy_last"], 1e-9)
     decides = clean["accuracy_last"] * classes >= DECIDES_ABOVE_CHANCE
-    worked = decides and share <= WORKED_BELOW_SHARE
+    unchanged = change["unchanged_images"]
+    worked = decides and share <= WORKED_BELOW_SHARE and not unchanged
     measured = (
         f"On clean images, a network trained on the protected data reaches "
         f"{protected['accuracy_last']:.1%} (peak {protected['accuracy_peak']:.1%}) where one "
@@ -67,6 +69,8 @@ def _verdict(clean: Record, protected: Record, classes: int) -> Record:
     )
     if not decides:
         word = "The baseline hardly beats guessing, so this measurement decides nothing."
+    elif unchanged:
+        word = f"{unchanged} images leave as they came: the method found no way to change them."
     elif worked:
         word = "The protection holds against this network and recipe."
     else:

@@ -98,7 +98,18 @@ def read(key: str) -> bytes:
     Raises:
         FileNotFoundError: there is none.
     """
-    return bytes(obstore.get(_store(), key).bytes())
+    try:
+        return bytes(obstore.get(_store(), key).bytes())
+    except BaseError as error:
+        raise _translated(error) from error
+
+
+def read_if_there(key: str) -> bytes | None:
+    """A whole blob, or None."""
+    try:
+        return read(key)
+    except FileNotFoundError:
+        return None
 
 
 def stream(key: str, start: int, end: int) -> Iterator[bytes]:
@@ -127,6 +138,12 @@ def remove(prefix: str) -> None:
     folder = _folder()
     if folder is not None:
         shutil.rmtree(folder / prefix, ignore_errors=True)
+
+
+def remove_one(key: str) -> None:
+    """Remove a blob, if it is there."""
+    with suppress(FileNotFoundError):
+        obstore.delete(_store(), key)
 
 
 def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:
@@ -198,4 +215,5 @@ def _translated(error: Exception) -> Exception:
     # obstore names the operating system's ENOSPC only in its text (os error 28).
     if "os error 28" in str(error):
         return StorageFull("Expected room for the blob, got a full disk.")
-    return error
+    # An OSError is the infrastructure's failure to whoever calls: worth another try.
+    return error if isinstance(error, OSError) else OSError(str(error))

@@ -1,6 +1,6 @@
 """How much a protection takes away: an appropriator on clean pixels, then on protected ones.
 
-    python -m benchmarks.strength --data ZIP [--preset quick] [--set epochs=20 ...] [--seeds 3]
+    python -m benchmarks.strength [--data ZIP] [--preset quick] [--set epochs=20 ...] [--seeds 3]
 
 ZIP holds `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, all images of one size. Figures come last,
 one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-ratio`.
@@ -12,10 +12,11 @@ import io
 import json
 import statistics
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from api.demo.photographs import write_zip
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import PRESETS, Plan, SEPConfig, quick_for, resolve
 from sep_core.pixels import to_images, to_input, to_pixels
@@ -34,7 +36,7 @@ Figures = dict[str, float]
 def main() -> int:
     """Measure every seed; figures are means over them, and the worst ratio."""
     options = _options()
-    train, test, classes = read_zip(options.data)
+    train, test, classes = read_zip(options.data or _photographs())
     config = configured(options.preset, len(train[0]), options.set)
     torch.set_num_threads(options.threads)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
@@ -164,9 +166,15 @@ def _one_line(figures: Figures) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
+def _photographs() -> str:
+    path = Path(tempfile.gettempdir()) / "sepgate-photographs.zip"
+    write_zip(path, 200, 50)
+    return str(path)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", required=True, help="zip of split/class/image")
+    parser.add_argument("--data", help="zip of split/class/image; else the demo's photographs")
     parser.add_argument("--preset", choices=["auto", *sorted(PRESETS)], default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")

@@ -138,6 +138,11 @@ class Plan:
     shard_batches: int = 8
 
 
+def paper_for(variant: Variant) -> SEPConfig:
+    """The paper's configuration of a variant: 15 checkpoints with variance reduction, else 30."""
+    return replace(PAPER, variant=variant, checkpoints=15 if variant == "sep-fa-vr" else 30)
+
+
 def resolve(config: SEPConfig, classes: int) -> SEPConfig:
     """Draw what is still open: the seed (128 random bits) and the target map.
 
@@ -234,7 +239,7 @@ QUICK = SEPConfig(
     epsilon_levels=8,
     steps=8,
     step_levels=4.0,
-    checkpoints=5,
+    checkpoints=10,
     surrogate="small",
     appropriator="small",
     epochs=30,

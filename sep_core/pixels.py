@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 LEVELS = 255
 
@@ -42,6 +41,12 @@ def to_input(images: Float32[Tensor, "b c h w"], side: int) -> Float32[Tensor, "
 
 
 def _weights(length: int, side: int) -> Float32[Tensor, "side length"]:
-    """Of every pixel along one dimension in every pixel after the resize."""
-    unit = torch.eye(length)[None, None]
-    return functional.interpolate(unit, size=(side, length), mode="bilinear", antialias=True)[0, 0]
+    """Of every pixel along one dimension in every pixel after the resize: a triangle's share.
+
+    The triangle is as wide as two pixels of whichever grid is coarser.
+    """
+    scale = length / side
+    centres = (torch.arange(side, dtype=torch.float64) + 0.5) * scale
+    distance = (torch.arange(length, dtype=torch.float64) + 0.5 - centres[:, None]).abs()
+    triangle = (1 - distance / max(scale, 1)).clamp(min=0)
+    return (triangle / triangle.sum(1, keepdim=True)).float()

@@ -1,10 +1,13 @@
 """What a worker process is: its device, memory and versions, as they stand in its row."""
 
+import logging
 import os
 import platform
 import socket
 import threading
+import time
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 
 from api.db import now, transaction
@@ -13,7 +16,8 @@ from api.planning import Device
 from api.settings import settings
 
 HEARTBEAT_SECONDS = 15
-FORGOTTEN_AFTER_SECONDS = 86_400
+log = logging.getLogger(__name__)
+
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -44,7 +48,7 @@ def measure(queue: Queue) -> Facts:
     versions = {"python": platform.python_version()} | {
         package: version(package) for package in ("sepgate", "numpy", "pillow")
     }
-    threads = settings().threads or os.cpu_count() or 1
+    threads = settings().threads or len(os.sched_getaffinity(0))
     if queue is Queue.CPU:
         return Facts("cpu", platform.processor(), _memory_bytes(), False, threads, versions)
     import torch  # noqa: PLC0415  never in the parent, and never for the cpu queue
@@ -66,24 +70,23 @@ def measure(queue: Queue) -> Facts:
 
 def register(queue: Queue, facts: Facts) -> None:
     """Write the row, and keep its heartbeat fresh from a thread for as long as this process is."""
-    with transaction() as session:
-        at = now(session)
-        session.merge(
-            Worker(name=name(), queue=queue, started_at=at, heartbeat_at=at, **asdict(facts))
-        )
-    threading.Thread(target=_beat, daemon=True, name="heartbeat").start()
+    threading.Thread(target=_beat, args=(queue, facts), daemon=True, name="heartbeat").start()
 
 
-def _beat() -> None:
-    stop = threading.Event()
-    while not stop.wait(HEARTBEAT_SECONDS):
+def _beat(queue: Queue, facts: Facts) -> None:
+    began: datetime | None = None
+    while True:
         try:
             with transaction() as session:
-                worker = session.get(Worker, name())
-                if worker is not None:
-                    worker.heartbeat_at = now(session)
-        except Exception:  # noqa: BLE001, S112  the database is away: the next beat may find it
-            continue
+                at = now(session)
+                began = began or at
+                row = Worker(name=name(), queue=queue, started_at=began, heartbeat_at=at)
+                for field, value in asdict(facts).items():
+                    setattr(row, field, value)
+                session.merge(row)
+        except Exception:  # the database is away: the next beat may find it
+            log.exception("the heartbeat of %s was not written", name())
+        time.sleep(HEARTBEAT_SECONDS)
 
 
 def _memory_bytes() -> int:

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Self
 
+from sqlalchemy.exc import OperationalError
+
 from api import leases
 from api.db import transaction
 from api.leases import Claim, Word
@@ -59,19 +61,31 @@ class Lease:
             StepStopped, WorkerDraining, LeaseLost: break off.
         """
         self._ticked = time.monotonic()
-        if self._lost:
-            raise LeaseLost
+        self.check()
         if self._drain.is_set():
             raise WorkerDraining
         if self._ticked - self._reported < REPORT_SECONDS:
             return
         self._reported = self._ticked
-        with transaction() as session:
-            word = leases.report(session, self._claim, done, total)
+        try:
+            with transaction() as session:
+                word = leases.report(session, self._claim, done, total)
+        except OperationalError:  # hours of computing outlive a database that is away for a while
+            log.exception("the progress of step %s was not written", self._claim.step_id)
+            return
         if word is Word.LOST:
             raise LeaseLost
         if word is Word.STOP:
             raise StepStopped
+
+    def check(self) -> None:
+        """Raise if the step was given to somebody else.
+
+        Raises:
+            LeaseLost: break off.
+        """
+        if self._lost:
+            raise LeaseLost
 
     def _renew(self) -> None:
         while not self._over.wait(settings().lease_renew_seconds):

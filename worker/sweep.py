@@ -7,15 +7,17 @@ import logging
 import signal
 import threading
 import time
+from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from api import datasets, leases, outbox, protections, storage
-from api.db import reading, transaction
-from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step
+from api.db import now, reading, transaction
+from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step, Worker
 from api.settings import settings
 
 COLLECT_EVERY_SECONDS = 300
+WORKER_FORGOTTEN_AFTER_SECONDS = 86_400
 
 log = logging.getLogger("sepgate.sweep")
 
@@ -59,11 +61,22 @@ def collect() -> None:
     with reading() as session:
         known = set(session.scalars(select(Dataset.id).where(Dataset.error_code.is_(None))))
         kept = set(session.scalars(select(Protection.id).where(Protection.state.in_(keeping))))
+        over = set(
+            session.scalars(
+                select(Protection.id).where(Protection.state == ProtectionState.SUCCEEDED)
+            )
+        )
     for key in [storage.dataset_key(i) for i in idle_datasets - known] + [
         storage.protection_key(i) for i in idle_protections - kept
     ]:
         log.warning("removing %s: no row refers to it", key)
         storage.remove(key)
+    # Left where a process was killed between the last commit and its clean-up.
+    for protection_id in idle_protections & over:
+        storage.remove(storage.protection_key(protection_id, protections.SHARDS))
+    with transaction() as session:
+        limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
+        session.execute(delete(Worker).where(Worker.heartbeat_at < limit))
 
 
 def _lost(step: Step) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import signal
+import time
 from uuid import UUID
 
 from celery import signals
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 draining = DrainFlag()
 
 PR_SET_PDEATHSIG = 1
+FINISH_RETRY_SECONDS = 2
 
 
 @signals.worker_shutting_down.connect
@@ -61,7 +63,7 @@ def _run(claim: Claim) -> None:
     try:
         with Lease(claim, draining) as lease:
             output = run(claim, lease.tick)
-        _finish(claim, output)
+            _finish_patiently(claim, output, lease)
     except LeaseLost:
         raise
     except StepStopped:
@@ -78,6 +80,17 @@ def _run(claim: Claim) -> None:
     except Exception as error:
         log.exception("step %s failed", claim.step_id)
         _fail(claim, *_described(error))
+
+
+def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> None:
+    """A finished computation is not thrown away because the database is away for a while."""
+    while True:
+        try:
+            return _finish(claim, output)
+        except OperationalError:
+            log.exception("the end of step %s was not written", claim.step_id)
+            time.sleep(FINISH_RETRY_SECONDS)
+            lease.check()
 
 
 def _finish(claim: Claim, output: dict[str, object]) -> None:
@@ -116,7 +129,11 @@ def _stop(claim: Claim, *, counts: bool) -> None:
 
 def _retry(claim: Claim) -> None:
     if claim.attempt >= settings().max_attempts:
-        _fail(claim, "INFRASTRUCTURE", "Database, storage or network failed three times in a row.")
+        _fail(
+            claim,
+            "INFRASTRUCTURE",
+            f"Database, storage, network or disk failed {claim.attempt} times in a row.",
+        )
     else:
         _stop(claim, counts=True)
 

@@ -12,8 +12,6 @@ from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from worker.data import Reader
 
-PROGRESS_EVERY = 32
-
 
 def prepare(plan: Plan) -> None:
     """Settings of this process that the bytes depend on."""
@@ -55,14 +53,13 @@ def at_input_size(
 ) -> Generator[tuple[int, int], None, Tensor]:
     """Decode images at the size that networks see: (n, 3, s, s) uint8.
 
-    Yields (0, 0), a sign of life, every few images: the step's real work comes afterwards.
+    Yields (0, 0), a sign of life, after every image: the step's real work comes afterwards.
     """
     result = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
     for number, record in enumerate(records):
         image = to_images(tensor([reader.pixels(record)]))
         result[number] = to_pixels(to_input(image, side).contiguous())[0]
-        if number % PROGRESS_EVERY == 0:
-            yield 0, 0
+        yield 0, 0
     return result
 
 

@@ -81,6 +81,9 @@ def _check_size(image: Image.Image, limits: Limits) -> None:
     if width * height > limits.max_image_pixels:
         reason = f"Expected at most {limits.max_image_pixels} pixels, got {width} x {height}."
         raise ImageRefused("IMAGE_TOO_LARGE", reason)
+    if max(width, height) > limits.max_side:
+        reason = f"Expected at most {limits.max_side} pixels a side, got {width} x {height}."
+        raise ImageRefused("IMAGE_TOO_LARGE", reason)
     if min(width, height) < limits.min_side:
         reason = f"Expected at least {limits.min_side} pixels a side, got {width} x {height}."
         raise ImageRefused("IMAGE_TOO_SMALL", reason)

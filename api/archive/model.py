@@ -26,6 +26,7 @@ class Limits:
     ratio_floor_bytes: int = 64 * MEBIBYTE
     max_image_pixels: int = 64_000_000
     min_side: int = 8
+    max_side: int = 32_768
     max_file_bytes: int = 512 * MEBIBYTE
     max_directory_bytes: int = 512 * MEBIBYTE
 

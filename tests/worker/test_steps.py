@@ -10,6 +10,7 @@ from PIL import Image
 
 from api import planning, protections, report, storage
 from api.db import reading
+from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
@@ -216,3 +217,46 @@ def _transparent() -> bytes:
     file = io.BytesIO()
     Image.new("RGBA", (32, 32), (1, 2, 3, 128)).save(file, "PNG")
     return file.getvalue()
+
+
+def test_an_image_that_does_not_change_is_said_so() -> None:
+    protection, _ = jobs.protect(pictures.zipped(FILES))
+    record = record_of(protection)
+    assert record["change"]["unchanged_images"] == 0
+    with reading() as session:
+        steps = protections.steps_of(session, protection.id)
+    package = next(step for step in steps if step.kind is StepKind.PACKAGE)
+    package.output = {**(package.output or {}), "unchanged_images": 3}
+    verdict = report.build(protection, steps)["verdict"]
+    assert not verdict["worked"]
+
+
+def test_deleting_the_data_set_takes_the_pictures_that_show_originals() -> None:
+    protection, _ = jobs.protect(pictures.zipped(FILES))
+    key = storage.protection_key(protection.id, protections.PREVIEW)
+    assert storage.read_if_there(key)
+    assert protection.dataset_id is not None
+    protections.clean_previews([protection.id])
+    assert storage.read_if_there(key) is None
+    assert "went with the data set" in report.render(record_of(protection), None)
+
+
+def test_nothing_to_test_on_is_refused_before_any_training() -> None:
+    files = {
+        f"train/{c}/0.png": pictures.encoded(pictures.image(i, 0)) for i, c in enumerate("abc")
+    }
+    dataset = jobs.upload(pictures.zipped(files))
+    with pytest.raises(AppError, match="two training images"):
+        jobs.ask(dataset.id)
+
+
+def test_a_shard_is_no_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "BATCH_SIZE", {"cpu": 4})
+    archive = pictures.zipped(FILES)
+    whole = jobs.protect(archive)[1]
+    monkeypatch.setattr(planning, "SHARD_BYTES", 4 * 32 * 32 * 3)
+    protection, in_parts = jobs.protect(archive)
+    with reading() as session:
+        kinds = [step.kind for step in protections.steps_of(session, protection.id)]
+    assert kinds.count(StepKind.PERTURB) == -(-len(FILES) // 4)
+    assert in_parts == whole

@@ -27,7 +27,6 @@ from worker.metrics import Change
 from worker.steps import Output, Work
 
 FORMAT_VERSION = 1
-PROGRESS_EVERY = 16
 PREVIEW_COLUMNS = 8
 
 
@@ -61,8 +60,7 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[tuple[int, int], 
         "files": [],
     }
     for number, _ in enumerate(archive.write(file, _members(job, manifest))):
-        if number % PROGRESS_EVERY == 0:
-            yield number, total
+        yield number, total
     return manifest
 
 
@@ -117,8 +115,7 @@ def _verify(
             _check_budget(job, record, change, entry)
             changes.append(change)
             pairs.setdefault(record.class_name, (original, protected))
-            if len(changes) % PROGRESS_EVERY == 0:
-                yield len(job.records) + len(changes), total
+            yield len(job.records) + len(changes), total
     picture = preview.draw(list(pairs.values())[:PREVIEW_COLUMNS], job.config.epsilon_levels)
     storage.write(storage.protection_key(job.protection_id, protections.PREVIEW), picture)
     return changes
