@@ -35,6 +35,8 @@ from api.routes.schemas import (
     StepOut,
 )
 
+KEYS = {"seed", "target_map"}
+
 router = APIRouter(
     prefix="/v1/protections",
     tags=["protections"],
@@ -266,8 +268,8 @@ def _shown(session: Session, protection: Protection, steps: list[Step]) -> Prote
         cancel_requested=protection.cancel_requested,
         progress=round(protections.progress(steps), 4),
         eta_seconds=None if eta is None else round(eta, 1),
-        requested=protection.requested,
-        config=protection.config,
+        requested=protection.requested | {"config": _shareable(protection.requested["config"])},
+        config=protection.config and _shareable(protection.config),
         plan=protection.plan,
         archive=_archive(protection),
         error_code=protection.error_code,
@@ -276,6 +278,11 @@ def _shown(session: Session, protection: Protection, steps: list[Step]) -> Prote
         started_at=protection.started_at,
         finished_at=protection.finished_at,
     )
+
+
+def _shareable(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys: what is polled ends in logs. The report has them."""
+    return {name: value for name, value in config.items() if name not in KEYS}
 
 
 def _archive(protection: Protection) -> ArchiveOut | None:

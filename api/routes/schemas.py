@@ -117,9 +117,9 @@ class ProtectionOut(BaseModel):
     cancel_requested: bool
     progress: float = Field(description="share of the work done, 0 to 1")
     eta_seconds: float | None = Field(description="to the end, judged by the work done so far")
-    requested: dict[str, Any] = Field(description="preset and overrides, as asked for")
+    requested: dict[str, Any] = Field(description="preset and overrides as asked for, without keys")
     config: dict[str, Any] | None = Field(
-        description="the frozen configuration; null until planned"
+        description="the frozen configuration without its keys; null until planned"
     )
     plan: dict[str, Any] | None = Field(description="what the bytes depend on beside; frozen too")
     archive: "ArchiveOut | None" = Field(description="null until `state` is succeeded")
