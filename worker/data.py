@@ -31,10 +31,6 @@ class Job:
         """Accepted images, sorted by name."""
         return self.index.records
 
-    def label(self, record: ImageRecord) -> int:
-        """Class of an image as a number."""
-        return self.index.classes.index(record.class_name)
-
 
 def load_index(dataset_id: UUID) -> IngestResult:
     """What ingestion found."""

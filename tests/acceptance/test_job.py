@@ -91,3 +91,27 @@ def test_a_worker_that_is_stopped_gives_its_step_back(stack: Stack) -> None:
     assert train["attempt"] == 0  # a drain is nobody's fault
     stack.start("worker-gpu")
     assert stack.finish(path)["state"] == "succeeded"
+
+
+def with_entry(name: str, content: bytes, mode: int = 0o100644) -> bytes:
+    """A good archive with one more entry."""
+    file = io.BytesIO(pictures.zipped(pictures.class_folders(3)))
+    entry = zipfile.ZipInfo(name)
+    entry.create_system, entry.external_attr = 3, mode << 16
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
+def test_hostile_archives_are_refused_and_leave_nothing(stack: Stack, tmp_path: Path) -> None:
+    hostile = {
+        "ARCHIVE_UNSAFE_PATH": with_entry("../../etc/passwd", b"x"),
+        "ARCHIVE_LINK": with_entry("train/ant/link.png", b"/etc/passwd", 0o120777),
+        "ARCHIVE_BOMB": with_entry("train/ant/bomb.png", bytes(2**27)),
+        "NOT_A_ZIP": b"hello",
+    }
+    for code, archive in hostile.items():
+        dataset = stack.finish(f"/v1/datasets/{stack.upload(archive)}")
+        assert dataset["state"] == "rejected"
+        assert dataset["error_code"] == code
+    wait_for(lambda: blobs(tmp_path) == [], 5, "the refused archives to go")
