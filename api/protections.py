@@ -1,45 +1,34 @@
-"""The life of a protection and its steps. The sole writer of their state.
-
-Every change ends in `settle`, which reads the steps and moves the protection on: joins are rows.
+"""The life of a protection: asked for, cancelled, deleted. With `steps`, which moves it on while it
+runs, the sole writer of its state.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import datasets, leases, planning, storage
+from api import datasets, planning, steps, storage
 from api.db import now
 from api.errors import AppError, not_found
-from api.leases import Claim
 from api.models import (
     ACTIVE,
     Dataset,
     DatasetState,
     Protection,
     ProtectionState,
-    Step,
     StepKind,
     StepState,
-    move,
 )
-from sep_core.config import Plan, SEPConfig, as_dict
 
 ARCHIVE = "archive.zip"
 RECORD = "record.json"
 PREVIEW = "before-after.png"
 CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
-
-# Joins: a kind of step becomes ready when all steps of the kinds before it are done.
-ORDER = (StepKind.TRAIN, StepKind.PERTURB, StepKind.PACKAGE, StepKind.EVALUATE)
-CLEAN, PROTECTED = 0, 1
-"""Indices of the two `evaluate` steps."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +71,9 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     )
     session.add(protection)
     session.flush()
-    _add_steps(session, protection, StepKind.TRAIN, StepState.READY, [0.0])
-    _add_steps(session, protection, StepKind.PACKAGE, StepState.WAITING, [0.0])
-    _add_steps(session, protection, StepKind.EVALUATE, StepState.WAITING, [0.0, 0.0])
+    steps.add(session, protection, StepKind.TRAIN, StepState.READY, [0.0])
+    steps.add(session, protection, StepKind.PACKAGE, StepState.WAITING, [0.0])
+    steps.add(session, protection, StepKind.EVALUATE, StepState.WAITING, [0.0, 0.0])
     session.flush()
     return protection
 
@@ -112,98 +101,6 @@ def clean_previews(protection_ids: list[UUID]) -> None:
         storage.remove_one(storage.protection_key(protection_id, PREVIEW))
 
 
-def steps_of(session: Session, protection_id: UUID) -> list[Step]:
-    """All steps, in the order in which they run."""
-    steps = session.scalars(select(Step).where(Step.protection_id == protection_id)).all()
-    return sorted(steps, key=lambda step: (ORDER.index(step.kind), step.index))
-
-
-def start(session: Session, claim: Claim) -> Protection:
-    """The first claimed step sets the protection running."""
-    protection = session.get_one(Protection, claim.protection_id)
-    if protection.state is ProtectionState.QUEUED:
-        move(session, protection, ProtectionState.RUNNING, started_at=now(session))
-    return protection
-
-
-def freeze(
-    session: Session,
-    claim: Claim,
-    config: SEPConfig,
-    plan: Plan,
-    costs: dict[StepKind, list[float]],
-) -> Protection:
-    """Keep configuration and plan on the row, once, and add the `perturb` steps that follow."""
-    lost = leases.held(session, claim) is None  # locks step, then protection: as all others do
-    protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
-    if lost or protection.plan is not None:
-        return protection
-    protection.config, protection.plan = as_dict(config), as_dict(plan)
-    _add_steps(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
-    for step in steps_of(session, protection.id):
-        step.cost = costs[step.kind][step.index]
-    return protection
-
-
-def finish_step(session: Session, claim: Claim, output: dict[str, Any]) -> Protection | None:
-    """A step is done; None if its lease was lost, and then nothing is written."""
-    step = leases.held(session, claim)
-    if step is None:
-        return None
-    leases.finish(session, step, output)
-    return settle(session, step)
-
-
-def fail_step(session: Session, claim: Claim, code: str, message: str) -> Protection | None:
-    """A step failed for good, and with it the protection."""
-    step = leases.held(session, claim)
-    if step is None:
-        return None
-    leases.fail(session, step, code, message)
-    return settle(session, step)
-
-
-def stop_step(session: Session, claim: Claim, *, counts: bool) -> Protection | None:
-    """A step was broken off: cancelled, drained, or to be tried again."""
-    step = leases.held(session, claim)
-    if step is None:
-        return None
-    leases.give_back(session, step, counts=counts)
-    return settle(session, step)
-
-
-def settle(session: Session, step: Step) -> Protection:
-    """Move the protection of a step that has just changed on to where its steps say it is."""
-    protection = session.scalars(
-        select(Protection)
-        .where(Protection.id == step.protection_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).one()
-    steps = steps_of(session, protection.id)
-    if protection.state not in ACTIVE or any(s.state is StepState.RUNNING for s in steps):
-        # Whoever is still running settles after us; the row's lock puts us in an order.
-        return protection
-    failed = next((s for s in steps if s.state is StepState.FAILED), None)
-    at = now(session)
-    if protection.cancel_requested:
-        move(session, protection, ProtectionState.CANCELLED, finished_at=at)
-    elif failed is not None:
-        move(
-            session,
-            protection,
-            ProtectionState.FAILED,
-            finished_at=at,
-            error_code=failed.error_code,
-            error=failed.error,
-        )
-    elif all(s.state is StepState.DONE for s in steps):
-        _succeed(session, protection, steps)
-    else:
-        _make_ready(session, steps)
-    return protection
-
-
 def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     """Ask for an end; at once if no worker is at it, else within seconds by that worker.
 
@@ -221,7 +118,7 @@ def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
         )
     protection.cancel_requested = True
     session.flush()
-    return settle(session, steps_of(session, protection_id)[0])
+    return steps.settle(session, steps.of(session, protection_id)[0])
 
 
 def delete(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
@@ -250,30 +147,6 @@ def clean(protection: Protection | None) -> None:
         return
     succeeded = protection.state is ProtectionState.SUCCEEDED
     storage.remove(storage.protection_key(protection.id, SHARDS if succeeded else ""))
-
-
-def eta_seconds(session: Session, protection: Protection, steps: list[Step]) -> float | None:
-    """Seconds to go, from the work done since the start; None before there is any to judge by."""
-    if protection.state is not ProtectionState.RUNNING or protection.started_at is None:
-        return None
-    total = sum(step.cost for step in steps)
-    done = sum(step.cost * share_done(step) for step in steps)
-    elapsed = (now(session) - protection.started_at).total_seconds()
-    return elapsed * (total - done) / done if done > 0 else None
-
-
-def progress(steps: list[Step]) -> float:
-    """Share of the whole work that is done, in [0, 1]; 0 until the costs are known."""
-    total = sum(step.cost for step in steps)
-    return sum(step.cost * share_done(step) for step in steps) / total if total else 0.0
-
-
-def share_done(step: Step) -> float:
-    """Progress of a step in [0, 1]."""
-    if step.state is StepState.DONE:
-        return 1.0
-    running = step.state is StepState.RUNNING and step.progress_total > 0
-    return step.progress_done / step.progress_total if running else 0.0
 
 
 def _earlier(
@@ -323,45 +196,3 @@ def _training_images(counts: dict[str, dict[str, int]]) -> int:
             "Expected images in test/ or val/, or a class with two training images, got neither.",
         )
     return sum(counts["train"].values())
-
-
-def _add_steps(
-    session: Session, protection: Protection, kind: StepKind, state: StepState, costs: list[float]
-) -> None:
-    for index, cost in enumerate(costs):
-        session.add(
-            Step(
-                protection_id=protection.id,
-                kind=kind,
-                index=index,
-                state=state,
-                cost=cost,
-                created_at=protection.created_at,
-            )
-        )
-    session.flush()
-
-
-def _make_ready(session: Session, steps: list[Step]) -> None:
-    """The first kind that is not done becomes ready; the rest waits for it."""
-    for _, alike in groupby(steps, key=lambda step: step.kind):
-        unfinished = [step for step in alike if step.state is not StepState.DONE]
-        for step in unfinished:
-            if step.state is StepState.WAITING:
-                move(session, step, StepState.READY)
-        if unfinished:
-            return
-
-
-def _succeed(session: Session, protection: Protection, steps: list[Step]) -> None:
-    package = next(step for step in steps if step.kind is StepKind.PACKAGE)
-    assert package.output is not None
-    session.execute(
-        update(Protection)
-        .where(Protection.id == protection.id)
-        .values(
-            archive_sha256=package.output["archive_sha256"],
-            archive_bytes=package.output["archive_bytes"],
-        )
-    )
-    move(session, protection, ProtectionState.SUCCEEDED, finished_at=now(session))

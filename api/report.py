@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from api import protections, storage
 from api.models import Protection, Step, StepKind
+from api.steps import CLEAN, PROTECTED
 
 Record = dict[str, Any]
 
@@ -27,8 +28,8 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     """
     outputs = {(step.kind, step.index): step.output or {} for step in steps}
     assert protection.config is not None
-    clean = outputs[StepKind.EVALUATE, protections.CLEAN]
-    protected = outputs[StepKind.EVALUATE, protections.PROTECTED]
+    clean = outputs[StepKind.EVALUATE, CLEAN]
+    protected = outputs[StepKind.EVALUATE, PROTECTED]
     change = outputs[StepKind.PACKAGE, 0]
     key = storage.protection_key(protection.id, protections.RECORD)
     stored: Record = json.loads(storage.read(key))

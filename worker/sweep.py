@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, select
 
-from api import datasets, leases, outbox, protections, storage
+from api import datasets, leases, outbox, protections, steps, storage
 from api.db import now, reading, transaction
 from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step, Worker
 from api.settings import settings
@@ -44,7 +44,7 @@ def free_lost() -> None:
             else:
                 leases.give_back(session, step, counts=True)
             if step.protection_id is not None:
-                ended.append(protections.settle(session, step))
+                ended.append(steps.settle(session, step))
     for row in ended:
         if isinstance(row, Dataset):
             datasets.clean(row)

@@ -10,7 +10,7 @@ from uuid import UUID
 from celery import signals
 from sqlalchemy.exc import OperationalError
 
-from api import datasets, leases, outbox, protections
+from api import datasets, leases, outbox, protections, steps
 from api.db import transaction
 from api.errors import AppError
 from api.leases import Claim
@@ -46,7 +46,7 @@ def run_step(step_id: str) -> None:
     with transaction() as session:
         claim = leases.claim(session, UUID(step_id), facts.name())
         if claim is not None and claim.protection_id is not None:
-            protections.start(session, claim)
+            steps.start(session, claim)
     if claim is None:
         return
     log.info("step %s (%s %d), attempt %d", step_id, claim.kind, claim.index, claim.attempt)
@@ -98,7 +98,7 @@ def _finish(claim: Claim, output: dict[str, object]) -> None:
         if claim.kind is StepKind.INGEST:
             datasets.ready(session, claim, output)
             return
-        protection = protections.finish_step(session, claim, output)
+        protection = steps.finish(session, claim, output)
     protections.clean(protection)
 
 
@@ -111,7 +111,7 @@ def _fail(claim: Claim, code: str, message: str) -> None:
             datasets.clean(dataset)
         return
     with transaction() as session:
-        protection = protections.fail_step(session, claim, code, message)
+        protection = steps.fail(session, claim, code, message)
     protections.clean(protection)
 
 
@@ -123,7 +123,7 @@ def _stop(claim: Claim, *, counts: bool) -> None:
                 leases.give_back(session, step, counts=counts)
         return
     with transaction() as session:
-        protection = protections.stop_step(session, claim, counts=counts)
+        protection = steps.stop(session, claim, counts=counts)
     protections.clean(protection)
 
 

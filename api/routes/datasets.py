@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 from starlette.requests import ClientDisconnect
 
-from api import datasets, outbox, protections, storage
+from api import datasets, outbox, protections, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError, StorageFull
 from api.models import Dataset, DatasetState, Step
@@ -167,7 +167,7 @@ def _shown(dataset: Dataset, step: Step) -> DatasetOut:
         classes=summary.get("classes"),
         counts=summary.get("counts"),
         sizes=summary.get("sizes"),
-        progress=protections.share_done(step),
+        progress=steps.share_done(step),
         error_code=dataset.error_code,
         error=dataset.error,
         created_at=dataset.created_at,

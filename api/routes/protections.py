@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api import outbox, protections, report, storage
+from api import outbox, protections, report, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError, not_found
 from api.models import ACTIVE, Protection, ProtectionState, Step
@@ -86,9 +86,7 @@ def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> Prot
     statement = select(Protection).where(Protection.owner_id == caller.owner_id)
     with reading() as session:
         rows = session.scalars(after(statement, Protection, cursor).limit(limit + 1)).all()
-        items = [
-            _shown(session, row, protections.steps_of(session, row.id)) for row in rows[:limit]
-        ]
+        items = [_shown(session, row, steps.of(session, row.id)) for row in rows[:limit]]
     return ProtectionPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
@@ -214,8 +212,8 @@ def _preview_key(protection_id: UUID) -> str:
 def _report(owner_id: UUID, protection_id: UUID) -> report.Record:
     with reading() as session:
         protection = _succeeded(session, owner_id, protection_id)
-        steps = protections.steps_of(session, protection_id)
-    return report.build(protection, steps)
+        parts = steps.of(session, protection_id)
+    return report.build(protection, parts)
 
 
 def _succeeded(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
@@ -237,9 +235,9 @@ def _succeeded(session: Session, owner_id: UUID, protection_id: UUID) -> Protect
 
 
 def _detail(session: Session, protection: Protection) -> ProtectionDetail:
-    steps = protections.steps_of(session, protection.id)
-    shown = _shown(session, protection, steps)
-    return ProtectionDetail(**shown.model_dump(), steps=[_step(step) for step in steps])
+    parts = steps.of(session, protection.id)
+    shown = _shown(session, protection, parts)
+    return ProtectionDetail(**shown.model_dump(), steps=[_step(step) for step in parts])
 
 
 def _step(step: Step) -> StepOut:
@@ -247,7 +245,7 @@ def _step(step: Step) -> StepOut:
         kind=step.kind,
         index=step.index,
         state=step.state,
-        progress=round(protections.share_done(step), 4),
+        progress=round(steps.share_done(step), 4),
         attempt=step.attempt,
         worker=step.lease_owner,
         error_code=step.error_code,
@@ -257,8 +255,8 @@ def _step(step: Step) -> StepOut:
     )
 
 
-def _shown(session: Session, protection: Protection, steps: list[Step]) -> ProtectionOut:
-    eta = protections.eta_seconds(session, protection, steps)
+def _shown(session: Session, protection: Protection, parts: list[Step]) -> ProtectionOut:
+    eta = steps.eta_seconds(session, protection, parts)
     return ProtectionOut(
         id=protection.id,
         dataset_id=protection.dataset_id,
@@ -266,7 +264,7 @@ def _shown(session: Session, protection: Protection, steps: list[Step]) -> Prote
         state=protection.state,
         done=protection.state not in ACTIVE,
         cancel_requested=protection.cancel_requested,
-        progress=round(protections.progress(steps), 4),
+        progress=round(steps.progress(parts), 4),
         eta_seconds=None if eta is None else round(eta, 1),
         requested=protection.requested | {"config": _shareable(protection.requested["config"])},
         config=protection.config and _shareable(protection.config),

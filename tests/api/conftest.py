@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from sqlalchemy import select
 
-from api import datasets, db, keys, leases, main, planning, protections, queue, storage
+from api import datasets, db, keys, leases, main, planning, protections, queue, steps, storage
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue, Step, StepKind, StepState
 from api.settings import settings
@@ -211,17 +211,17 @@ def requested(owner_id: UUID, dataset_id: UUID, key: str | None = None) -> UUID:
         return protections.create(session, owner_id, request, key).id
 
 
-def steps(protection_id: UUID) -> list[Step]:
+def steps_of(protection_id: UUID) -> list[Step]:
     with db.reading() as session:
-        return protections.steps_of(session, protection_id)
+        return steps.of(session, protection_id)
 
 
 def step(protection_id: UUID, kind: StepKind, index: int = 0) -> Step:
-    return next(s for s in steps(protection_id) if (s.kind, s.index) == (kind, index))
+    return next(s for s in steps_of(protection_id) if (s.kind, s.index) == (kind, index))
 
 
 def states(protection_id: UUID) -> list[tuple[StepKind, StepState]]:
-    return [(each.kind, each.state) for each in steps(protection_id)]
+    return [(each.kind, each.state) for each in steps_of(protection_id)]
 
 
 def protection(protection_id: UUID) -> Protection:
@@ -238,7 +238,7 @@ def claimed(step_id: UUID, worker: str = "worker") -> Claim | None:
     with db.transaction() as session:
         claim = leases.claim(session, step_id, worker)
         if claim is not None and claim.protection_id is not None:
-            protections.start(session, claim)
+            steps.start(session, claim)
     return claim
 
 
@@ -253,12 +253,12 @@ def freeze(claim: Claim) -> None:
     with db.transaction() as session:
         requested = session.get_one(Protection, claim.protection_id).requested
         config, plan = planning.freeze(requested, 2, 5_000, CPU)
-        protections.freeze(session, claim, config, plan, COSTS)
+        steps.freeze(session, claim, config, plan, COSTS)
 
 
 def finish(claim: Claim, output: JSON | None = None) -> None:
     with db.transaction() as session:
-        ended = protections.finish_step(session, claim, output or {})
+        ended = steps.finish(session, claim, output or {})
     protections.clean(ended)
 
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 
-from api import datasets, leases, protections, storage
+from api import datasets, leases, protections, steps, storage
 from api.db import now, reading, transaction
 from api.leases import Claim, Word
 from api.models import DatasetState, ProtectionState, Step, StepKind, StepState
@@ -35,7 +35,7 @@ def queued(owner_id: UUID, ready: UUID) -> UUID:
 
 def fail(claim: Claim, code: str = "BROKEN") -> None:
     with transaction() as session:
-        ended = protections.fail_step(session, claim, code, "It broke.")
+        ended = steps.fail(session, claim, code, "It broke.")
     protections.clean(ended)
 
 
@@ -47,7 +47,7 @@ def cancel(owner_id: UUID, protection_id: UUID) -> None:
 
 def stop(claim: Claim, *, counts: bool) -> None:
     with transaction() as session:
-        protections.stop_step(session, claim, counts=counts)
+        steps.stop(session, claim, counts=counts)
 
 
 def report(claim: Claim, done: int = 1, total: int = 2) -> Word:
@@ -177,7 +177,7 @@ def test_reports_are_heard(owner_id: UUID, queued: UUID) -> None:
     assert report(claim, 3, 10) is Word.GO_ON
     running = step(queued, StepKind.TRAIN)
     assert (running.progress_done, running.progress_total) == (3, 10)
-    assert protections.share_done(running) == pytest.approx(0.3)
+    assert steps.share_done(running) == pytest.approx(0.3)
     cancel(owner_id, queued)
     assert protection(queued).state is ProtectionState.RUNNING
     assert report(claim, 4, 10) is Word.STOP

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from redis import Redis
 
-from api import outbox, protections, queue
+from api import outbox, protections, queue, steps
 from api.db import transaction
 from api.models import Queue, StepKind
 from api.settings import settings
@@ -66,7 +66,7 @@ def test_what_is_given_back_is_sent_again(asked: UUID) -> None:
     claim = must_claim(asked, StepKind.TRAIN)
     freeze(claim)
     with transaction() as session:
-        protections.stop_step(session, claim, counts=False)
+        steps.stop(session, claim, counts=False)
     outbox.send_ready()
     assert queued(Queue.GPU) == 2
 

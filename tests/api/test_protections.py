@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from api import datasets, protections, storage
+from api import datasets, protections, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError
 from api.leases import Claim
@@ -24,7 +24,7 @@ from tests.api.conftest import (
     requested,
     states,
     step,
-    steps,
+    steps_of,
     succeed,
     together,
     train,
@@ -38,7 +38,7 @@ def queued(owner_id: UUID, ready: UUID) -> UUID:
 
 def fail(claim: Claim, code: str) -> None:
     with transaction() as session:
-        ended = protections.fail_step(session, claim, code, f"{code} happened.")
+        ended = steps.fail(session, claim, code, f"{code} happened.")
     protections.clean(ended)
 
 
@@ -108,7 +108,7 @@ def test_a_failure_waits_for_the_other_shard(queued: UUID) -> None:
     assert protection(queued).state is ProtectionState.RUNNING
     assert blobs(f"protections/{queued}")
     with transaction() as session:
-        ended = protections.stop_step(session, second, counts=False)
+        ended = steps.stop(session, second, counts=False)
     protections.clean(ended)
     found = protection(queued)
     assert found.state is ProtectionState.FAILED
@@ -201,17 +201,17 @@ def test_a_plan_is_frozen_once(queued: UUID) -> None:
     assert first.config is not None
     assert first.config["seed"]  # drawn anew by each call
     assert (second.config, second.plan) == (first.config, first.plan)
-    assert [each.kind for each in steps(queued)].count(StepKind.PERTURB) == 2
-    assert [each.cost for each in steps(queued)] == [4.0, 2.0, 2.0, 1.0, 3.0, 3.0]
+    assert [each.kind for each in steps_of(queued)].count(StepKind.PERTURB) == 2
+    assert [each.cost for each in steps_of(queued)] == [4.0, 2.0, 2.0, 1.0, 3.0, 3.0]
 
 
 def test_who_lost_the_lease_freezes_nothing(queued: UUID) -> None:
     claim = must_claim(queued, StepKind.TRAIN)
     with transaction() as session:
-        protections.stop_step(session, claim, counts=True)
+        steps.stop(session, claim, counts=True)
     freeze(claim)
     assert protection(queued).plan is None
-    assert StepKind.PERTURB not in [each.kind for each in steps(queued)]
+    assert StepKind.PERTURB not in [each.kind for each in steps_of(queued)]
 
 
 def test_progress_and_eta(queued: UUID) -> None:
@@ -222,9 +222,9 @@ def test_progress_and_eta(queued: UUID) -> None:
         row.started_at = row.started_at.replace(year=row.started_at.year - 1)
     with reading() as session:
         row = session.get_one(Protection, queued)
-        parts = protections.steps_of(session, queued)
-        assert protections.progress(parts) == pytest.approx(4 / 15)
-        eta = protections.eta_seconds(session, row, parts)
+        parts = steps.of(session, queued)
+        assert steps.progress(parts) == pytest.approx(4 / 15)
+        eta = steps.eta_seconds(session, row, parts)
     assert eta == pytest.approx(365 * 86_400 * 11 / 4, rel=0.01)
 
 
@@ -232,7 +232,7 @@ def test_no_eta_before_there_is_any_work_to_judge_by(queued: UUID) -> None:
     def eta() -> float | None:
         with reading() as session:
             row = session.get_one(Protection, queued)
-            return protections.eta_seconds(session, row, protections.steps_of(session, queued))
+            return steps.eta_seconds(session, row, steps.of(session, queued))
 
     assert eta() is None
     must_claim(queued, StepKind.TRAIN)

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 
-from api import protections, report, storage
+from api import report, steps, storage
 from api.db import transaction
 from api.models import Protection, Step, StepKind
-from tests.api.conftest import accuracy, protection, requested, steps, succeed
+from tests.api.conftest import accuracy, protection, requested, steps_of, succeed
 
 EVIL = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} & \N{RIGHT-TO-LEFT OVERRIDE}"
 VOID = {"meta", "img", "path", "polyline", "br", "link", "input"}
@@ -52,14 +52,14 @@ def done(owner_id: UUID, ready: UUID) -> UUID:
 
 def measured(protection_id: UUID, clean: float, protected: float) -> None:
     with transaction() as session:
-        for each in protections.steps_of(session, protection_id):
+        for each in steps.of(session, protection_id):
             if each.kind is StepKind.EVALUATE:
-                last = clean if each.index == protections.CLEAN else protected
+                last = clean if each.index == steps.CLEAN else protected
                 session.get_one(Step, each.id).output = accuracy(last)
 
 
 def build(protection_id: UUID) -> report.Record:
-    return report.build(protection(protection_id), steps(protection_id))
+    return report.build(protection(protection_id), steps_of(protection_id))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import planning, protections, report, storage
+from api import planning, protections, report, steps, storage
 from api.db import reading
 from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
@@ -27,7 +27,7 @@ def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.int16]]:
 
 def record_of(protection: Protection) -> dict[str, Any]:
     with reading() as session:
-        return report.build(protection, protections.steps_of(session, protection.id))
+        return report.build(protection, steps.of(session, protection.id))
 
 
 def test_every_split_leaves_protected_and_within_the_budget() -> None:
@@ -115,7 +115,7 @@ def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(planning, "SHARD_GFLOP", {"cpu": 0.0})
     protection, in_parts = jobs.protect(archive)
     with reading() as session:
-        kinds = [step.kind for step in protections.steps_of(session, protection.id)]
+        kinds = [step.kind for step in steps.of(session, protection.id)]
     assert kinds.count(StepKind.PERTURB) == -(-len(FILES) // 4)
     assert in_parts == whole
 
@@ -224,10 +224,10 @@ def test_an_image_that_does_not_change_is_said_so() -> None:
     record = record_of(protection)
     assert record["change"]["unchanged_images"] == 0
     with reading() as session:
-        steps = protections.steps_of(session, protection.id)
-    package = next(step for step in steps if step.kind is StepKind.PACKAGE)
+        parts = steps.of(session, protection.id)
+    package = next(step for step in parts if step.kind is StepKind.PACKAGE)
     package.output = {**(package.output or {}), "unchanged_images": 3}
-    verdict = report.build(protection, steps)["verdict"]
+    verdict = report.build(protection, parts)["verdict"]
     assert not verdict["worked"]
 
 
@@ -257,6 +257,6 @@ def test_a_shard_is_no_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(planning, "SHARD_BYTES", 4 * 32 * 32 * 3)
     protection, in_parts = jobs.protect(archive)
     with reading() as session:
-        kinds = [step.kind for step in protections.steps_of(session, protection.id)]
+        kinds = [step.kind for step in steps.of(session, protection.id)]
     assert kinds.count(StepKind.PERTURB) == -(-len(FILES) // 4)
     assert in_parts == whole

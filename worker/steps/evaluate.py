@@ -1,7 +1,7 @@
 """`evaluate`: what an appropriator learns from the originals (0) and from what leaves (1)."""
 
-from api import protections
 from api.leases import Claim
+from api.steps import CLEAN
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress
 from worker import tensors
@@ -18,9 +18,7 @@ def run(claim: Claim) -> Work:
     with open_source(job.dataset_id) as reader:
         test_pixels = yield from tensors.at_input_size(reader, held, side)
     source = (
-        open_source(job.dataset_id)
-        if claim.index == protections.CLEAN
-        else open_released(job.protection_id)
+        open_source(job.dataset_id) if claim.index == CLEAN else open_released(job.protection_id)
     )
     with source as reader:
         pixels = yield from tensors.at_input_size(reader, train, side)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from api import planning, protections, storage
+from api import planning, steps, storage
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Protection, Queue
@@ -63,4 +63,4 @@ def freeze_plan(claim: Claim) -> None:
     train, _ = tensors.split(index, config)
     costs = planning.costs(config, plan, index.records, len(train))
     with transaction() as session:
-        protections.freeze(session, claim, config, plan, costs)
+        steps.freeze(session, claim, config, plan, costs)
