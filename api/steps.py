@@ -4,6 +4,7 @@ steps' state; with `protections`, of the protection's.
 Every change ends in `settle`, which reads the steps and moves the protection on: joins are rows.
 """
 
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -159,10 +160,21 @@ def eta_seconds(session: Session, protection: Protection, steps: list[Step]) -> 
     """Seconds to go, from the work done since the start; None before there is any to judge by."""
     if protection.state is not ProtectionState.RUNNING or protection.started_at is None:
         return None
-    total = sum(step.cost for step in steps)
-    done = sum(step.cost * share_done(step) for step in steps)
-    elapsed = (now(session) - protection.started_at).total_seconds()
-    return elapsed * (total - done) / done if done > 0 else None
+    return _seconds_to_go(session, protection.started_at, progress(steps))
+
+
+def step_eta_seconds(session: Session, step: Step) -> float | None:
+    """Seconds to the end of a running step, from its progress since its start; None before any."""
+    if step.state is not StepState.RUNNING or step.started_at is None:
+        return None
+    return _seconds_to_go(session, step.started_at, share_done(step))
+
+
+def _seconds_to_go(session: Session, since: datetime, share: float) -> float | None:
+    """The time so far, by the database's clock, times the share to come over the share done."""
+    if share <= 0:
+        return None
+    return (now(session) - since).total_seconds() * (1 - share) / share
 
 
 def _make_ready(session: Session, steps: list[Step]) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
 from api import datasets, outbox, protections, steps, storage
@@ -71,7 +72,9 @@ def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> Data
     statement = select(Dataset).where(Dataset.owner_id == caller.owner_id)
     with reading() as session:
         rows = session.scalars(after(statement, Dataset, cursor).limit(limit + 1)).all()
-        items = [_shown(row, datasets.ingest_step(session, row.id)) for row in rows[:limit]]
+        items = [
+            _shown(session, row, datasets.ingest_step(session, row.id)) for row in rows[:limit]
+        ]
     return DatasetPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
@@ -81,7 +84,7 @@ def show(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetDeta
     with reading() as session:
         dataset = datasets.get(session, caller.owner_id, dataset_id)
         session.refresh(dataset, ["refused"])
-        shown = _shown(dataset, datasets.ingest_step(session, dataset_id))
+        shown = _shown(session, dataset, datasets.ingest_step(session, dataset_id))
     poll_again(response, done=shown.done)
     return DatasetDetail.model_validate(shown.model_dump() | {"refused": dataset.refused})
 
@@ -150,10 +153,10 @@ def _too_large(size: str) -> AppError:
 def _record(owner_id: UUID, dataset_id: UUID, name: str, body: _Body) -> DatasetOut:
     with transaction() as session:
         dataset = datasets.create(session, owner_id, dataset_id, name, body.sha256, body.size_bytes)
-        return _shown(dataset, datasets.ingest_step(session, dataset_id))
+        return _shown(session, dataset, datasets.ingest_step(session, dataset_id))
 
 
-def _shown(dataset: Dataset, step: Step) -> DatasetOut:
+def _shown(session: Session, dataset: Dataset, step: Step) -> DatasetOut:
     summary = dataset.summary or {}
     return DatasetOut(
         id=dataset.id,
@@ -167,7 +170,8 @@ def _shown(dataset: Dataset, step: Step) -> DatasetOut:
         classes=summary.get("classes"),
         counts=summary.get("counts"),
         sizes=summary.get("sizes"),
-        progress=steps.share_done(step),
+        progress=round(steps.share_done(step), 4),
+        eta_seconds=steps.step_eta_seconds(session, step),
         error_code=dataset.error_code,
         error=dataset.error,
         created_at=dataset.created_at,

@@ -237,15 +237,16 @@ def _succeeded(session: Session, owner_id: UUID, protection_id: UUID) -> Protect
 def _detail(session: Session, protection: Protection) -> ProtectionDetail:
     parts = steps.of(session, protection.id)
     shown = _shown(session, protection, parts)
-    return ProtectionDetail(**shown.model_dump(), steps=[_step(step) for step in parts])
+    return ProtectionDetail(**shown.model_dump(), steps=[_step(session, step) for step in parts])
 
 
-def _step(step: Step) -> StepOut:
+def _step(session: Session, step: Step) -> StepOut:
     return StepOut(
         kind=step.kind,
         index=step.index,
         state=step.state,
         progress=round(steps.share_done(step), 4),
+        eta_seconds=steps.step_eta_seconds(session, step),
         attempt=step.attempt,
         worker=step.lease_owner,
         error_code=step.error_code,
@@ -256,7 +257,6 @@ def _step(step: Step) -> StepOut:
 
 
 def _shown(session: Session, protection: Protection, parts: list[Step]) -> ProtectionOut:
-    eta = steps.eta_seconds(session, protection, parts)
     return ProtectionOut(
         id=protection.id,
         dataset_id=protection.dataset_id,
@@ -265,7 +265,7 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
         done=protection.state not in ACTIVE,
         cancel_requested=protection.cancel_requested,
         progress=round(steps.progress(parts), 4),
-        eta_seconds=None if eta is None else round(eta, 1),
+        eta_seconds=steps.eta_seconds(session, protection, parts),
         requested=protection.requested | {"config": _shareable(protection.requested["config"])},
         config=protection.config and _shareable(protection.config),
         plan=protection.plan,

@@ -1,13 +1,15 @@
 """What goes over the wire."""
 
 from datetime import datetime
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from api.models import DatasetState, ProtectionState, StepKind, StepState
 from sep_core.config import SEPConfig
+
+Seconds = Annotated[float, AfterValidator(lambda value: round(value, 1))]
 
 
 class DatasetOut(BaseModel):
@@ -27,6 +29,9 @@ class DatasetOut(BaseModel):
     counts: dict[str, dict[str, int]] | None = Field(description="images by split and class")
     sizes: dict[str, int] | None = Field(description="the most frequent sizes, WIDTHxHEIGHT")
     progress: float = Field(description="of the ingestion, 0 to 1")
+    eta_seconds: Seconds | None = Field(
+        description="to the end of the ingestion, judged by its progress; null unless it has some"
+    )
     error_code: str | None
     error: str | None
     created_at: datetime
@@ -98,6 +103,9 @@ class StepOut(BaseModel):
     index: int
     state: StepState
     progress: float = Field(description="0 to 1")
+    eta_seconds: Seconds | None = Field(
+        description="to the step's end, judged by its progress; null unless it runs and has some"
+    )
     attempt: int
     worker: str | None
     error_code: str | None
@@ -116,7 +124,7 @@ class ProtectionOut(BaseModel):
     done: bool = Field(description="whether `state` is final: stop polling")
     cancel_requested: bool
     progress: float = Field(description="share of the work done, 0 to 1")
-    eta_seconds: float | None = Field(description="to the end, judged by the work done so far")
+    eta_seconds: Seconds | None = Field(description="to the end, judged by the work done so far")
     requested: dict[str, Any] = Field(description="preset and overrides as asked for, without keys")
     config: dict[str, Any] | None = Field(
         description="the frozen configuration without its keys; null until planned"

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from api import datasets, protections, steps, storage
+from api import datasets, leases, protections, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError
 from api.leases import Claim
@@ -17,6 +17,7 @@ from tests.api.conftest import (
     claimed,
     finish,
     freeze,
+    half_done_in_a_minute,
     ingested,
     must_claim,
     owner,
@@ -226,6 +227,29 @@ def test_progress_and_eta(queued: UUID) -> None:
         assert steps.progress(parts) == pytest.approx(4 / 15)
         eta = steps.eta_seconds(session, row, parts)
     assert eta == pytest.approx(365 * 86_400 * 11 / 4, rel=0.01)
+
+
+def test_every_step_has_an_eta_of_its_own(queued: UUID) -> None:
+    def eta() -> float | None:
+        with reading() as session:
+            return steps.step_eta_seconds(session, step(queued, StepKind.TRAIN))
+
+    assert eta() is None
+    claim = must_claim(queued, StepKind.TRAIN)
+    assert eta() is None
+    half_done_in_a_minute(claim)
+    assert eta() == pytest.approx(60, abs=5)
+    with transaction() as session:
+        assert leases.report(session, claim, 9, 10)
+    assert eta() == pytest.approx(60 / 9, abs=1)
+    with transaction() as session:
+        steps.stop(session, claim, counts=True)
+    assert eta() is None
+    again = must_claim(queued, StepKind.TRAIN)
+    assert eta() is None  # what the attempt before had done is to be done again
+    half_done_in_a_minute(again)
+    finish(again)
+    assert eta() is None
 
 
 def test_no_eta_before_there_is_any_work_to_judge_by(queued: UUID) -> None:

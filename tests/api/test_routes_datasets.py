@@ -9,7 +9,8 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from api.db import reading
+from api import datasets
+from api.db import reading, transaction
 from api.models import Dataset, Queue
 from tests import servers
 from tests.api.archives import png, zip_bytes
@@ -17,6 +18,8 @@ from tests.api.conftest import (
     JSON,
     Change,
     blobs,
+    claimed,
+    half_done_in_a_minute,
     left,
     owner,
     protected,
@@ -76,6 +79,22 @@ def test_an_upload(client: httpx2.Client, chunked: bool) -> None:
     assert (found["images"], found["refused_count"]) == (4, 1)
     assert [refused["name"] for refused in found["refused"]] == ["notes/readme"]
     assert found["refused"][0]["reason"]
+
+
+def test_the_eta_of_an_ingestion(client: httpx2.Client) -> None:
+    made = client.post("/v1/datasets", content=small_zip()).json()
+    assert made["eta_seconds"] is None
+    with reading() as session:
+        claim = claimed(datasets.ingest_step(session, UUID(made["id"])).id)
+    assert claim is not None
+    half_done_in_a_minute(claim)
+    shown = client.get(f"/v1/datasets/{made['id']}").json()
+    assert shown["progress"] == 0.5
+    assert shown["eta_seconds"] == pytest.approx(60, abs=5)
+    assert client.get("/v1/datasets").json()["items"][0]["eta_seconds"] <= 65
+    with transaction() as session:
+        datasets.ready(session, claim, {"summary": {}, "refused": []})
+    assert client.get(f"/v1/datasets/{made['id']}").json()["eta_seconds"] is None
 
 
 def test_an_empty_body_is_rejected_by_the_worker(client: httpx2.Client) -> None:

@@ -13,6 +13,7 @@ from api.models import Protection, Queue, StepKind
 from tests.api.conftest import (
     JSON,
     blobs,
+    half_done_in_a_minute,
     must_claim,
     owner,
     protected,
@@ -89,6 +90,17 @@ def test_the_default_is_left_open_until_it_is_planned(
     assert planned["plan"]["precision"] == "float32"
     assert planned["progress"] == pytest.approx(4 / 15, abs=1e-4)
     assert planned["eta_seconds"] >= 0
+
+
+def test_etas(client: httpx2.Client, ready_dataset: str) -> None:
+    made = ask(client, ready_dataset, preset="quick")
+    assert [s["eta_seconds"] for s in made["steps"]] == [None] * 4
+    train(UUID(made["id"]))
+    half_done_in_a_minute(must_claim(UUID(made["id"]), StepKind.PERTURB, 1))
+    shown = client.get(f"/v1/protections/{made['id']}").json()
+    etas = {(s["kind"], s["index"]): s["eta_seconds"] for s in shown["steps"]}
+    assert etas.pop(("perturb", 1)) == pytest.approx(60, abs=5)
+    assert set(etas.values()) == {None}
 
 
 def test_nulls_are_as_good_as_nothing(client: httpx2.Client, ready_dataset: str) -> None:
