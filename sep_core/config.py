@@ -15,6 +15,7 @@ from typing import Any, Literal
 Variant = Literal["sep", "sep-fa", "sep-fa-vr"]
 NetworkName = Literal["resnet18", "small"]
 Precision = Literal["float32", "bfloat16"]
+Views = Literal["identity", "crop"]
 
 # GFLOP of one forward pass of one 32 x 32 image, a multiply-add counted as two (measured with
 # torch.utils.flop_counter); a training image costs three of them, an input gradient two.
@@ -35,6 +36,12 @@ class SEPConfig:
         step_levels: step size in grey levels, above 0.
         checkpoints: ensemble size n, at most `epochs`.
         inner_steps: M of the variance reduction; only `sep-fa-vr` reads it.
+        checkpoints_per_step: drawn afresh for every outer step, at most `checkpoints`; 0 takes
+            all, as the paper does.
+        perturb_momentum: share of the last outer step's direction in the next, in [0, 1).
+        normalise_gradients: every checkpoint's gradient of an image gets the same weight.
+        views: what checkpoints are shown while images are perturbed: the image itself
+            (`identity`, the paper) or random crops as in training (`crop`).
         surrogate, appropriator: networks, see `sep_core.networks`.
         input_pixels: side of the square that both networks see.
         epochs, appropriator_epochs: lengths of the two trainings.
@@ -64,6 +71,10 @@ class SEPConfig:
     step_levels: float = 1.0
     checkpoints: int = 15
     inner_steps: int = 15
+    checkpoints_per_step: int = 0
+    perturb_momentum: float = 0.0
+    normalise_gradients: bool = False
+    views: Views = "identity"
     surrogate: NetworkName = "resnet18"
     appropriator: NetworkName = "resnet18"
     input_pixels: int = 32
@@ -92,6 +103,8 @@ class SEPConfig:
         _in_range("appropriator_epochs", self.appropriator_epochs, 1, 10_000)
         _in_range("checkpoints", self.checkpoints, 1, self.epochs)
         _in_range("inner_steps", self.inner_steps, 1, 1_000)
+        _in_range("checkpoints_per_step", self.checkpoints_per_step, 0, self.checkpoints)
+        _in_range("perturb_momentum", self.perturb_momentum, 0, 0.9999)
         _in_range("input_pixels", self.input_pixels, 16, 1024)
         _in_range("batch_size", self.batch_size, 2, 65_536)
         _in_range("learning_rate", self.learning_rate, 1e-8, 100)
@@ -182,7 +195,7 @@ def checkpoint_epochs(epochs: int, checkpoints: int) -> list[int]:
 def gradient_passes(config: SEPConfig) -> int:
     """Gradient passes through one network that every image costs (paper, section 4.1)."""
     inner = config.inner_steps if config.variant == "sep-fa-vr" else 0
-    return config.steps * (config.checkpoints + inner)
+    return config.steps * ((config.checkpoints_per_step or config.checkpoints) + inner)
 
 
 def _resolve_target_map(config: SEPConfig, seed: str, classes: int) -> tuple[int, ...]:
@@ -240,6 +253,8 @@ QUICK = SEPConfig(
     steps=8,
     step_levels=4.0,
     checkpoints=10,
+    normalise_gradients=True,
+    views="crop",
     surrogate="small",
     appropriator="small",
     epochs=30,
@@ -251,17 +266,20 @@ QUICK = SEPConfig(
 
 QUICK_TRAINING_IMAGES = 150_000
 QUICK_EPOCHS = (10, 40)
+QUICK_BATCH = 32
 
 
 def quick_for(images: int) -> SEPConfig:
     """`QUICK` with epochs enough that small data are learned and large data do not take all day.
 
     Args:
-        images: of the training part; an appropriator is shown about 150,000, in 10 to 40 epochs.
+        images: of the training part; an appropriator is shown about 150,000, in 10 to 40 epochs of
+            a dozen batches or more, or else a few hundred images would be learned by luck alone.
     """
     fewest, most = QUICK_EPOCHS
     epochs = min(max(QUICK_TRAINING_IMAGES // max(images, 1), fewest), most)
-    return replace(QUICK, epochs=epochs, appropriator_epochs=epochs)
+    batch_size = min(max(images // 12, QUICK_BATCH), QUICK.batch_size)
+    return replace(QUICK, epochs=epochs, appropriator_epochs=epochs, batch_size=batch_size)
 
 
 PRESETS: Mapping[str, SEPConfig] = MappingProxyType({"paper": PAPER, "quick": QUICK})

@@ -7,24 +7,32 @@ Every image is moved, within its budget, towards being taken for class g(y) by a
     sep-fa-vr  sep-fa, the gradient by SVRG over the checkpoints                      (algorithm 1)
 
     x_{t+1} = P(x_t - a sign G),   G the mean of grad L_k(x_t) over k, or its SVRG form
+
+Beyond the paper, and off in its presets: fewer checkpoints, drawn afresh for every step; momentum
+and gradients of equal weight (MI-FGSM; Dong et al. 2018, eq. 6); views (`sep_core.views`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from sep_core import views
 from sep_core.config import Plan, SEPConfig, drawn_seed
 from sep_core.pixels import LEVELS, project, to_images, to_input, to_pixels
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import autocast
+from sep_core.views import View
 
 Images = Float32[Tensor, "b c h w"]
 Gradient = Callable[[int, Images], Images]
 """g_k(x): the gradient of checkpoint k's loss at x."""
+TINY = 1e-20
+"""Below any gradient that is not zero: an image without one stays as it is."""
 
 
 def protect(
@@ -42,24 +50,35 @@ def protect(
     originals = to_images(pixels.to(plan.device))
     targets = target_classes(labels, config).to(plan.device)
 
-    def gradient(k: int, images: Images) -> Images:
-        return loss_gradient(ensemble[k], images, targets, config, plan)
+    def gradient(k: int, images: Images, step: int) -> Images:
+        view = views.draw(config, step, k)
+        return loss_gradient(ensemble[k], images, targets, config, plan, view)
 
     passes = 0
-    images = originals
+    images, velocity = originals, torch.zeros_like(originals)
     for step in range(config.steps):
+        visited = visits(config, len(ensemble), step)
+        gradient_now = partial(gradient, step=step)
         directions = (
-            reduced_direction(
-                images, originals, gradient, checkpoints=len(ensemble), step=step, config=config
-            )
+            reduced_direction(images, originals, gradient_now, visited, step=step, config=config)
             if config.variant == "sep-fa-vr"
-            else mean_direction(images, gradient, len(ensemble))
+            else mean_direction(images, gradient_now, visited)
         )
         for direction_so_far in directions:  # one gradient pass each; the last is the sum of all
             passes, direction = passes + 1, direction_so_far
             yield passes
-        images = step_along(direction, images, originals, config)
+        velocity = config.perturb_momentum * velocity + direction
+        images = step_along(velocity, images, originals, config)
     yield to_pixels(images).cpu()
+
+
+def visits(config: SEPConfig, checkpoints: int, step: int) -> list[int]:
+    """The checkpoints of one step: all, or `checkpoints_per_step` drawn without repetition."""
+    if config.checkpoints_per_step in (0, checkpoints):
+        return list(range(checkpoints))
+    draws = generator(drawn_seed(config), "checkpoints", step)
+    chosen: list[int] = torch.randperm(checkpoints, generator=draws).tolist()
+    return sorted(chosen[: config.checkpoints_per_step])
 
 
 def target_classes(labels: Int64[Tensor, " b"], config: SEPConfig) -> Int64[Tensor, " b"]:
@@ -77,33 +96,33 @@ def target_classes(labels: Int64[Tensor, " b"], config: SEPConfig) -> Int64[Tens
     return torch.tensor(config.target_map)[labels]
 
 
-def mean_direction(images: Images, gradient: Gradient, checkpoints: int) -> Iterator[Images]:
-    """sep, sep-fa: the mean of g_k(x_t) over all k, after each k the mean so far."""
+def mean_direction(images: Images, gradient: Gradient, visited: Sequence[int]) -> Iterator[Images]:
+    """sep, sep-fa: the mean of g_k(x_t) over the k visited, after each the mean so far."""
     total = torch.zeros_like(images)
-    for k in range(checkpoints):
+    for number, k in enumerate(visited, start=1):
         total = total + gradient(k, images)
-        yield total / (k + 1)
+        yield total / number
 
 
 def reduced_direction(
     images: Images,
     originals: Images,
     gradient: Gradient,
+    visited: Sequence[int],
     *,
-    checkpoints: int,
     step: int,
     config: SEPConfig,
 ) -> Iterator[Images]:
     """sep-fa-vr: G += g_k(z) - (g_k(x_t) - m) along an inner walk z over drawn checkpoints k."""
     anchors = []
-    for k in range(checkpoints):
+    for k in visited:
         anchors.append(gradient(k, images))
         yield anchors[-1]
     mean = torch.stack(anchors).mean(0)
     total, walker = torch.zeros_like(images), images
     draws = generator(drawn_seed(config), "variance reduction", step)
-    for k in torch.randint(checkpoints, (config.inner_steps,), generator=draws).tolist():
-        total = total + gradient(k, walker) - (anchors[k] - mean)
+    for at in torch.randint(len(visited), (config.inner_steps,), generator=draws).tolist():
+        total = total + gradient(visited[at], walker) - (anchors[at] - mean)
         walker = step_along(total, walker, originals, config)
         yield total
 
@@ -120,10 +139,15 @@ def loss_gradient(
     targets: Int64[Tensor, " b"],
     config: SEPConfig,
     plan: Plan,
+    view: View | None = None,
 ) -> Images:
-    """g_k(x): each image's own gradient, since the losses are summed over the batch."""
+    """g_k(x): each image's own gradient, since the losses are summed over the batch.
+
+    With `normalise_gradients` divided by the mean of its absolute values, so that a checkpoint
+    which is sure of itself weighs no more than the others.
+    """
     images = images.detach().requires_grad_()
-    seen = to_input(images, config.input_pixels)
+    seen = views.show(to_input(images, config.input_pixels), view, config.crop_padding)
     with autocast(plan):
         if config.variant == "sep":
             outputs = checkpoint.network(seen)
@@ -134,4 +158,7 @@ def loss_gradient(
         if config.variant == "sep"
         else (outputs.float() - checkpoint.class_means[targets]).square().sum()
     )
-    return torch.autograd.grad(loss, images)[0]
+    gradient = torch.autograd.grad(loss, images)[0]
+    if config.normalise_gradients:
+        gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp(min=TINY)
+    return gradient

@@ -30,6 +30,8 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {
     "step_levels": (0.01, 64, 0.009, 64.01),
     "checkpoints": (1, 120, 0, 121),
     "inner_steps": (1, 1_000, 0, 1_001),
+    "checkpoints_per_step": (0, 15, -1, 16),
+    "perturb_momentum": (0, 0.9999, -0.1, 1),
     "input_pixels": (16, 1024, 15, 1025),
     "epochs": (15, 10_000, 0, 10_001),
     "appropriator_epochs": (1, 10_000, 0, 10_001),
@@ -89,6 +91,8 @@ def test_other_fields_are_refused_by_name(field: str, value: object) -> None:
         ("target_map", "identity"),
         ("precision", "float16"),
         ("flip", "perhaps"),
+        ("views", "all"),
+        ("normalise_gradients", "perhaps"),
         ("epsilon", 8),
     ],
 )
@@ -98,8 +102,8 @@ def test_words_and_keys_that_are_not_known_are_refused_from_json(field: str, val
 
 
 def test_every_field_has_a_refusal_here() -> None:
-    words = {"variant", "surrogate", "appropriator", "schedule", "precision", "flip"}
-    others = {"milestones", "seed", "target_map"}
+    words = {"variant", "surrogate", "appropriator", "schedule", "precision", "flip", "views"}
+    others = {"milestones", "seed", "target_map", "normalise_gradients"}
     assert {field.name for field in fields(SEPConfig)} == BOUNDS.keys() | words | others
 
 
@@ -131,10 +135,21 @@ def test_the_quick_preset_spends_its_budget_and_moves_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "epochs"), [(0, 40), (400, 40), (3_750, 40), (5_000, 30), (15_000, 10), (50_000, 10)]
+    ("images", "epochs", "batch_size"),
+    [
+        (0, 40, 32),
+        (400, 40, 33),
+        (1_200, 40, 100),
+        (3_750, 40, 128),
+        (5_000, 30, 128),
+        (15_000, 10, 128),
+        (50_000, 10, 128),
+    ],
 )
-def test_the_quick_preset_trains_longer_on_fewer_images(images: int, epochs: int) -> None:
-    expected = replace(QUICK, epochs=epochs, appropriator_epochs=epochs)
+def test_the_quick_preset_trains_longer_on_fewer_images(
+    images: int, epochs: int, batch_size: int
+) -> None:
+    expected = replace(QUICK, epochs=epochs, appropriator_epochs=epochs, batch_size=batch_size)
     assert quick_for(images) == expected
 
 

@@ -60,12 +60,12 @@ class Case:
                 images,
                 to_images(self.pixels),
                 self.gradient,
-                checkpoints=count,
+                range(count),
                 step=step,
                 config=self.config,
             )
         else:
-            directions = mean_direction(images, self.gradient, count)
+            directions = mean_direction(images, self.gradient, range(count))
         return list(directions)[count if self.config.variant == "sep-fa-vr" else -1 :]
 
     def reference_directions(
