@@ -171,9 +171,7 @@ def test_normalisation_is_inside(name: NetworkName) -> None:
 @every_network
 def test_the_generator_alone_decides_every_weight(name: NetworkName) -> None:
     def weights(seed: int) -> Tensor:
-        return torch.cat(
-            [v.flatten().double() for v in _build(name, 16, seed).state_dict().values()]
-        )
+        return torch.cat([v.flatten() for v in _build(name, 16, seed).state_dict().values()])
 
     before = torch.get_rng_state()
     torch.use_deterministic_algorithms(True)  # what is left uninitialised is NaN
