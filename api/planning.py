@@ -11,11 +11,12 @@ from api.archive import ImageRecord
 from api.errors import AppError
 from api.models import StepKind
 from sep_core.config import (
-    FORWARD_GFLOP,
     PRESETS,
+    NetworkName,
     Plan,
     SEPConfig,
     Variant,
+    forward_gflop,
     gradient_passes,
     paper_for,
     quick_for,
@@ -175,12 +176,12 @@ def costs(
 
 def perturb_gflop(config: SEPConfig, images: int) -> float:
     """GFLOP to perturb so many images: a gradient pass is two forward passes."""
-    forward = FORWARD_GFLOP[config.surrogate] * (config.input_pixels / 32) ** 2
+    forward = forward_gflop(config.surrogate, config.input_pixels)
     return 2 * forward * gradient_passes(config) * images
 
 
-def _training_gflop(network: str, epochs: int, config: SEPConfig, images: int) -> float:
-    forward = FORWARD_GFLOP[network] * (config.input_pixels / 32) ** 2  # type: ignore[index]
+def _training_gflop(network: NetworkName, epochs: int, config: SEPConfig, images: int) -> float:
+    forward = forward_gflop(network, config.input_pixels)
     return 3 * forward * epochs * images
 
 

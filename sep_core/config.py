@@ -13,13 +13,37 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 Variant = Literal["sep", "sep-fa", "sep-fa-vr"]
-NetworkName = Literal["resnet18", "small"]
+NetworkName = Literal[
+    "resnet18", "senet18", "vgg16", "densenet121", "googlenet", "vit", "mlp", "linear", "small"
+]
 Precision = Literal["float32", "bfloat16"]
 Views = Literal["identity", "crop"]
 
-# GFLOP of one forward pass of one 32 x 32 image, a multiply-add counted as two (measured with
-# torch.utils.flop_counter); a training image costs three of them, an input gradient two.
-FORWARD_GFLOP: dict[NetworkName, float] = {"resnet18": 1.11, "small": 0.07}
+# From this side on networks have the form that torchvision gives them, below it one for 32 pixels.
+LARGE_PIXELS = 64
+
+# GFLOP of one forward pass of one image, a multiply-add counted as two (measured with
+# torch.utils.flop_counter, ten classes): a fixed part, and one for every 32 x 32 pixels. A training
+# image costs three of them, an input gradient two.
+FORWARD_GFLOP: dict[NetworkName, tuple[float, float]] = {
+    "resnet18": (0.0, 1.11),
+    "senet18": (0.0, 1.11),
+    "vgg16": (0.0, 0.626),
+    "densenet121": (0.0, 1.777),
+    "googlenet": (0.0, 2.674),
+    "vit": (0.3645, 0.00118),
+    "mlp": (0.000534, 0.003146),
+    "linear": (0.0, 0.00006144),
+    "small": (0.0, 0.07),
+}
+LARGE_FORWARD_GFLOP: dict[NetworkName, tuple[float, float]] = FORWARD_GFLOP | {
+    "resnet18": (0.0, 0.0740),
+    "senet18": (0.0, 0.0741),
+    "vgg16": (0.239, 0.626),
+    "densenet121": (0.0, 0.1156),
+    "googlenet": (0.0, 0.0611),
+    "small": (0.0, 0.00553),
+}
 
 SEED_HEX_DIGITS = 32
 MAX_EPSILON_LEVELS = 64
@@ -149,6 +173,12 @@ class Plan:
     threads: int = 1
     world_size: int = 1
     shard_batches: int = 8
+
+
+def forward_gflop(name: NetworkName, side: int) -> float:
+    """GFLOP of one forward pass of one square image of `side` pixels, to 2 % at multiples of 32."""
+    fixed, growing = (LARGE_FORWARD_GFLOP if side >= LARGE_PIXELS else FORWARD_GFLOP)[name]
+    return fixed + growing * (side / 32) ** 2
 
 
 def paper_for(variant: Variant) -> SEPConfig:

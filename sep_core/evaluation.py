@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from sep_core.config import Plan, SEPConfig
-from sep_core.networks import ResNet
+from sep_core.networks import Network
 from sep_core.randomness import generator
 from sep_core.training import Epoch, Progress, Recipe, fit, infer, inference_batches
 
@@ -53,7 +53,7 @@ def appropriate(
 
 
 def predictions(
-    network: ResNet, pixels: UInt8[Tensor, "m 3 s s"], plan: Plan
+    network: Network, pixels: UInt8[Tensor, "m 3 s s"], plan: Plan
 ) -> Iterator[Int64[Tensor, " b"]]:
     """The class of each image's largest logit, a batch at a time; leaves the network training."""
     network.eval()

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
-from sep_core.networks import ResNet, build
+from sep_core.networks import Network, build
 from sep_core.randomness import generator
 from sep_core.training import Epoch, Progress, Recipe, fit, infer, inference_batches
 
@@ -28,7 +28,7 @@ class Checkpoint:
     """
 
     epoch: int
-    network: ResNet
+    network: Network
     class_means: Float32[Tensor, "y d"]
 
 
@@ -60,23 +60,29 @@ def train(
                 yield Checkpoint(number, frozen, means)
 
 
-def freeze(network: ResNet) -> ResNet:
+def freeze(network: Network) -> Network:
     """A copy in eval mode, without parameter gradients, batch norm folded into the convolutions.
 
-    Folding changes features by rounding alone and makes a gradient pass a third faster.
+    Folding changes features by rounding alone and makes a gradient pass a third faster. A norm that
+    comes before its convolution, as some of DenseNet's do, stays.
     """
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
-    for module in frozen.modules():
-        if isinstance(module, nn.Sequential):
-            _fold_norms(module)
+    for module in list(frozen.modules()):
+        _fold_norms(module)
     return frozen.to(memory_format=torch.channels_last)
 
 
-def _fold_norms(sequence: nn.Sequential) -> None:
-    for index, (first, second) in enumerate(pairwise(list(sequence))):
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-            sequence[index] = fuse_conv_bn_eval(first, second)
-            sequence[index + 1] = nn.Identity()
+def _fold_norms(module: nn.Module) -> None:
+    """Fold each norm into the layer before it; in all our networks it is the next to run, too."""
+    for (name, first), (norm_name, second) in pairwise(list(module.named_children())):
+        match first, second:
+            case nn.Conv2d(), nn.BatchNorm2d():
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+            case nn.Linear(), nn.BatchNorm1d():
+                setattr(module, name, fuse_linear_bn_eval(first, second))
+            case _:
+                continue
+        setattr(module, norm_name, nn.Identity())
 
 
 def restore(
@@ -88,15 +94,16 @@ def restore(
 ) -> Checkpoint:
     """A checkpoint from its stored parts, on the plan's device."""
     blank = torch.ones(3)
+    draws = generator("", "blank")
     network = freeze(
-        build(config.surrogate, len(class_means), blank, blank, generator("", "blank"))
+        build(config.surrogate, len(class_means), config.input_pixels, blank, blank, draws)
     )
     network.load_state_dict(state)
     return Checkpoint(epoch, network.to(plan.device), class_means.to(plan.device))
 
 
 def class_means(
-    network: ResNet,
+    network: Network,
     pixels: UInt8[Tensor, "n 3 s s"],
     labels: Int64[Tensor, " n"],
     classes: int,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core.config import NetworkName, Plan, SEPConfig, drawn_seed
-from sep_core.networks import ResNet, build
+from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.randomness import generator
 
@@ -31,7 +31,7 @@ class Epoch:
     """The end of epoch `number`, counted from 1. `network` goes on training afterwards."""
 
     number: int
-    network: ResNet
+    network: Network
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,11 @@ def fit(
     seed = drawn_seed(config)
     pixels, labels = pixels.to(plan.device), labels.to(plan.device)
     network = build(
-        recipe.network, classes, *channel_statistics(pixels), generator(seed, recipe.purpose, 0)
+        recipe.network,
+        classes,
+        pixels.shape[-1],
+        *channel_statistics(pixels),
+        generator(seed, recipe.purpose, 0),
     ).to(plan.device)
     network.train()
     optimiser = torch.optim.SGD(

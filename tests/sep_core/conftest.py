@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sep_core.config import Plan, SEPConfig
-from sep_core.networks import ResNet, build
+from sep_core.networks import Network, build
 from sep_core.surrogate import Checkpoint, freeze
 
 torch.set_num_threads(1)  # the tensors are so small that a second thread only waits
@@ -61,13 +61,13 @@ def data() -> Data:
 
 
 @pytest.fixture
-def networks() -> list[ResNet]:
+def networks() -> list[Network]:
     """Three networks as training leaves them: eval mode, running statistics of their own."""
     return [_network(number) for number in range(3)]
 
 
 @pytest.fixture
-def ensemble(networks: list[ResNet]) -> list[Checkpoint]:
+def ensemble(networks: list[Network]) -> list[Checkpoint]:
     draws = torch.Generator().manual_seed(2)
     return [
         Checkpoint(k + 1, freeze(network), torch.rand(CLASSES, 128, generator=draws) * 4 * (k + 1))
@@ -75,9 +75,9 @@ def ensemble(networks: list[ResNet]) -> list[Checkpoint]:
     ]
 
 
-def _network(number: int) -> ResNet:
+def _network(number: int) -> Network:
     draws = torch.Generator().manual_seed(100 + number)
-    network = build("small", CLASSES, torch.full((3,), 0.5), torch.full((3,), 0.25), draws)
+    network = build("small", CLASSES, SIDE, torch.full((3,), 0.5), torch.full((3,), 0.25), draws)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None

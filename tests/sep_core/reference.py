@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sep_core.networks import ResNet
+from sep_core.networks import Network
 
 
 @dataclass(frozen=True)
 class Member:
     """One checkpoint: its network, and its class means, (y, d)."""
 
-    network: ResNet
+    network: Network
     means: Tensor
 
 
@@ -93,7 +93,7 @@ def step(
     return torch.tensor(moved, dtype=torch.float64).view(image.shape)
 
 
-def class_means(network: ResNet, images: Tensor, labels: Tensor, classes: int) -> Tensor:
+def class_means(network: Network, images: Tensor, labels: Tensor, classes: int) -> Tensor:
     """(y, d): the mean of each class's features, one image after another."""
     network = copy.deepcopy(network).double().eval()
     rows = []

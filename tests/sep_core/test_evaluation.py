@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sep_core.config import Plan, SEPConfig
 from sep_core.evaluation import Accuracy, appropriate, held_out, predictions
-from sep_core.networks import ResNet
+from sep_core.networks import Network
 from sep_core.pixels import to_images
 from sep_core.training import INFERENCE_BATCH, Progress
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
@@ -62,7 +62,7 @@ def test_the_same_call_gives_the_same_curve(data: Data, config: SEPConfig, plan:
 
 
 def test_predictions_are_the_largest_logits_of_every_image(
-    networks: list[ResNet], plan: Plan
+    networks: list[Network], plan: Plan
 ) -> None:
     count = INFERENCE_BATCH + 5
     draws = torch.Generator().manual_seed(4)
@@ -74,7 +74,7 @@ def test_predictions_are_the_largest_logits_of_every_image(
 
 
 def test_testing_leaves_the_network_training_and_unchanged(
-    networks: list[ResNet], data: Data, plan: Plan
+    networks: list[Network], data: Data, plan: Plan
 ) -> None:
     network = networks[0].train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -83,7 +83,7 @@ def test_testing_leaves_the_network_training_and_unchanged(
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def _whole(network: ResNet, pixels: Tensor, plan: Plan) -> Iterator[Tensor]:
+def _whole(network: Network, pixels: Tensor, plan: Plan) -> Iterator[Tensor]:
     return predictions(network, pixels, plan)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core.config import PAPER, Plan, SEPConfig, Variant, gradient_passes
-from sep_core.networks import ResNet
+from sep_core.networks import Network
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.protection import (
     Images,
@@ -110,7 +110,7 @@ Make = Callable[..., Case]
 
 @pytest.fixture
 def make(
-    data: Data, networks: list[ResNet], ensemble: list[Checkpoint], config: SEPConfig, plan: Plan
+    data: Data, networks: list[Network], ensemble: list[Checkpoint], config: SEPConfig, plan: Plan
 ) -> Make:
     members = [
         Member(network, kept.class_means) for network, kept in zip(networks, ensemble, strict=True)

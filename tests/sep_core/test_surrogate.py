@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
-from sep_core.networks import ResNet
+from sep_core.networks import Network
 from sep_core.pixels import to_images
 from sep_core.surrogate import Checkpoint, class_means, freeze, restore, train
 from sep_core.training import INFERENCE_BATCH, Progress
@@ -63,7 +63,7 @@ def test_class_means_are_those_of_the_checkpoint_that_brings_them(
 
 
 def test_class_means_over_many_batches_are_the_naive_mean(
-    networks: list[ResNet], plan: Plan
+    networks: list[Network], plan: Plan
 ) -> None:
     count = INFERENCE_BATCH + 9
     draws = torch.Generator().manual_seed(5)
@@ -75,14 +75,14 @@ def test_class_means_over_many_batches_are_the_naive_mean(
     torch.testing.assert_close(means.double(), naive, rtol=1e-4, atol=1e-5)
 
 
-def test_a_class_without_images_has_a_finite_mean(networks: list[ResNet], plan: Plan) -> None:
+def test_a_class_without_images_has_a_finite_mean(networks: list[Network], plan: Plan) -> None:
     pixels = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
     *_, means = class_means(freeze(networks[0]), pixels, torch.tensor([0, 2]), CLASSES, plan)
     assert means.isfinite().all()
     assert means[1].abs().max() == 0
 
 
-def test_freezing_changes_outputs_by_rounding_alone(networks: list[ResNet]) -> None:
+def test_freezing_changes_outputs_by_rounding_alone(networks: list[Network]) -> None:
     images = torch.rand(4, 3, SIDE, SIDE)
     for network in networks:
         torch.testing.assert_close(freeze(network)(images), network(images), rtol=1e-4, atol=1e-4)
