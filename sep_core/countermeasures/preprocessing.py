@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms  # type: ignore[import-untyped]
@@ -56,9 +57,12 @@ def blur(pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
 
     It leaves less than 1 % of the finest pattern. (A published benchmark's sigma of 0.1 is none.)
     """
-    sigma = pixels.shape[-1] / 32
+    side = pixels.shape[-1]
+    sigma = side / 32
     width = 2 * math.ceil(3 * sigma) + 1
-    return to_pixels(transforms.gaussian_blur(to_images(pixels), [width, width], [sigma, sigma]))
+    # Columns blurred by a product, then rows: at large sides many times as fast as convolving.
+    weights = transforms.gaussian_blur(torch.eye(side)[None], [1, width], [sigma, sigma])[0]
+    return to_pixels(weights @ to_images(pixels) @ weights.T)
 
 
 PREPROCESSING: Mapping[Countermeasure, Callable[[Pixels], Pixels]] = MappingProxyType(
