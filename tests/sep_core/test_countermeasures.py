@@ -319,6 +319,5 @@ def test_the_attack_raises_a_networks_loss_within_the_ball(
     start = attack(network, lambda x, _: 0 * x.sum(), images, labels, radius_levels, _draws())
     with torch.no_grad():
         assert loss(attacked, labels) > loss(start, labels) + 0.01
-    assert not torch.equal(
-        network.state_dict()["stem.1.running_mean"], before["stem.1.running_mean"]
-    )
+    moved = [k for k, v in network.state_dict().items() if not torch.equal(v, before[k])]
+    assert any(name.endswith("running_mean") for name in moved)  # by the two losses just taken
