@@ -10,12 +10,33 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Variant = Literal["sep", "sep-fa", "sep-fa-vr"]
 NetworkName = Literal[
     "resnet18", "senet18", "vgg16", "densenet121", "googlenet", "vit", "mlp", "linear", "small"
 ]
+Countermeasure = Literal[
+    "none",
+    "crop-flip",
+    "cutout",
+    "mixup",
+    "cutmix",
+    "randaugment",
+    "grey",
+    "bit-depth",
+    "jpeg-90",
+    "jpeg-50",
+    "jpeg-10",
+    "rescale",
+    "blur",
+    "adversarial-2",
+    "adversarial-4",
+    "adversarial-8",
+    "pretrained-frozen",
+    "pretrained-tuned",
+]
+COUNTERMEASURES: tuple[Countermeasure, ...] = get_args(Countermeasure)
 Precision = Literal["float32", "bfloat16"]
 Views = Literal["identity", "crop"]
 

@@ -1,16 +1,26 @@
 """What an appropriator learns: trained on what left the house, tested on clean held-out images."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from sep_core.config import Plan, SEPConfig
+from sep_core.config import Countermeasure, Plan, SEPConfig
+from sep_core.countermeasures import PREPROCESSING
 from sep_core.networks import Network
 from sep_core.randomness import generator
-from sep_core.training import Epoch, Progress, Recipe, fit, infer, inference_batches
+from sep_core.training import (
+    Epoch,
+    Progress,
+    Recipe,
+    batch_count,
+    fit,
+    infer,
+    inference_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -27,29 +37,64 @@ def appropriate(
     classes: int,
     config: SEPConfig,
     plan: Plan,
+    *,
+    countermeasure: Countermeasure = "crop-flip",
+    pretrained: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Progress | Accuracy]:
     """Train the appropriator on `train`; yields progress, and its accuracy on `test` every epoch.
 
     The same call serves for the clean baseline: same recipe, same draws, other pixels. The test
-    images choose nothing; last and peak accuracy are both read off the curve.
+    images choose nothing; last and peak accuracy are both read off the curve. The peak is what
+    early stopping gets at best, under any countermeasure.
+
+    Args:
+        train, test: pixels at input size and labels. A countermeasure that preprocesses does so
+            with both, as whoever uses it would with every image that comes along.
+        pretrained: see `fit`.
+
+    Raises:
+        ValueError: as `fit`.
     """
     recipe = Recipe(config.appropriator, config.appropriator_epochs, "appropriator")
-    pixels, labels = test
-    progress, tested = Progress(0, 0), 0  # tested: batches of test images seen in all epochs
-    for event in fit(*train, classes, recipe, config=config, plan=plan):
+    labels, sizes = test[1], (len(train[0]), len(test[0]))
+    work = recipe.epochs * (batch_count(sizes[0], config.batch_size) + inference_batches(sizes[1]))
+    if countermeasure in PREPROCESSING:
+        work += sum(inference_batches(size) for size in sizes)
+    progress = (Progress(done, work) for done in count(1))
+    learned = yield from _preprocess(train[0], countermeasure, progress)
+    seen = yield from _preprocess(test[0], countermeasure, progress)
+    for event in fit(
+        learned,
+        train[1],
+        classes,
+        recipe,
+        config=config,
+        plan=plan,
+        countermeasure=countermeasure,
+        pretrained=pretrained,
+    ):
         match event:
-            case Progress(done, total):
-                batches = recipe.epochs * inference_batches(len(pixels))
-                progress = Progress(done, total + batches)
-                yield Progress(done + tested, progress.total)
+            case Progress():
+                yield next(progress)
             case Epoch(number, network):
                 predicted = []
-                for batch in predictions(network, pixels, plan):
+                for batch in predictions(network, seen, plan):
                     predicted.append(batch)
-                    tested += 1
-                    yield Progress(progress.done + tested, progress.total)
+                    yield next(progress)
                 hits = torch.cat(predicted) == labels
                 yield Accuracy(number, hits.double().mean().item())
+
+
+def _preprocess(
+    pixels: UInt8[Tensor, "n 3 s s"], countermeasure: Countermeasure, progress: Iterator[Progress]
+) -> Generator[Progress, None, UInt8[Tensor, "n 3 s s"]]:
+    if countermeasure not in PREPROCESSING:
+        return pixels
+    changed = []
+    for batch in pixels.tensor_split(inference_batches(len(pixels))):
+        changed.append(PREPROCESSING[countermeasure](batch.cpu()))
+        yield next(progress)
+    return torch.cat(changed)
 
 
 def predictions(

@@ -1,21 +1,34 @@
 """The one training loop: the surrogate and every appropriator are trained by it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from sep_core.config import NetworkName, Plan, SEPConfig, drawn_seed
+from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, drawn_seed
+from sep_core.countermeasures import (
+    RADIUS_LEVELS,
+    attack,
+    begin,
+    change_batch,
+    set_trainable,
+    training_config,
+)
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.randomness import generator
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INFERENCE_BATCH = 256
+# A transformer learns nothing by SGD at a convolutional network's rate: decoupled weight decay
+# (AdamW; Loshchilov & Hutter 2019) at a hundredth of it, 0.001 where the recipe says 0.1.
+ADAM: frozenset[NetworkName] = frozenset({"vit"})
+ADAM_RATE, ADAM_WEIGHT_DECAY = 0.01, 0.05
 
 
 @dataclass(frozen=True)
@@ -51,18 +64,27 @@ def fit(
     *,
     config: SEPConfig,
     plan: Plan,
+    countermeasure: Countermeasure = "crop-flip",
+    pretrained: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Progress | Epoch]:
     """Train a new network on pixels at input size; yields after every batch and every epoch.
 
-    The optimiser is SGD with the configuration's schedule; augmentation is a random crop and flip
-    of the whole batch at once.
+    The optimiser is SGD with the configuration's schedule (for `vit`: `ADAM`); augmentation is a
+    random crop and flip of the whole batch at once, and what the countermeasure makes of that.
+
+    Args:
+        countermeasure: one that preprocesses has done so: `pixels` come out of it, and what the
+            network is to recognise must, too.
+        pretrained: state dict of the same network, for any number of classes; the `pretrained`
+            countermeasures begin with it.
 
     Raises:
-        ValueError: fewer than two training images, or a configuration that is not resolved.
+        ValueError: fewer than two training images, a configuration that is not resolved, or
+            pretrained weights that are missing, not asked for or another network's.
     """
     if len(pixels) < 2:
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
-    seed = drawn_seed(config)
+    config, seed = training_config(config, countermeasure), drawn_seed(config)
     pixels, labels = pixels.to(plan.device), labels.to(plan.device)
     network = build(
         recipe.network,
@@ -71,31 +93,55 @@ def fit(
         *channel_statistics(pixels),
         generator(seed, recipe.purpose, 0),
     ).to(plan.device)
-    network.train()
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    begin(network, countermeasure, pretrained)
+    objective = partial(_cross_entropy, network, plan)
+    optimiser, rate = _optimiser(recipe.network, network, config)
     batches = batch_count(len(pixels), config.batch_size)
     for epoch in range(recipe.epochs):
         draws = generator(seed, recipe.purpose, epoch + 1)
         order = torch.randperm(len(pixels), generator=draws)
         crops = _draw_crops(len(pixels), config, draws)
+        further = generator(seed, f"{recipe.purpose} {countermeasure}", epoch + 1)
+        set_trainable(network, frozen=countermeasure == "pretrained-frozen")
         for index, chosen in enumerate(order.tensor_split(batches)):
-            optimiser.param_groups[0]["lr"] = learning_rate(
+            optimiser.param_groups[0]["lr"] = rate * learning_rate(
                 config, recipe.epochs, epoch + index / batches
             )
-            batch = augment(to_images(pixels[chosen]), crops[chosen], config.crop_padding)
-            with autocast(plan):
-                logits = network(batch)
-            loss = functional.cross_entropy(logits.float(), labels[chosen])
+            images = augment(to_images(pixels[chosen]), crops[chosen], config.crop_padding)
+            images, targets = change_batch(countermeasure, images, labels[chosen], classes, further)
+            if radius := RADIUS_LEVELS.get(countermeasure):
+                images = attack(network, objective, images, targets, radius, further)
+            loss = objective(images, targets)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimiser.step()
             yield Progress(epoch * batches + index + 1, recipe.epochs * batches)
         yield Epoch(epoch + 1, network)
+
+
+def _optimiser(
+    name: NetworkName, network: Network, config: SEPConfig
+) -> tuple[torch.optim.Optimizer, float]:
+    """The optimiser, and what it multiplies the scheduled rate by."""
+    if name in ADAM:
+        return torch.optim.AdamW(network.parameters(), weight_decay=ADAM_WEIGHT_DECAY), ADAM_RATE
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    ), 1.0
+
+
+def _cross_entropy(
+    network: Network,
+    plan: Plan,
+    images: Float32[Tensor, "b 3 s s"],
+    targets: Int64[Tensor, " b"] | Float32[Tensor, "b y"],
+) -> Float32[Tensor, ""]:
+    with autocast(plan):
+        logits = network(images)
+    return functional.cross_entropy(logits.float(), targets)
 
 
 def autocast(plan: Plan) -> torch.autocast:

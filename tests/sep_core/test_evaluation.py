@@ -6,17 +6,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
-from sep_core.config import Plan, SEPConfig
+from sep_core.config import COUNTERMEASURES, Countermeasure, Plan, SEPConfig
+from sep_core.countermeasures import PREPROCESSING
 from sep_core.evaluation import Accuracy, appropriate, held_out, predictions
 from sep_core.networks import Network
 from sep_core.pixels import to_images
-from sep_core.training import INFERENCE_BATCH, Progress
+from sep_core.training import INFERENCE_BATCH, Epoch, Progress, Recipe, fit
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 
 
-def _curve(train: Data, test: Data, config: SEPConfig, plan: Plan) -> list[Accuracy]:
-    events = appropriate(train, test, CLASSES, config, plan)
+def _curve(
+    train: Data,
+    test: Data,
+    config: SEPConfig,
+    plan: Plan,
+    countermeasure: Countermeasure = "crop-flip",
+) -> list[Accuracy]:
+    events = appropriate(train, test, CLASSES, config, plan, countermeasure=countermeasure)
     return [event for event in events if isinstance(event, Accuracy)]
 
 
@@ -59,6 +67,58 @@ def test_the_test_images_choose_nothing(data: Data, config: SEPConfig, plan: Pla
 def test_the_same_call_gives_the_same_curve(data: Data, config: SEPConfig, plan: Plan) -> None:
     train, test = _split(data)
     assert _curve(train, test, config, plan) == _curve(train, test, config, plan)
+
+
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_preprocessing_takes_training_and_test_images(
+    name: Countermeasure, data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    train, test = _split(data)
+    seen: dict[bool, set[bytes]] = {True: set(), False: set()}  # by whether the network trained
+
+    def note(module: nn.Module, inputs: tuple[Tensor], _: object) -> None:
+        if isinstance(module, Network):
+            seen[module.training] |= _contents(inputs[0])
+
+    with register_module_forward_hook(note):
+        _curve(train, test, replace(config, crop_padding=0, flip=False), plan, name)
+    for training, (pixels, _) in ((True, train), (False, test)):
+        assert seen[training] == _contents(to_images(PREPROCESSING[name](pixels)))
+        assert not seen[training] & _contents(to_images(pixels))
+
+
+def _contents(images: Tensor) -> set[bytes]:
+    return {image.contiguous().numpy().tobytes() for image in images}
+
+
+@pytest.mark.parametrize("name", [c for c in COUNTERMEASURES if not c.startswith("pretrained")])
+def test_progress_counts_every_countermeasures_work(
+    name: Countermeasure, data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    train, test = _split(data)
+    events = list(appropriate(train, test, CLASSES, config, plan, countermeasure=name))
+    work = 8 + (2 if name in PREPROCESSING else 0)
+    seen = [event for event in events if isinstance(event, Progress)]
+    assert seen == [Progress(n, work) for n in range(1, work + 1)]
+    assert [e.epoch for e in events if isinstance(e, Accuracy)] == [1, 2]
+
+
+def test_a_pretrained_backbone_recognises_with_a_new_head(
+    data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    train, test = _split(data)
+    recipe = Recipe("small", 8, "elsewhere")
+    *_, trained = fit(*train, CLASSES, recipe, config=config, plan=plan)
+    assert isinstance(trained, Epoch)
+    state = trained.network.state_dict()
+    config = replace(config, appropriator_epochs=8)
+    for name in COUNTERMEASURES[-2:]:
+        events = appropriate(
+            train, test, CLASSES, config, plan, countermeasure=name, pretrained=state
+        )
+        *_, last = events
+        assert isinstance(last, Accuracy)
+        assert last.accuracy == 1
 
 
 def test_predictions_are_the_largest_logits_of_every_image(

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -6,10 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sep_core.config import PAPER, Plan, SEPConfig
+from sep_core.config import COUNTERMEASURES, PAPER, Countermeasure, Plan, SEPConfig
+from sep_core.countermeasures import PREPROCESSING, attack, change_batch
+from sep_core.networks import Network, build
 from sep_core.pixels import to_images
+from sep_core.randomness import generator
 from sep_core.training import (
     INFERENCE_BATCH,
     Epoch,
@@ -29,14 +33,78 @@ from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 RECIPE = Recipe("small", 3, "test")
 
 
-def _fit(data: Data, config: SEPConfig, plan: Plan) -> Iterator[Progress | Epoch]:
-    return fit(*data, CLASSES, RECIPE, config=config, plan=plan)
+State = Mapping[str, Tensor]
 
 
-def _weights(data: Data, config: SEPConfig, plan: Plan) -> Tensor:
-    *_, last = _fit(data, config, plan)
+def _fit(
+    data: Data,
+    config: SEPConfig,
+    plan: Plan,
+    countermeasure: Countermeasure = "crop-flip",
+    pretrained: State | None = None,
+) -> Iterator[Progress | Epoch]:
+    return fit(
+        *data,
+        CLASSES,
+        RECIPE,
+        config=config,
+        plan=plan,
+        countermeasure=countermeasure,
+        pretrained=pretrained,
+    )
+
+
+def _weights(
+    data: Data,
+    config: SEPConfig,
+    plan: Plan,
+    countermeasure: Countermeasure = "crop-flip",
+    pretrained: State | None = None,
+) -> Tensor:
+    *_, last = _fit(data, config, plan, countermeasure, pretrained)
     assert isinstance(last, Epoch)
-    return torch.cat([p.detach().flatten() for p in last.network.parameters()])
+    return _flat(last.network)
+
+
+def _flat(network: Network) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def _new_network(data: Data, config: SEPConfig, classes: int = CLASSES) -> Network:
+    draws = generator(str(config.seed), RECIPE.purpose, 0)
+    return build(RECIPE.network, classes, SIDE, *channel_statistics(data[0]), draws)
+
+
+Batch = tuple[Tensor, Tensor]
+
+
+def _plain_loop(
+    data: Data, config: SEPConfig, change: Callable[[Network, Tensor, Tensor, int], Batch]
+) -> Tensor:
+    """The training as it was before there were countermeasures, in other words."""
+    pixels, labels = data
+    network = _new_network(data, config).train()
+    optimiser = torch.optim.SGD(network.parameters(), 1, config.momentum, weight_decay=5e-4)
+    for epoch in range(RECIPE.epochs):
+        draws = generator(str(config.seed), RECIPE.purpose, epoch + 1)
+        order = torch.randperm(len(pixels), generator=draws)
+        corners = torch.randint(0, 2 * config.crop_padding + 1, (len(pixels), 2), generator=draws)
+        mirrored = torch.randint(0, 2, (len(pixels), 1), generator=draws) * config.flip
+        for index, part in enumerate(order.tensor_split(3)):
+            optimiser.param_groups[0]["lr"] = learning_rate(config, 3, epoch + index / 3)
+            crops = [
+                reference.augment(image, top, left, bool(mirror), config.crop_padding)
+                for image, (top, left), mirror in zip(
+                    to_images(pixels[part]), corners[part].tolist(), mirrored[part], strict=True
+                )
+            ]
+            batch = torch.stack(crops).contiguous(memory_format=torch.channels_last)
+            images, targets = change(network, batch, labels[part], epoch)
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(network(images), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return _flat(network)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +175,130 @@ def test_crops_and_flips_happen_as_configured(data: Data, config: SEPConfig, pla
     plain = _weights(data, replace(config, crop_padding=0, flip=False), plan)
     assert not torch.equal(plain, _weights(data, replace(config, crop_padding=2, flip=False), plan))
     assert not torch.equal(plain, _weights(data, replace(config, crop_padding=0, flip=True), plan))
+
+
+def test_crop_and_flip_train_as_they_always_did(data: Data, config: SEPConfig, plan: Plan) -> None:
+    expected = _plain_loop(data, config, lambda _, images, labels, __: (images, labels))
+    assert torch.equal(_weights(data, config, plan), expected)
+    assert torch.equal(_weights(data, config, plan, "crop-flip"), expected)
+
+
+def test_none_trains_on_the_images_as_they_are(data: Data, config: SEPConfig, plan: Plan) -> None:
+    bare = replace(config, crop_padding=0, flip=False)
+    expected = _plain_loop(data, bare, lambda _, images, labels, __: (images, labels))
+    assert torch.equal(_weights(data, config, plan, "none"), expected)
+
+
+@pytest.mark.parametrize("name", ["cutout", "mixup", "cutmix", "randaugment"])
+def test_batches_are_changed_after_crop_and_flip(
+    name: Countermeasure, data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    draws = {n: generator(SEED, f"test {name}", n) for n in (1, 2, 3)}
+
+    def change(_: Network, images: Tensor, labels: Tensor, epoch: int) -> Batch:
+        return change_batch(name, images, labels, CLASSES, draws[epoch + 1])
+
+    assert torch.equal(_weights(data, config, plan, name), _plain_loop(data, config, change))
+
+
+@pytest.mark.parametrize("levels", [2, 8])
+def test_adversarial_training_sees_only_what_the_attack_made(
+    levels: int, data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    name: Countermeasure = f"adversarial-{levels}"  # type: ignore[assignment]
+    draws = {n: generator(SEED, f"test {name}", n) for n in (1, 2, 3)}
+
+    def change(network: Network, images: Tensor, labels: Tensor, epoch: int) -> Batch:
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            return functional.cross_entropy(network(images), labels)
+
+        return attack(network, loss, images, labels, levels, draws[epoch + 1]), labels
+
+    assert torch.equal(_weights(data, config, plan, name), _plain_loop(data, config, change))
+
+
+@pytest.mark.parametrize("name", sorted(set(COUNTERMEASURES) - set(PREPROCESSING)))
+def test_every_countermeasure_trains_by_the_seed(
+    name: Countermeasure, data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    def weights(name: Countermeasure, seed: str) -> Tensor:
+        state = given if "pretrained" in name else None
+        return _weights(part, replace(config, seed=seed), plan, name, state)
+
+    part, given = (data[0][:8], data[1][:8]), _backbone(data, config)
+    first = weights(name, SEED)
+    torch.manual_seed(7)
+    assert torch.equal(first, weights(name, SEED))
+    assert not torch.equal(first, weights(name, SEED[::-1]))
+    assert torch.equal(first, weights("crop-flip", SEED)) == (name == "crop-flip")
+
+
+def _backbone(data: Data, config: SEPConfig) -> dict[str, Tensor]:
+    """As if trained elsewhere: other weights, other normalisation, two classes more."""
+    *_, last = _fit(data, replace(config, seed=SEED[::-1]), Plan(device="cpu", precision="float32"))
+    assert isinstance(last, Epoch)
+    state = _new_network(data, config, CLASSES + 2).state_dict()
+    trained = last.network.state_dict()
+    assert set(trained) == set(state)
+    return state | {k: (v * 1.1).to(v.dtype) for k, v in trained.items() if "head" not in k}
+
+
+def test_a_frozen_backbone_stays_as_given(data: Data, config: SEPConfig, plan: Plan) -> None:
+    given = _backbone(data, config)
+    heads = []
+    for event in _fit(data, config, plan, "pretrained-frozen", given):
+        if isinstance(event, Epoch):
+            state = event.network.state_dict()
+            assert all(torch.equal(state[k], given[k]) for k in given if "head" not in k)
+            heads.append(state["head.weight"].clone())
+            event.network.train()  # as testing leaves it
+    assert len(heads) == 3
+    assert heads[0].shape == (CLASSES, 128)
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_tuned_backbone_starts_as_given_with_a_new_head(
+    data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    given = _backbone(data, config)
+    still = replace(config, learning_rate=1e-7, warmup_epochs=0, weight_decay=0)
+    *_, last = _fit(data, still, plan, "pretrained-tuned", given)
+    assert isinstance(last, Epoch)
+    expected = given | {
+        k: v for k, v in _new_network(data, config).state_dict().items() if "head" in k
+    }
+    for name, parameter in last.network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], atol=1e-5, rtol=1e-4)
+    assert torch.equal(last.network.state_dict()["mean"], given["mean"])
+
+
+def test_a_tuned_backbone_is_trained_at_a_tenth(data: Data, config: SEPConfig, plan: Plan) -> None:
+    given = _backbone(data, config)
+    tuned = _weights(data, replace(config, warmup_epochs=0), plan, "pretrained-tuned", given)
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    again = _weights(data, replace(config, warmup_epochs=0), plan, "pretrained-tuned", given)
+    hook.remove()
+    assert torch.equal(tuned, again)
+    assert max(rates) == pytest.approx(config.learning_rate / 10)
+
+
+def test_weights_that_do_not_belong_are_refused(data: Data, config: SEPConfig, plan: Plan) -> None:
+    given = _backbone(data, config)
+    with pytest.raises(ValueError, match="expected a state dict with pretrained-tuned, got none"):
+        next(_fit(data, config, plan, "pretrained-tuned"))
+    with pytest.raises(ValueError, match="expected none with cutout, got one"):
+        next(_fit(data, config, plan, "cutout", given))
+    first = next(k for k in given if k.endswith(".weight"))
+    for wrong in (
+        {k: v for k, v in given.items() if k != first},
+        given | {first: torch.zeros(1)},
+        given | {"another.weight": torch.zeros(1)},
+    ):
+        with pytest.raises(
+            ValueError, match=f"expected the network's state with ({first}|another)"
+        ):
+            next(_fit(data, config, plan, "pretrained-frozen", wrong))
 
 
 @pytest.mark.parametrize("images", [1, 7])
