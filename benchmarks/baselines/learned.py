@@ -31,7 +31,7 @@ def targeted(
     *,
     steps: int = 250,
 ) -> Pixels:
-    """Targeted adversarial poisons (Fowl et al., NeurIPS 2021, eq. 3).
+    """Targeted adversarial poisons (Fowl et al., NeurIPS 2021).
 
     Cross-entropy to class g(y) through one fully trained network, `steps` signed steps of a tenth
     of the budget. It is `sep` with its last checkpoint alone, and shares `sep`'s target map and
@@ -63,7 +63,7 @@ def error_minimising(
     noise_steps: int = 20,
     stop_error: float = 0.01,
 ) -> Pixels:
-    """Error-minimising noise of every image (Huang et al., ICLR 2021, eq. 2 and section 3.1).
+    """Error-minimising noise of every image (Huang et al., ICLR 2021).
 
     `network_steps` batches train the network on the changed images, then `noise_steps` signed steps
     of a tenth of the budget lower its loss on every image, in turns until its error on the changed

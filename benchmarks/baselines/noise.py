@@ -31,7 +31,7 @@ def class_wise(pixels: Pixels, labels: Labels, classes: int, config: SEPConfig, 
 
 
 def shortcuts(pixels: Pixels, labels: Labels, classes: int, config: SEPConfig, _: Plan) -> Pixels:
-    """Linearly separable patches (Yu et al., KDD 2022, algorithm 1).
+    """Linearly separable patches (Yu et al., Availability attacks create shortcuts, KDD 2022).
 
     Theirs is bounded in L2; here every channel of every image is scaled to the L-infinity budget.
     """
@@ -42,10 +42,11 @@ def shortcuts(pixels: Pixels, labels: Labels, classes: int, config: SEPConfig, _
 def autoregressive(
     pixels: Pixels, labels: Labels, classes: int, config: SEPConfig, _: Plan
 ) -> Pixels:
-    """A linear process for each class (Sandoval-Segura et al., NeurIPS 2022, section 3.2).
+    """A linear process for each class (Sandoval-Segura et al., NeurIPS 2022).
 
     Theirs is bounded in L2; here every channel of every image is scaled to the L-infinity budget.
-    Theirs draws coefficients until the process neither dies nor explodes; see `coefficients`.
+    Theirs redraws coefficients whose process explodes, or which another class's filter hardly
+    notices; here see `coefficients`. Tests hold the filters apart.
     """
     seed, side = drawn_seed(config), pixels.shape[-1]
     noise = process(coefficients(classes, side, seed)[labels], side, generator(seed, "AR starts"))
@@ -67,7 +68,7 @@ def separable_noise(labels: Labels, classes: int, side: int, seed: str) -> Noise
 def process(
     coefficients: Float64[Tensor, "n 3 8"], side: int, draws: torch.Generator
 ) -> Float64[Tensor, "n 3 s s"]:
-    """Each value the weighted sum of the 8 before it in its 3 x 3 window, rows first (eq. 4).
+    """Each value the weighted sum of the 8 before it in its 3 x 3 window, rows first.
 
     Two rows above and two columns to the left are normal draws that start it; they are cut off.
     """

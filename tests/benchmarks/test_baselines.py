@@ -119,6 +119,13 @@ def test_autoregressive_noise_is_what_its_filter_predicts() -> None:
         assert _filtered(noise[label != LABELS], weights[label]).abs().max() > 1e-3
 
 
+def test_autoregressive_filters_tell_the_classes_apart_after_rounding() -> None:
+    weights = coefficients(CLASSES, SIDE, CONFIG.seed or "")
+    change = autoregressive(GREY, LABELS, CLASSES, CONFIG, PLAN).double() - 128
+    missed = torch.stack([_filtered(change, each).abs().mean((1, 2, 3)) for each in weights])
+    assert torch.equal(missed.argmin(0), LABELS)
+
+
 def test_autoregressive_noise_fades_and_explodes_little() -> None:
     change = autoregressive(GREY, LABELS, CLASSES, CONFIG, PLAN).float() - 128
     first, last = change[:, :, :4].std((2, 3)), change[:, :, -4:].std((2, 3))
