@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
+# The Dockerfile's: one version everywhere.
+UV_VERSION := $(shell sed -n 's/.*uv==\([0-9.]*\).*/\1/p' Dockerfile.gpu)
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --all-extras
 OUT ?= demo-output
@@ -18,7 +20,7 @@ help:  ## this list
 
 .uv/bin/uv:
 	@echo "uv is not on this machine: installing it into .uv/"
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
 
 setup: $(if $(findstring .uv,$(UV)),.uv/bin/uv)  ## make the environment in .venv (3 GB the first time)
 	@echo "making the environment in .venv; the first time this downloads 3 GB"

@@ -4,7 +4,6 @@ The production code path on small parts: what this starts are the commands that
 `docker-compose.yml` names, as child processes that die with their parent.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -26,11 +26,11 @@ from sqlalchemy import select
 from api import keys
 from api.db import transaction
 from api.models import APIKey, Queue
+from api.processes import die_with_parent
 from api.settings import settings
 
 START_SECONDS = 60
 STOP_SECONDS = 15
-PR_SET_PDEATHSIG = 1
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -59,7 +59,7 @@ class Part:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us: we stop them in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  we start no threads
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509  we start no threads
             )
 
     def ended(self) -> bool:
@@ -181,7 +181,7 @@ def _start_valkey(logs: Path) -> "subprocess.Popen[bytes] | None":
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  we start no threads
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509  we start no threads
         )
     deadline = time.monotonic() + START_SECONDS
     while not _answers(path):
@@ -224,10 +224,6 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _interrupt(*_: object) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,6 +33,7 @@ class Settings(BaseSettings):
     sweep_seconds: float = 2
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
     orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")
+    worker_queue: Literal["gpu", "cpu"] = Field("gpu", description="what a worker process serves")
     threads: int = Field(0, ge=0, description="of PyTorch on a CPU; 0 is every core")
 
     @property

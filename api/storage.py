@@ -8,7 +8,7 @@ import io
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -69,10 +69,8 @@ async def write_stream(key: str, chunks: AsyncIterator[bytes]) -> None:
     Raises:
         StorageFull: no room left.
     """
-    try:
+    with _translating():
         await obstore.put_async(_store(), key, chunks, max_concurrency=PARTS_AT_ONCE)
-    except (BaseError, OSError) as error:
-        raise _translated(error) from error
 
 
 def write(key: str, data: bytes | IO[bytes]) -> str:
@@ -85,10 +83,8 @@ def write(key: str, data: bytes | IO[bytes]) -> str:
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
     file.seek(0)
-    try:
+    with _translating():
         obstore.put(_store(), key, file)
-    except (BaseError, OSError) as error:
-        raise _translated(error) from error
     return digest
 
 
@@ -98,10 +94,8 @@ def read(key: str) -> bytes:
     Raises:
         FileNotFoundError: there is none.
     """
-    try:
+    with _translating():
         return bytes(obstore.get(_store(), key).bytes())
-    except BaseError as error:
-        raise _translated(error) from error
 
 
 def read_if_there(key: str) -> bytes | None:
@@ -113,11 +107,18 @@ def read_if_there(key: str) -> bytes | None:
 
 
 def stream(key: str, start: int, end: int) -> Iterator[bytes]:
-    """The bytes [start, end) of a blob, piece by piece."""
+    """The bytes [start, end) of a blob, piece by piece.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     for at in range(start, end, STREAM_CHUNK_BYTES):
-        yield bytes(
-            obstore.get_range(_store(), key, start=at, end=min(at + STREAM_CHUNK_BYTES, end))
-        )
+        yield _range(key, at, min(at + STREAM_CHUNK_BYTES, end))
+
+
+def _range(key: str, start: int, end: int) -> bytes:
+    with _translating():
+        return bytes(obstore.get_range(_store(), key, start=start, end=end))
 
 
 def open_blob(key: str) -> io.BufferedReader:
@@ -131,10 +132,10 @@ def open_blob(key: str) -> io.BufferedReader:
 
 def remove(prefix: str) -> None:
     """Remove every blob below `prefix`, half-written ones included; twice at once is harmless."""
-    for batch in obstore.list(_store(), prefix):
-        for meta in batch:
-            with suppress(FileNotFoundError):
-                obstore.delete(_store(), meta["path"])
+    with _translating():
+        for batch in obstore.list(_store(), prefix):
+            for meta in batch:
+                remove_one(meta["path"])
     folder = _folder()
     if folder is not None:
         shutil.rmtree(folder / prefix, ignore_errors=True)
@@ -142,7 +143,7 @@ def remove(prefix: str) -> None:
 
 def remove_one(key: str) -> None:
     """Remove a blob, if it is there."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), _translating():
         obstore.delete(_store(), key)
 
 
@@ -160,17 +161,18 @@ def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:
 def check() -> None:
     """Raise unless a blob can be written and removed: what readiness asks."""
     key = f"ready-{uuid4()}"  # of its own, since several may ask at once
-    obstore.put(_store(), key, b"")
-    obstore.delete(_store(), key)
+    with _translating():
+        obstore.put(_store(), key, b"")
+        obstore.delete(_store(), key)
 
 
 def _changes(kind: str) -> Iterator[tuple[str, datetime]]:
     """Names below `kind` and when something in each was changed."""
     folder = _folder()
     if folder is None:
-        for batch in obstore.list(_store(), kind):
-            for meta in batch:
-                yield meta["path"].split("/")[1], meta["last_modified"]
+        with _translating():
+            listed = [meta for batch in obstore.list(_store(), kind) for meta in batch]
+        yield from ((meta["path"].split("/")[1], meta["last_modified"]) for meta in listed)
         return
     # obstore does not list what a process that was killed has left half written.
     for path, _, files in os.walk(folder / kind):
@@ -185,7 +187,8 @@ class _Blob(io.RawIOBase):
 
     def __init__(self, key: str) -> None:
         self._key, self._at = key, 0
-        self._size = obstore.head(_store(), key)["size"]
+        with _translating():
+            self._size = obstore.head(_store(), key)["size"]
 
     def readable(self) -> bool:
         return True
@@ -205,15 +208,21 @@ class _Blob(io.RawIOBase):
         end = min(self._at + len(buffer), self._size)
         if end <= self._at:
             return 0
-        data = obstore.get_range(_store(), self._key, start=self._at, end=end)
-        buffer[: len(data)] = bytes(data)
+        data = _range(self._key, self._at, end)
+        buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
 
 
-def _translated(error: Exception) -> Exception:
-    # obstore names the operating system's ENOSPC only in its text (os error 28).
-    if "os error 28" in str(error):
-        return StorageFull("Expected room for the blob, got a full disk.")
-    # An OSError is the infrastructure's failure to whoever calls: worth another try.
-    return error if isinstance(error, OSError) else OSError(str(error))
+@contextmanager
+def _translating() -> Iterator[None]:
+    """Obstore's own errors become StorageFull or an OSError, which is worth another try."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        # obstore names the operating system's ENOSPC only in its text (os error 28).
+        if "os error 28" in str(error):
+            raise StorageFull("Expected room for the blob, got a full disk.") from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(str(error)) from error

@@ -3,7 +3,6 @@
 A consumer can stop silently while its process lives, so that liveness is the row's heartbeat.
 """
 
-import os
 import socket
 import sys
 from datetime import timedelta
@@ -12,13 +11,14 @@ from sqlalchemy import select
 
 from api.db import now, reading
 from api.models import Queue, Worker
+from api.settings import settings
 
 FRESH_SECONDS = 60
 
 
 def main() -> int:
     """The exit status."""
-    queue = Queue(os.environ.get("SEPGATE_WORKER_QUEUE", Queue.GPU))
+    queue = Queue(settings().worker_queue)
     with reading() as session:
         fresh = select(Worker.name).where(
             Worker.queue == queue,

@@ -1,8 +1,6 @@
 """`run_step`: claim, run, finish. One `try` turns an exception into a code on the row."""
 
-import ctypes
 import logging
-import os
 import signal
 import time
 from uuid import UUID
@@ -15,6 +13,7 @@ from api.db import transaction
 from api.errors import AppError
 from api.leases import Claim
 from api.models import Queue, StepKind
+from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
 from worker import facts
@@ -23,7 +22,6 @@ from worker.lease import DrainFlag, Lease, LeaseLost, StepStopped, WorkerDrainin
 log = logging.getLogger(__name__)
 draining = DrainFlag()
 
-PR_SET_PDEATHSIG = 1
 FINISH_RETRY_SECONDS = 2
 
 
@@ -35,8 +33,8 @@ def _drain(**_: object) -> None:
 @signals.worker_process_init.connect
 def _adopt(**_: object) -> None:
     """A child must not outlive its parent: nobody would stop it, and it would hold the device."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    queue = Queue(os.environ.get("SEPGATE_WORKER_QUEUE", Queue.GPU))
+    die_with_parent(signal.SIGKILL)
+    queue = Queue(settings().worker_queue)
     facts.register(queue, facts.measure(queue))
 
 

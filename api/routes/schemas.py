@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, get_type_hints
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from api.models import DatasetState, ProtectionState, StepKind, StepState
 from sep_core.config import SEPConfig
@@ -59,6 +59,20 @@ class DatasetPage(BaseModel):
     next_cursor: str | None
 
 
+class _Strict(BaseModel):
+    """Neither "8" nor true is the number that somebody meant; a list is JSON's tuple."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_as_tuples(cls, body: Any) -> Any:
+        # `strict` keeps them apart in what FastAPI has parsed already.
+        if not isinstance(body, dict):
+            return body
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in body.items()}
+
+
 _FIELDS: dict[str, Any] = {
     name: (kind | None, None) for name, kind in get_type_hints(SEPConfig).items()
 } | {
@@ -69,7 +83,7 @@ _FIELDS: dict[str, Any] = {
 }
 ConfigIn = create_model(
     "ConfigIn",
-    __config__=ConfigDict(extra="forbid"),
+    __base__=_Strict,
     __doc__="Fields of a protection's configuration that differ from the preset.",
     **_FIELDS,
 )

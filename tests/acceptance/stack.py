@@ -62,6 +62,7 @@ class Stack:
     def environment(self, part: str) -> dict[str, str]:
         """The variables that the compose file sets; those that say where things are, for here."""
         named = {k: str(v) for k, v in self._compose[part]["environment"].items()}
+        named.pop("PGPASSWORD", None)  # that of the compose file's server, not of this one
         missing = set(named) - set(self._environment) - {"SEPGATE_WORKER_QUEUE"}
         assert not missing, f"{part} names {missing}, which this test does not know"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -89,6 +90,14 @@ class Stack:
         self._processes[part].send_signal(signal.SIGTERM)
         self._processes[part].wait(60)
         return time.monotonic() - began
+
+    def pause(self, part: str) -> None:
+        """SIGSTOP of a service's main process: it takes no message; what it has begun goes on."""
+        self._processes[part].send_signal(signal.SIGSTOP)
+
+    def resume(self, part: str) -> None:
+        """SIGCONT."""
+        self._processes[part].send_signal(signal.SIGCONT)
 
     def wait_until_ready(self) -> None:
         """Until /readyz says so."""

@@ -1,24 +1,25 @@
-"""kill -9 in the middle of each kind of step, a flushed Redis: the same archive, to the byte."""
+"""kill -9 in the middle of each kind of step, each kind's message lost: the same archive, to the
+byte."""
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from redis import Redis
 from sqlalchemy import select
 
+from api import queue
 from api.db import reading
-from api.models import Step, StepKind, StepState
+from api.models import QUEUES, Step, StepKind, StepState
 from tests import pictures
 from tests.acceptance.stack import Stack, pid_of, running
 from tests.servers import wait_for
 
-# Large enough that every step takes long enough to be met in its middle.
-DATA = pictures.zipped(pictures.class_folders(150, 30, size=(64, 64)))
 KINDS = [StepKind.INGEST, StepKind.TRAIN, StepKind.PERTURB, StepKind.PACKAGE, StepKind.EVALUATE]
+STEP_SECONDS = 120
 
 
 @pytest.fixture
@@ -27,32 +28,63 @@ def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
         yield started
 
 
-def job(stack: Stack, between: Callable[[str], None] = lambda _: None) -> bytes:
-    dataset_id = stack.upload(DATA)
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    """Progress is written once a second: every step on these lasts some seconds.
+
+    What is large and refused keeps the ingestion busy, and nothing after it.
+    """
+    transparent = pictures.encoded(np.zeros((3000, 3000, 4), np.uint8))
+    refused = {f"train/ant/refused-{n:02d}.png": transparent for n in range(18)}
+    return pictures.zipped(pictures.class_folders(150, 30, size=(96, 96)) | refused)
+
+
+@pytest.fixture(scope="module")
+def kept() -> list[bytes]:
+    """The archive that an undisturbed job gave, once there is one: on whichever database."""
+    return []
+
+
+@pytest.fixture
+def undisturbed(stack: Stack, data: bytes, kept: list[bytes]) -> bytes:
+    if not kept:
+        kept.append(job(stack, data))
+    return kept[0]
+
+
+def job(stack: Stack, data: bytes, between: Callable[[str], None] = lambda _: None) -> bytes:
+    dataset_id = stack.upload(data)
     between("upload")
     assert stack.finish(f"/v1/datasets/{dataset_id}")["state"] == "ready"
     protection_id = stack.ask(dataset_id)
     between("ask")
+    return finished(stack, protection_id)
+
+
+def finished(stack: Stack, protection_id: str) -> bytes:
     protection = stack.finish(f"/v1/protections/{protection_id}")
     assert protection["state"] == "succeeded", protection["error"]
     return stack.archive(protection_id)
 
 
-def kill_in_the_middle_of(kind: StepKind) -> None:
-    """Wait for a running step of this kind, and kill the process that has it."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+def wait_for_the_middle_of(kind: StepKind) -> str:
+    """Until a step of this kind, at its first attempt, has done a part; returns who runs it."""
+    owners: list[str] = []
+
+    def found() -> bool:
         with reading() as session:
-            owner = session.scalar(
-                select(Step.lease_owner).where(
-                    Step.kind == kind, Step.state == StepState.RUNNING, Step.attempt == 1
-                )
+            query = select(Step.lease_owner).where(
+                Step.kind == kind,
+                Step.state == StepState.RUNNING,
+                Step.attempt == 1,
+                Step.progress_done > 0,
+                Step.progress_done < Step.progress_total,
             )
-        if owner is not None:
-            os.kill(pid_of(owner), signal.SIGKILL)
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no {kind} was seen running")
+            owners.extend(owner for owner in session.scalars(query) if owner is not None)
+        return bool(owners)
+
+    wait_for(found, STEP_SECONDS, f"the middle of {kind}")
+    return owners[0]
 
 
 def attempts() -> dict[StepKind, int]:
@@ -61,39 +93,74 @@ def attempts() -> dict[StepKind, int]:
     return {kind: max(attempt for k, attempt in steps if k == kind) for kind, _ in steps}
 
 
-def test_same_archive_whatever_is_killed(stack: Stack, redis_url: str) -> None:
-    undisturbed = job(stack)
-
+def test_same_archive_whatever_is_killed(stack: Stack, data: bytes, undisturbed: bytes) -> None:
     def kill_all(when: str) -> None:
         for kind in KINDS[:1] if when == "upload" else KINDS[1:]:
-            kill_in_the_middle_of(kind)
+            os.kill(pid_of(wait_for_the_middle_of(kind)), signal.SIGKILL)
 
-    assert job(stack, kill_all) == undisturbed
+    assert job(stack, data, kill_all) == undisturbed
     assert all(attempts()[kind] >= 2 for kind in KINDS)
 
-    def flush(_: str) -> None:
-        with Redis.from_url(redis_url) as client:
-            client.flushall()
 
-    assert job(stack, flush) == undisturbed
-
-
-def test_same_archive_when_whole_workers_and_sweep_are_killed(stack: Stack) -> None:
-    undisturbed = job(stack)
-
+def test_same_archive_when_whole_workers_and_sweep_are_killed(
+    stack: Stack, data: bytes, undisturbed: bytes
+) -> None:
     def kill_parents(when: str) -> None:
         if when == "upload":
             return
-        wait_for(lambda: running_kind(StepKind.TRAIN), 60, "a training")
+        wait_for_the_middle_of(StepKind.TRAIN)
         for part in ("worker-gpu", "worker-cpu", "sweep"):
             stack.kill(part)
         for part in ("worker-gpu", "worker-cpu", "sweep"):
             stack.start(part)
 
-    assert job(stack, kill_parents) == undisturbed
+    assert job(stack, data, kill_parents) == undisturbed
 
 
-def running_kind(kind: StepKind) -> bool:
+def test_same_archive_whatever_message_is_lost(
+    stack: Stack, data: bytes, undisturbed: bytes, redis_url: str
+) -> None:
+    """Whoever would take the message of a step is away while it lies in the queue."""
+    stack.stop("worker-cpu")
+    dataset_id = stack.upload(data)
+    lose(StepKind.INGEST, redis_url)
+    stack.start("worker-cpu")
+    stack.finish(f"/v1/datasets/{dataset_id}")
+
+    stack.stop("worker-gpu")
+    protection_id = stack.ask(dataset_id)
+    lose(StepKind.TRAIN, redis_url)
+    stack.start("worker-gpu")
+
+    wait_for_the_middle_of(StepKind.TRAIN)
+    stack.stop("worker-cpu")
+    stack.pause("worker-gpu")  # its child goes on, and leaves the message for the next step behind
+    lose(StepKind.PERTURB, redis_url)
+    stack.resume("worker-gpu")
+
+    lose(StepKind.PACKAGE, redis_url)
+    stack.stop("worker-gpu")
+    stack.start("worker-cpu")
+    lose(StepKind.EVALUATE, redis_url)
+    stack.start("worker-gpu")
+    assert finished(stack, protection_id) == undisturbed
+
+
+def lose(kind: StepKind, redis_url: str) -> None:
+    """Flush Redis while a message for a step of this kind lies there; wait until it is missed."""
+    wait_for(lambda: bool(sent(kind)) and lying(kind), STEP_SECONDS, f"a message for {kind}")
+    before = sent(kind)
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+    wait_for(lambda: sent(kind) > before and lying(kind), 20, f"another message for {kind}")
+
+
+def sent(kind: StepKind) -> list[str]:
+    """When the ready steps of this kind were sent."""
     with reading() as session:
-        query = select(Step.id).where(Step.kind == kind, Step.state == StepState.RUNNING)
-        return session.scalar(query.limit(1)) is not None
+        query = select(Step.sent_at).where(Step.kind == kind, Step.state == StepState.READY)
+        return sorted(str(at) for at in session.scalars(query) if at is not None)
+
+
+def lying(kind: StepKind) -> bool:
+    return queue.waiting(QUEUES[kind]) > 0

@@ -1,10 +1,14 @@
 """A file gives the pixels that a viewer shows, or a refusal; never anything else."""
 
 import struct
+import subprocess
+import sys
+import textwrap
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,3 +239,25 @@ def test_mutated_images_give_pixels_or_a_refusal(make: Callable[[], bytes]) -> N
             pixels = read_pixels(data, LIMITS).pixels
             assert pixels.ndim == 3
             assert pixels.shape[2] in (1, 3)
+
+
+def test_a_lack_of_memory_is_not_the_images_fault(tmp_path: Path) -> None:
+    """In a process that may not have as much as the image needs: 7,000 x 7,000 pixels, 147 MB."""
+    path = tmp_path / "large.png"
+    Image.new("RGB", (7000, 7000)).save(path)
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from api.archive import Limits
+        from api.archive.images import read_pixels
+        data = Path(sys.argv[1]).read_bytes()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+        try:
+            read_pixels(data, Limits())
+        except MemoryError:
+            print("MemoryError")
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert ran.stdout == "MemoryError\n"

@@ -109,6 +109,19 @@ def test_nulls_are_as_good_as_nothing(client: httpx2.Client, ready_dataset: str)
     assert ask(client, ready_dataset, "k", steps=3)["id"] == made["id"]
 
 
+def test_whole_numbers_and_lists_are_taken(client: httpx2.Client, ready_dataset: str) -> None:
+    config: JSON = {
+        "step_levels": 2,
+        "milestones": [0.5, 0.75],
+        "target_map": [1, 0],
+        "flip": False,
+    }
+    assert ask(client, ready_dataset, preset="quick", **config)
+    with reading() as session:
+        asked = session.query(Protection).one().requested["config"]
+    assert asked == config
+
+
 REFUSED: list[tuple[JSON, str]] = [
     ({"epsilon_level": 8}, "epsilon_level"),
     ({"preset": "thorough"}, "preset"),
@@ -117,6 +130,18 @@ REFUSED: list[tuple[JSON, str]] = [
     ({"epsilon_levels": -1}, "epsilon_levels"),
     ({"epsilon_levels": 1.5}, "epsilon_levels"),
     ({"steps": "many"}, "steps"),
+    ({"epsilon_levels": "8"}, "epsilon_levels"),
+    ({"epsilon_levels": True}, "epsilon_levels"),
+    ({"step_levels": "1.0"}, "step_levels"),
+    ({"learning_rate": True}, "learning_rate"),
+    ({"flip": 1}, "flip"),
+    ({"flip": "yes"}, "flip"),
+    ({"milestones": ["0.5"]}, "milestones"),
+    ({"milestones": 0.5}, "milestones"),
+    ({"target_map": ["1", "0"]}, "target_map"),
+    ({"target_map": [True, False]}, "target_map"),
+    ({"target_map": [[1, 0]]}, "target_map"),
+    ({"seed": 1}, "seed"),
     ({"checkpoints": 500}, "checkpoints"),
     ({"step_levels": float("nan")}, "step_levels"),
     ({"learning_rate": float("inf")}, "learning_rate"),

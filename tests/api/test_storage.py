@@ -78,6 +78,26 @@ def test_what_is_not_there() -> None:
         next(storage.stream("no/blob", 0, 1))
 
 
+def test_what_storage_can_not_do_is_an_oserror(folder: Path) -> None:
+    """So that whoever calls tries again: here a blob lies where a folder is looked for."""
+    storage.write("a/blob", b"x")
+    below = "a/blob/b"
+    for call in (
+        partial(storage.read, below),
+        partial(storage.open_blob, below),
+        partial(storage.remove, below),
+        partial(next, storage.stream(below, 0, 1)),
+        partial(storage.remove_one, "a"),
+    ):
+        with pytest.raises(OSError, match="LocalFileSystem") as raised:
+            call()
+        assert not isinstance(raised.value, FileNotFoundError)
+    with storage.open_blob("a/blob") as blob:
+        (folder / "a/blob").write_bytes(b"")
+        with pytest.raises(OSError, match="range"):
+            blob.read()
+
+
 def test_a_blob_is_a_file_for_zipfile() -> None:
     files = {f"{number}.bin": os.urandom(50_000) for number in range(5)}
     storage.write("a/zip", zip_bytes(files))

@@ -5,11 +5,14 @@ beside sections 3.2 to 3.4 of the paper; shares nothing with sep_core.protection
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from sep_core.networks import Network
 
@@ -23,6 +26,37 @@ class Member:
 
 
 Resize = Callable[[Tensor], Tensor]
+
+
+class Kinks(TorchFunctionMode):
+    """Watches every rectifier: `margin` is the smallest |input| so far, in the layer's rms."""
+
+    RECTIFIERS = (functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.margin = float("inf")
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        _types: Iterable[type],
+        arguments: tuple[Any, ...] = (),
+        named: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function in self.RECTIFIERS:
+            entering = arguments[0].detach().abs()
+            self.margin = min(self.margin, float(entering.min() / entering.square().mean().sqrt()))
+        return function(*arguments, **(named or {}))
+
+
+def doubt(member: Member, image: Tensor, target: int, resize: Resize) -> float:
+    """1 - p(target) at one image: the factor by which cross-entropy's gradient vanishes."""
+    network = copy.deepcopy(member.network).double().eval()
+    with torch.no_grad():
+        logits = network(resize(image.double()[None]))[0]
+    others = torch.cat([logits[:target], logits[target + 1 :]])
+    return float(torch.sigmoid(torch.logsumexp(others, 0) - logits[target]))
 
 
 def gradient(variant: str, member: Member, image: Tensor, target: int, resize: Resize) -> Tensor:

@@ -25,9 +25,15 @@ from tests.sep_core.reference import Member
 
 VARIANTS: list[Variant] = ["sep", "sep-fa", "sep-fa-vr"]
 AGREEMENT = 1e-4  # relative, of every image's own gradient, in the Euclidean norm
-# Where a rectifier's input is zero but for rounding, the gradient itself jumps: about one gradient
-# in 300, by a few times the agreement, on every machine elsewhere.
-KINK = 1e-2
+# Where a rectifier's input is zero but for rounding, the gradient itself jumps: that image is at a
+# kink. Of 1,200 gradients at random images 4 had an input turned by rounding, each below 2.6e-7 of
+# the layer's rms, and changed by up to 0.026; elsewhere no direction was off by more than 4.4e-5.
+ROUNDING = 2**-20
+KINK = 5e-2
+# Cross-entropy's gradient is p(target) - 1 times another. Near p = 1 float32 knows it to within its
+# epsilon only (rounded when 1 + the others' share is added up, and when p is): with less doubt than
+# this, the bound grows as the doubt shrinks. 70 % of that bound was the most that was seen.
+CERTAIN = 2**-23 / AGREEMENT
 
 
 def resize(images: Tensor) -> Tensor:
@@ -68,14 +74,14 @@ class Case:
             directions = mean_direction(images, self.gradient, range(count))
         return list(directions)[count if self.config.variant == "sep-fa-vr" else -1 :]
 
-    def reference_directions(
-        self, images: Tensor, step: int, steering: list[Tensor]
-    ) -> list[Tensor]:
-        each = [
-            self._reference_one(image, n, step, [direction[n] for direction in steering])
-            for n, image in enumerate(images)
-        ]
-        return [torch.stack(images) for images in zip(*each, strict=True)]
+    def reference_directions(self, images: Tensor, step: int, steering: list[Tensor]) -> "Expected":
+        each, margins = [], []
+        for n, image in enumerate(images):
+            with reference.Kinks() as kinks:
+                each.append(self._reference_one(image, n, step, [d[n] for d in steering]))
+            margins.append(kinks.margin)
+        together = [torch.stack(images) for images in zip(*each, strict=True)]
+        return Expected(together, torch.tensor(margins) < ROUNDING)
 
     def _reference_one(
         self, image: Tensor, n: int, step: int, steering: list[Tensor]
@@ -103,6 +109,14 @@ class Case:
         *_, last = protect(self.pixels, self.labels, self.ensemble, config, self.plan)
         assert isinstance(last, Tensor)
         return last
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference's directions, and which images are at a kink somewhere on the way there."""
+
+    directions: list[Tensor]
+    at_kink: Tensor
 
 
 Make = Callable[..., Case]
@@ -137,27 +151,34 @@ def differences(actual: Tensor, expected: Tensor) -> Tensor:
     return torch.div(error, expected.flatten(1).norm(dim=1))
 
 
-def agree(actual: list[Tensor], expected: list[Tensor]) -> bool:
-    """All directions of all images, kinks apart."""
-    each = torch.cat([differences(*pair) for pair in zip(actual, expected, strict=True)])
-    return bool(each.median() < AGREEMENT and each.max() < KINK)
+def agree(actual: list[Tensor], expected: Expected) -> bool:
+    """All directions of every image; most images are at no kink."""
+    bounds = torch.where(expected.at_kink, KINK, AGREEMENT)
+    return bool(expected.at_kink.double().mean() < 0.5) and all(
+        bool((differences(*pair) < bounds).all())
+        for pair in zip(actual, expected.directions, strict=True)
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_of_every_checkpoint_agree_with_the_reference(
     make: Make, variant: Variant
 ) -> None:
-    case = make(variant)
+    case = make(variant, images=12)
     images = to_images(case.pixels)
     targets = target_classes(case.labels, case.config).tolist()
+    bounds = []
     for k, member in enumerate(case.members):
-        expected = torch.stack(
-            [
-                reference.gradient(variant, member, image, target, resize)
-                for image, target in zip(images, targets, strict=True)
-            ]
-        )
-        assert agree([case.gradient(k, images)], [expected])
+        actual = case.gradient(k, images)
+        for n, (image, target) in enumerate(zip(images, targets, strict=True)):
+            with reference.Kinks() as kinks:
+                expected = reference.gradient(variant, member, image, target, resize)
+            bound = KINK if kinks.margin < ROUNDING else AGREEMENT
+            if variant == "sep":
+                bound *= max(1.0, CERTAIN / reference.doubt(member, image, target, resize))
+            assert differences(actual[n : n + 1], expected[None]) < bound
+            bounds.append(bound)
+    assert sum(bound == AGREEMENT for bound in bounds) > 0.5 * len(bounds)
 
 
 @pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (3, 40, 27), (1, 21, 33)])
@@ -166,7 +187,7 @@ def test_directions_agree_with_the_reference(
     make: Make, variant: Variant, shape: tuple[int, int, int]
 ) -> None:
     draws = torch.Generator().manual_seed(8)
-    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=draws)
+    pixels = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=draws)
     case = make(variant, pixels)
     images = to_images(pixels)
     actual = case.directions(images, 1)
@@ -181,16 +202,17 @@ def test_every_step_agrees_with_the_reference(make: Make, variant: Variant) -> N
         actual = case.directions(images, step)
         expected = case.reference_directions(images, step, actual)
         assert agree(actual, expected)
+        exact = expected.directions[-1]
         after = case.protected(steps=step + 1)
         moved = torch.stack(
             [
                 reference.step(direction, image, original, 1.0, case.config.epsilon_levels)
                 for direction, image, original in zip(
-                    expected[-1], images, to_images(case.pixels), strict=True
+                    exact, images, to_images(case.pixels), strict=True
                 )
             ]
         )
-        decided = expected[-1].abs() > (actual[-1].double() - expected[-1]).abs().max()
+        decided = exact.abs() > (actual[-1].double() - exact).abs().max()
         assert decided.double().mean() > 0.95
         assert torch.equal(after[decided], to_pixels(moved.float())[decided])
         images = to_images(after)
@@ -204,7 +226,7 @@ def test_variance_reduction_uses_the_class_means_of_the_checkpoint_drawn(make: M
     actual = case.directions(images, 0)
     assert agree(actual, case.reference_directions(images, 0, actual))
     wrong = mistaken.reference_directions(images, 0, actual)
-    assert differences(actual[-1], wrong[-1]).min() > 5 * KINK
+    assert differences(actual[-1], wrong.directions[-1]).min() > 3 * KINK
 
 
 def test_the_walk_of_every_step_visits_checkpoints_of_its_own(make: Make) -> None:
