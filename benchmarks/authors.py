@@ -31,10 +31,10 @@ def gradient_pass(
     targets: Tensor,
     class_means: Tensor,
 ) -> Callable[[], Tensor]:
-    """One pass of theirs over `images` (b, 3, 32, 32), with the weights of our ResNet-18.
+    """One pass of theirs over `images` (b, 3, 32, 32), with the weights of our Network-18.
 
     Raises:
-        ValueError: the checkout is not laid out as theirs, or its network is not a ResNet-18.
+        ValueError: the checkout is not laid out as theirs, or its network is not a Network-18.
     """
     block = gradient_block(checkout / SCRIPTS[variant])
     theirs = _network(checkout)

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from benchmarks import authors
 from sep_core.config import PAPER, Plan, Precision, SEPConfig, Variant, resolve
-from sep_core.networks import ResNet, build
+from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.protection import loss_gradient, target_classes
 from sep_core.randomness import generator
@@ -94,7 +94,7 @@ def gradient_passes(variant: Variant, options: argparse.Namespace) -> dict[str, 
 
 
 def plain_pass(
-    variant: Variant, network: ResNet, images: Tensor, targets: Tensor, means: Tensor
+    variant: Variant, network: Network, images: Tensor, targets: Tensor, means: Tensor
 ) -> Pass:
     """Our network as PyTorch runs it untouched: eager, not folded, contiguous, float32."""
     network = network.to(memory_format=torch.contiguous_format)
@@ -145,13 +145,13 @@ def _between(events: Iterator[object], device: str) -> Iterator[float]:
             start = now
 
 
-def _batch_and_network(options: argparse.Namespace) -> tuple[Tensor, Tensor, ResNet]:
+def _batch_and_network(options: argparse.Namespace) -> tuple[Tensor, Tensor, Network]:
     """Random pixels and labels, and a network whose batch norms have seen these pixels."""
     draws = generator(SEED, "speed")
     pixels = torch.randint(256, (options.batch, 3, 32, 32), generator=draws, dtype=torch.uint8)
     labels = torch.randint(10, (options.batch,), generator=draws)
     mean, std = (torch.tensor(values) for values in authors.CIFAR10)
-    network = build(_config("sep", options).surrogate, 10, mean, std, draws).train()
+    network = build(_config("sep", options).surrogate, 10, 32, mean, std, draws).train()
     with torch.no_grad():
         for _ in range(3):
             network(to_images(pixels))

@@ -11,7 +11,7 @@ from torch.nn import functional
 from sep_core import protection, surrogate
 from sep_core.config import Plan, SEPConfig, drawn_seed
 from sep_core.evaluation import predictions
-from sep_core.networks import ResNet, build
+from sep_core.networks import Network, build
 from sep_core.pixels import to_images, to_pixels
 from sep_core.protection import Images, loss_gradient, step_along
 from sep_core.randomness import generator
@@ -85,10 +85,12 @@ def alternate(
     plan: Plan,
     network_steps: int,
     noise_steps: int,
-) -> Iterator[tuple[ResNet, Pixels]]:
+) -> Iterator[tuple[Network, Pixels]]:
     """After every turn, endlessly: the network, frozen as the noise saw it, and the images."""
     draws = generator(drawn_seed(config), "error-minimising")
-    network = build(config.surrogate, classes, *channel_statistics(pixels), draws).to(plan.device)
+    network = build(
+        config.surrogate, classes, config.input_pixels, *channel_statistics(pixels), draws
+    ).to(plan.device)
     optimiser = torch.optim.SGD(
         network.parameters(),
         config.learning_rate,
@@ -115,7 +117,7 @@ def alternate(
 
 
 def minimise(
-    network: ResNet,
+    network: Network,
     originals: Images,
     images: Images,
     labels: Labels,
@@ -134,7 +136,7 @@ def minimise(
 
 
 def _train(
-    network: ResNet, optimiser: torch.optim.SGD, images: Images, labels: Labels, plan: Plan
+    network: Network, optimiser: torch.optim.SGD, images: Images, labels: Labels, plan: Plan
 ) -> None:
     network.train()
     with autocast(plan):
@@ -145,7 +147,7 @@ def _train(
     optimiser.step()
 
 
-def _error(network: ResNet, pixels: Pixels, labels: Labels, plan: Plan) -> float:
+def _error(network: Network, pixels: Pixels, labels: Labels, plan: Plan) -> float:
     predicted = torch.cat(list(predictions(network, pixels, plan)))
     return (predicted != labels).double().mean().item()
 

@@ -23,7 +23,7 @@ from benchmarks.baselines.noise import (
 from sep_core import surrogate
 from sep_core.config import Plan, SEPConfig
 from sep_core.evaluation import predictions
-from sep_core.networks import ResNet
+from sep_core.networks import Network
 from sep_core.pixels import to_images
 from sep_core.protection import target_classes
 from sep_core.randomness import generator
@@ -155,7 +155,7 @@ def test_error_minimising_stops_when_the_network_makes_no_error(pixels: Tensor) 
     assert not torch.equal(run(rounds=2, stop_error=0), run(rounds=1, stop_error=0))
 
 
-def _loss(network: ResNet, pixels: Tensor) -> float:
+def _loss(network: Network, pixels: Tensor) -> float:
     with torch.no_grad():
         return functional.cross_entropy(network(to_images(pixels)), LABELS).item()
 

@@ -35,7 +35,7 @@ class Outer(nn.Module):
 def get_model(model_name, num_of_classes=10, dataset=None):
     assert (model_name, dataset) == ("ResNet18", "cifar10")
     mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
-    return Outer(Inner(build("small", num_of_classes, mean, std, torch.Generator())))
+    return Outer(Inner(build("small", num_of_classes, 32, mean, std, torch.Generator())))
 """
 
 SCRIPT = """
@@ -108,7 +108,7 @@ def test_refuses_another_layout_and_another_network(tmp_path: Path) -> None:
     (tmp_path / "ens.py").write_text("def valid_test(): pass")
     with pytest.raises(ValueError, match="expected valid_test with a block"):
         authors.gradient_block(tmp_path / "ens.py")
-    small = build("small", 10, torch.ones(3), torch.ones(3), torch.Generator())
-    other = build("small", 11, torch.ones(3), torch.ones(3), torch.Generator())
+    small = build("small", 10, 32, torch.ones(3), torch.ones(3), torch.Generator())
+    other = build("small", 11, 32, torch.ones(3), torch.ones(3), torch.Generator())
     with pytest.raises(ValueError, match="network: expected Linear"):
         authors.copy_weights(small, other)
