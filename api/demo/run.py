@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from api import launcher
 from api.demo.client import Client, RequestFailed, Resource
 
-# Chosen with `python -m benchmarks.strength` so that two CPU cores are done within five minutes and
+# Chosen with `python -m benchmarks.trial` so that two CPU cores are done within five minutes and
 # the accuracy visibly falls. Small batches: so few images are few steps of the optimiser.
 PER_CLASS, TEST_PER_CLASS = 200, 50
 CONFIG: Mapping[str, Any] = {

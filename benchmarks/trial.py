@@ -1,6 +1,6 @@
 """How much a protection takes away: an appropriator on clean pixels, then on protected ones.
 
-    python -m benchmarks.strength [--data ZIP] [--preset quick] [--set epochs=20 ...] [--seeds 3]
+    python -m benchmarks.trial [--data ZIP] [--preset quick] [--set epochs=20 ...] [--seeds 3]
 
 ZIP holds `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, all images of one size. Figures come last,
 one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-ratio`.

@@ -1,0 +1,1 @@
+"""What protections take away, cell by cell: `python -m benchmarks.strength --help`."""

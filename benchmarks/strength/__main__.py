@@ -1,0 +1,77 @@
+"""What protections take away, cell by cell.
+
+    python -m benchmarks.strength TABLE --data ZIP [--results docs/results] [--cache DIR]
+
+ZIP holds `split/class/file`: for the committed tables 500 training and 200 test images a class of
+CIFAR-10. Prints the total cost, then measures what is missing; may be stopped at any time and run
+by several processes at once. `python -m benchmarks.strength --page` writes docs/results.md.
+"""
+
+import argparse
+import sys
+import tempfile
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.strength.cells import Bench, Cell, gflop, measure, release_gflop
+from benchmarks.strength.data import read
+from benchmarks.strength.tables import TABLES
+from sep_core.config import Plan
+
+
+def main() -> int:
+    """Measure a table."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
+    data = lru_cache(partial(read, options.data))
+    bench = Bench(options.results, options.cache, data, plan)
+    cells = [cell for name in options.tables for cell in TABLES[name]()]
+    if options.only:
+        cells = [cell for cell in cells if options.only in cell.path]
+    _print_cost(cells, bench, options.gflops)
+    for number, cell in enumerate(cells, start=1):
+        if measure(cell, bench):
+            result = bench.done(cell)
+            assert result is not None
+            print(
+                f"{number}/{len(cells)} {cell.path}: last {result['last']:.1%}, "
+                f"peak {result['peak']:.1%}, {result['seconds']:.0f} s",
+                flush=True,
+            )
+    return 0
+
+
+def _print_cost(cells: list[Cell], bench: Bench, gflops: float) -> None:
+    missing = [cell for cell in cells if bench.done(cell) is None]
+    images = {cell.half: len(bench.data(cell.half).train[0]) for cell in missing}
+    cost = sum(gflop(cell, images[cell.half]) for cell in missing)
+    releases = {cell.release: cell for cell in missing}.values()
+    cost += sum(release_gflop(cell, images[cell.half], bench) for cell in releases)
+    print(
+        f"{len(cells)} cells, {len(missing)} missing: {cost / 1000:,.0f} TFLOP, "
+        f"about {cost / gflops / 60:.0f} min at {gflops:g} GFLOP/s",
+        flush=True,
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("tables", nargs="+", choices=sorted(TABLES))
+    parser.add_argument("--data", type=Path, required=True, help="zip of split/class/file")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--only", help="cells whose path contains this")
+    cache = Path(tempfile.gettempdir()) / "sepgate-strength"
+    parser.add_argument("--cache", type=Path, default=cache, help="surrogates, released images")
+    parser.add_argument("--gflops", type=float, default=120.0, help="speed, for the estimate")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Named ways to change the images: the product's, the paper's, and the baselines'."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from benchmarks.baselines import BASELINES, Baseline
+from benchmarks.baselines.learned import error_minimising
+from sep_core.config import PRESETS, SEPConfig, resolve
+
+CLEAN = "clean"
+
+# Both sides of every comparison: the small network, 15 checkpoints, 30 epochs.
+COMMON: dict[str, Any] = {
+    "checkpoints": 15,
+    "surrogate": "small",
+    "appropriator": "small",
+    "epochs": 30,
+    "appropriator_epochs": 30,
+    "batch_size": 128,
+    "normalise_gradients": False,
+    "views": "identity",
+    "steps": 30,
+    "step_levels": 1.0,
+}
+PER_STEP: dict[str, Any] = {"normalise_gradients": True, "views": "crop", "perturb_momentum": 0.9}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # The paper's, 900 and 450 passes an image.
+    "sep-fa-vr": {"variant": "sep-fa-vr"},
+    "sep-fa": {"variant": "sep-fa"},
+    "sep": {"variant": "sep"},
+    # The targeted poison: the last checkpoint alone.
+    "last": {"variant": "sep"},
+    # Candidates for `fast`, named by objective, checkpoints a step and steps.
+    "sep-2x30": PER_STEP | {"variant": "sep", "checkpoints_per_step": 2},
+    "sep-fa-2x30": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 2},
+    "sep-1x30": PER_STEP | {"variant": "sep", "checkpoints_per_step": 1},
+    "sep-fa-1x30": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 1},
+    "sep-4x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15},
+    "sep-fa-4x15": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 4, "steps": 15},
+    "sep-2x30-plain": {"variant": "sep", "checkpoints_per_step": 2},
+    "sep-fa-1x15": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 1, "steps": 15},
+}
+# Drawn recipes walk to the edge of the ball in four steps: momentum keeps them from dithering.
+STEP_SHARE = 0.25
+
+NOISES: dict[str, Baseline] = {
+    **BASELINES,
+    "error-minimising": partial(error_minimising, rounds=10),
+}
+
+
+def configure(recipe: str, levels: int, seed: int, classes: int) -> SEPConfig:
+    """The whole configuration of a recipe; clean images and baselines have the common one.
+
+    Raises:
+        ValueError: no such recipe.
+    """
+    if recipe not in RECIPES and recipe not in NOISES and recipe != CLEAN:
+        raise ValueError(f"recipe: expected one of {known()}, got {recipe!r}")
+    changes = RECIPES.get(recipe, {})
+    if "checkpoints_per_step" in changes:
+        changes = {"step_levels": levels * STEP_SHARE} | changes
+    config = replace(PRESETS["quick"], **(COMMON | changes), epsilon_levels=levels or 1)
+    return resolve(replace(config, seed=hex_seed(seed)), classes)
+
+
+def hex_seed(seed: int) -> str:
+    """A small number as a configuration's seed."""
+    return f"{seed:032x}"
+
+
+def known() -> list[str]:
+    """All names."""
+    return [CLEAN, *RECIPES, *NOISES]
