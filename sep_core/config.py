@@ -38,7 +38,7 @@ Countermeasure = Literal[
 ]
 COUNTERMEASURES: tuple[Countermeasure, ...] = get_args(Countermeasure)
 Precision = Literal["float32", "bfloat16"]
-Views = Literal["identity", "crop"]
+Views = Literal["identity", "crop", "hardened"]
 
 # From this side on networks have the form that torchvision gives them, below it one for 32 pixels.
 LARGE_PIXELS = 64
@@ -86,7 +86,8 @@ class SEPConfig:
         perturb_momentum: share of the last outer step's direction in the next, in [0, 1).
         normalise_gradients: every checkpoint's gradient of an image gets the same weight.
         views: what checkpoints are shown while images are perturbed: the image itself
-            (`identity`, the paper) or random crops as in training (`crop`).
+            (`identity`, the paper), random crops as in training (`crop`), or these of images that
+            are first compressed, greyed or shrunk as appropriators do (`hardened`).
         surrogate, appropriator: networks, see `sep_core.networks`.
         input_pixels: side of the square that both networks see.
         epochs, appropriator_epochs: lengths of the two trainings.

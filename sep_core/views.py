@@ -1,25 +1,41 @@
 """What a checkpoint is shown of an image that is being perturbed (`SEPConfig.views`).
 
-A network is never trained on the image as it is stored, but on random crops of it. Gradients taken
-through the same crops (expectation over transformation; Athalye et al. 2018) move the image where
-all of them agree. One view serves a whole batch, so that no image depends on its neighbours.
+A network is never trained on the image as it is stored, but on random crops of it; and whoever
+wants to get round a protection compresses, greys or blurs first. Gradients taken through the same
+changes (expectation over transformation; Athalye et al. 2018) move the image where all of them
+agree. One view serves a whole batch, so that no image depends on its neighbours.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
 
 from sep_core.config import SEPConfig, drawn_seed
+from sep_core.jpeg import compress
+from sep_core.pixels import to_input
 from sep_core.randomness import generator
+
+Images = Float32[Tensor, "b c s s"]
+PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class View:
-    """A crop of the zero-padded image, and whether it is mirrored."""
+    """The image changed, zero-padded, cropped, and mirrored or not.
 
+    Attributes:
+        change: one of `CHANGES`.
+        top, left: corner of the crop in the padded image, in pixels.
+    """
+
+    change: str
     top: int
     left: int
     mirrored: bool
@@ -32,16 +48,40 @@ def draw(config: SEPConfig, step: int, checkpoint: int) -> View | None:
     draws = generator(drawn_seed(config), "view", step, checkpoint)
     top, left = torch.randint(0, 2 * config.crop_padding + 1, (2,), generator=draws).tolist()
     mirrored = config.flip and bool(torch.randint(0, 2, (1,), generator=draws))
-    return View(top, left, mirrored)
+    change = PLAIN
+    if config.views == "hardened":
+        change = HARDENED[int(torch.randint(0, len(HARDENED), (1,), generator=draws))]
+    return View(change, top, left, mirrored)
 
 
-def show(
-    images: Float32[Tensor, "b c s s"], view: View | None, padding: int
-) -> Float32[Tensor, "b c s s"]:
+def show(images: Images, view: View | None, padding: int) -> Images:
     """The images as `view` has them, differentiably."""
     if view is None:
         return images
     side = images.shape[-1]
-    padded = functional.pad(images, [padding] * 4)
+    padded = functional.pad(CHANGES[view.change](images), [padding] * 4)
     crop = padded[..., view.top : view.top + side, view.left : view.left + side]
     return crop.flip(-1) if view.mirrored else crop
+
+
+def _halved(images: Images) -> Images:
+    side = images.shape[-1]
+    return to_input(to_input(images, side // 2), side)
+
+
+def _plain(images: Images) -> Images:
+    return images
+
+
+CHANGES: Mapping[str, Callable[[Images], Images]] = MappingProxyType(
+    {
+        PLAIN: _plain,
+        "grey": partial(transforms.rgb_to_grayscale, num_output_channels=3),
+        "halved": _halved,
+        "jpeg-10": partial(compress, quality=10),
+        "jpeg-30": partial(compress, quality=30),
+        "jpeg-60": partial(compress, quality=60),
+    }
+)
+HARDENED = (PLAIN, "grey", "halved", "jpeg-10", "jpeg-30", "jpeg-60")
+"""Drawn with equal chance."""

@@ -5,13 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from sep_core.config import SEPConfig
-from sep_core.views import View, draw, show
+from sep_core.jpeg import compress
+from sep_core.views import CHANGES, HARDENED, View, draw, show
 from tests.sep_core.conftest import SEED, SIDE
 
 
-@pytest.mark.parametrize("view", [View(0, 0, False), View(4, 1, True), View(2, 2, True)])
+@pytest.mark.parametrize(
+    "view", [View("plain", 0, 0, False), View("plain", 4, 1, True), View("plain", 2, 2, True)]
+)
 def test_a_view_is_a_crop_of_the_padded_image(view: View) -> None:
     images = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
@@ -46,3 +50,32 @@ def test_nothing_is_mirrored_where_training_mirrors_nothing(config: SEPConfig) -
     views = [draw(crops, step, 0) for step in range(20)]
     assert not any(view.mirrored for view in views if view is not None)
     assert None not in views
+
+
+def test_hardened_views_are_those_crops_of_changed_images(config: SEPConfig) -> None:
+    crops = [draw(replace(config, views="crop"), step, 0) for step in range(60)]
+    hardened = [draw(replace(config, views="hardened"), step, 0) for step in range(60)]
+    assert all(view is not None for view in hardened)
+    assert {view.change for view in hardened if view} == set(HARDENED)
+    assert [view and replace(view, change="plain") for view in hardened] == crops
+
+
+def test_changes_are_what_they_are_called() -> None:
+    images = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    red, green, blue = images.double().unbind(1)
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    torch.testing.assert_close(CHANGES["grey"](images).double()[:, 2], grey, atol=2e-4, rtol=0)
+    assert torch.equal(CHANGES["jpeg-10"](images), compress(images, 10))
+    smooth = functional.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
+    whole = functional.interpolate(smooth, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(CHANGES["halved"](images), whole)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_gradients_come_through_every_change(change: str) -> None:
+    images = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    images.requires_grad_()
+    weights = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+    seen = show(images, View(change, 1, 3, True), 2)
+    (gradient,) = torch.autograd.grad((seen * weights).sum(), images)
+    assert gradient[..., 2:-2, 2:-2].abs().min() > 0
