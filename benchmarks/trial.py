@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from api.demo.photographs import write_zip
 from sep_core import evaluation, protection, surrogate
@@ -42,7 +43,8 @@ def main() -> int:
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
     runs = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        runs.append(measure(train, test, classes, resolve(_seeded(config, seed), classes), plan))
+        resolved = resolve(_seeded(config, seed), classes)
+        runs.append(measure(train, test, classes, resolved, plan, enlarge=options.enlarge))
         print(f"seed {seed}: {_one_line(runs[-1])}", flush=True)
     worst = max(run["ratio"] for run in runs)
     for name in runs[0]:
@@ -51,16 +53,24 @@ def main() -> int:
     return int(worst > options.max_ratio)
 
 
-def measure(train: Split, test: Split, classes: int, config: SEPConfig, plan: Plan) -> Figures:
-    """One surrogate, one protection of both splits, an appropriator on clean and on protected."""
+def measure(
+    train: Split,
+    test: Split,
+    classes: int,
+    config: SEPConfig,
+    plan: Plan,
+    *,
+    enlarge: bool = False,
+) -> Figures:
+    """One surrogate, one protection of its images, an appropriator on clean and on protected."""
     figures: Figures = {}
     clean = _seen(train, config)
     with _timed(figures, "surrogate time"):
         kept = list(surrogate.train(*clean, classes, config, plan))
         ensemble = [event for event in kept if isinstance(event, surrogate.Checkpoint)]
     with _timed(figures, "perturb time"):
-        released = _protect(train, ensemble, config, plan)
-        _protect(test, ensemble, config, plan)
+        protect = _protect_enlarged if enlarge else _protect
+        released = protect(train, ensemble, config, plan)
     for name, split in (("clean", clean), ("protected", _seen(released, config))):
         with _timed(figures, f"{name} training time"):
             curve = list(_curve(split, _seen(test, config), classes, config, plan))
@@ -121,6 +131,18 @@ def _protect(
     return torch.cat(protected), labels
 
 
+def _protect_enlarged(
+    split: Split, ensemble: list[surrogate.Checkpoint], config: SEPConfig, plan: Plan
+) -> Split:
+    """Perturb at the surrogate's size and enlarge the change: what the product does not do."""
+    pixels, labels = split
+    small = _seen(split, config)
+    change = _protect(small, ensemble, config, plan)[0].int() - small[0].int()
+    size = pixels.shape[-2:]
+    enlarged = functional.interpolate(change.float(), size, mode="bilinear").round()
+    return (pixels.float() + enlarged).clamp(0, 255).to(torch.uint8), labels
+
+
 def _curve(
     train: Split, test: Split, classes: int, config: SEPConfig, plan: Plan
 ) -> Iterator[float]:
@@ -179,6 +201,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument(
+        "--enlarge", action="store_true", help="perturb at the surrogate's size, enlarge the change"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
