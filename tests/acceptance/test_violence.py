@@ -36,7 +36,7 @@ def data() -> bytes:
     """
     transparent = pictures.encoded(np.zeros((3000, 3000, 4), np.uint8))
     refused = {f"train/ant/refused-{n:02d}.png": transparent for n in range(18)}
-    return pictures.zipped(pictures.class_folders(150, 30, size=(96, 96)) | refused)
+    return pictures.zipped(pictures.class_folders(150, 30, size=(128, 128)) | refused)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +127,13 @@ def test_same_archive_whatever_message_is_lost(
     stack.start("worker-cpu")
     stack.finish(f"/v1/datasets/{dataset_id}")
 
+    stack.stop("worker-cpu")  # now: that takes seconds, which a training may not last
     stack.stop("worker-gpu")
     protection_id = stack.ask(dataset_id)
     lose(StepKind.TRAIN, redis_url)
     stack.start("worker-gpu")
 
     wait_for_the_middle_of(StepKind.TRAIN)
-    stack.stop("worker-cpu")
     stack.pause("worker-gpu")  # its child goes on, and leaves the message for the next step behind
     lose(StepKind.PERTURB, redis_url)
     stack.resume("worker-gpu")
