@@ -4,7 +4,7 @@ runs, the sole writer of its state.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -33,15 +33,23 @@ SHARDS = "shards"
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for: a data set, a preset's name and what to change in it."""
+    """What somebody asks for: a data set, a preset and what to change in it, how to judge it."""
 
     dataset_id: UUID
     preset: str
     config: dict[str, Any]
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """As it stands in the row."""
+        return {"preset": self.preset, "config": self.config, "evaluation": self.evaluation}
 
     def sha256(self) -> str:
         """Tells a repeated request from another one under the same key."""
         whole = [str(self.dataset_id), self.preset, self.config]
+        # Without one it is what it was when there was no evaluation to ask for.
+        whole += [self.evaluation] if self.evaluation else []
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
@@ -57,6 +65,7 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     dataset = _ready_dataset(session, owner_id, request.dataset_id)
     assert dataset.summary is not None
     train_images = _training_images(dataset.summary["counts"])
+    evaluation = planning.load_evaluation(request.evaluation)
     planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
     protection = Protection(
         owner_id=owner_id,
@@ -64,7 +73,7 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
         dataset_name=dataset.name,
         dataset_sha256=dataset.sha256,
         state=ProtectionState.QUEUED,
-        requested={"preset": request.preset, "config": request.config},
+        requested=request.kept,
         idempotency_key=key,
         request_sha256=request.sha256(),
         created_at=now(session),
@@ -73,7 +82,9 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     session.flush()
     steps.add(session, protection, StepKind.TRAIN, StepState.READY, [0.0])
     steps.add(session, protection, StepKind.PACKAGE, StepState.WAITING, [0.0])
-    steps.add(session, protection, StepKind.EVALUATE, StepState.WAITING, [0.0, 0.0])
+    steps.add(
+        session, protection, StepKind.EVALUATE, StepState.WAITING, [0.0] * evaluation.trainings
+    )
     session.flush()
     return protection
 

@@ -64,7 +64,9 @@ def create(
     """Ask for a protection; it is then carried out by workers. Poll its `Location`."""
     # A null is as good as nothing: clients send back what the schema gives as default.
     config = body.config.model_dump(exclude_unset=True, exclude_none=True)
-    request = protections.Request(body.dataset_id, config.pop("preset", "auto"), config)
+    evaluation = body.evaluation.model_dump(exclude_unset=True, exclude_none=True)
+    preset = config.pop("preset", "auto")
+    request = protections.Request(body.dataset_id, preset, config, evaluation)
     try:
         shown = _create(caller.owner_id, request, idempotency_key)
     except IntegrityError:  # the same key came twice at once: the other one made it
@@ -269,6 +271,7 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
         requested=protection.requested | {"config": _shareable(protection.requested["config"])},
         config=protection.config and _shareable(protection.config),
         plan=protection.plan,
+        evaluation=protection.evaluation,
         archive=_archive(protection),
         error_code=protection.error_code,
         error=protection.error,
