@@ -215,6 +215,8 @@ class Worker(Base):
     bfloat16: Mapped[bool]
     threads: Mapped[int]
     versions: Mapped[JSONObject] = mapped_column(JSON)
+    gradient_gflops: Mapped[float | None]
+    training_gflops: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(UTCDateTime)
     heartbeat_at: Mapped[datetime] = mapped_column(UTCDateTime)
 

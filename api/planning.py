@@ -213,6 +213,18 @@ def costs(
     }
 
 
+def trained_images(counts: Mapping[str, Mapping[str, int]], held_out_percent: int) -> int:
+    """Training images that are left when a part of each class is set aside, where one has to be.
+
+    Args:
+        counts: images by split and class.
+    """
+    train = counts["train"].values()
+    if set(counts) != {"train"}:
+        return sum(train)
+    return sum(n - min(max(1, round(n * held_out_percent / 100)), n - 1) for n in train if n)
+
+
 def perturb_gflop(config: SEPConfig, images: int) -> float:
     """GFLOP to perturb so many images: a gradient pass is two forward passes."""
     forward = forward_gflop(config.surrogate, config.input_pixels)

@@ -62,11 +62,9 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     earlier = _earlier(session, owner_id, request, key)
     if earlier is not None:
         return earlier
-    dataset = _ready_dataset(session, owner_id, request.dataset_id)
-    assert dataset.summary is not None
-    train_images = _training_images(dataset.summary["counts"])
+    # Locked, so that it can't be deleted before it shows this protection.
+    dataset = check(session, owner_id, request, lock=True)
     evaluation = planning.load_evaluation(request.evaluation)
-    planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
     protection = Protection(
         owner_id=owner_id,
         dataset_id=dataset.id,
@@ -87,6 +85,21 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     )
     session.flush()
     return protection
+
+
+def check(session: Session, owner_id: UUID, request: Request, *, lock: bool = False) -> Dataset:
+    """The data set that a request is about, if the request could be carried out.
+
+    Raises:
+        AppError: 404, 409 or 422, saying what to change.
+    """
+    dataset = datasets.get(session, owner_id, request.dataset_id, lock=lock)
+    _check_ready(dataset)
+    assert dataset.summary is not None
+    train_images = training_images(dataset.summary["counts"])
+    planning.load_evaluation(request.evaluation)
+    planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
+    return dataset
 
 
 def get(session: Session, owner_id: UUID, protection_id: UUID, *, lock: bool = False) -> Protection:
@@ -177,24 +190,21 @@ def _earlier(
     return earlier
 
 
-def _ready_dataset(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
-    # Locked, so that it can't be deleted before it shows this protection.
-    dataset = datasets.get(session, owner_id, dataset_id, lock=True)
+def _check_ready(dataset: Dataset) -> None:
     if dataset.state is DatasetState.INGESTING:
         raise AppError(
             409,
             "DATASET_NOT_READY",
-            f"Data set {dataset_id} is still being read.",
+            f"Data set {dataset.id} is still being read.",
             retry_after_seconds=datasets.RETRY_AFTER_SECONDS,
         )
     if dataset.state is DatasetState.REJECTED:
         raise AppError(
-            409, "DATASET_REJECTED", f"Data set {dataset_id} was rejected: {dataset.error}"
+            409, "DATASET_REJECTED", f"Data set {dataset.id} was rejected: {dataset.error}"
         )
-    return dataset
 
 
-def _training_images(counts: dict[str, dict[str, int]]) -> int:
+def training_images(counts: dict[str, dict[str, int]]) -> int:
     """How many there are.
 
     Raises:

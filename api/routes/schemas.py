@@ -125,6 +125,9 @@ class ProtectionIn(BaseModel):
     dataset_id: UUID
     config: ConfigIn = Field(default_factory=ConfigIn)
     evaluation: EvaluationIn = Field(default_factory=EvaluationIn)
+    validate_only: bool = Field(
+        False, strict=True, description="make nothing, and answer with the plan and what it takes"
+    )
 
 
 class StepOut(BaseModel):
@@ -182,6 +185,23 @@ class ArchiveOut(BaseModel):
     url: str
     sha256: str
     size_bytes: int
+
+
+class PlanOut(BaseModel):
+    """What a request would come to."""
+
+    config: dict[str, Any] = Field(description="as it would be frozen, without its keys")
+    plan: dict[str, Any] = Field(
+        description="for the fastest worker present; for a CPU where there is none"
+    )
+    evaluation: dict[str, Any]
+    steps: dict[StepKind, int] = Field(description="how many of each kind")
+    gflop: dict[str, float] = Field(description="work of `train`, `perturb`, `evaluate`; `total`")
+    workers: int = Field(description="that serve the GPU queue now")
+    seconds: dict[str, Seconds] | None = Field(
+        description="of each kind of step and in `total`, from a calibration of these workers, "
+        "if they had nothing else to do and no baseline were kept; null where none is calibrated"
+    )
 
 
 class ProtectionDetail(ProtectionOut):
