@@ -9,7 +9,7 @@ from sqlalchemy import select
 from api import datasets, protections, report, steps, storage
 from api.baselines import PERTURBATION
 from api.db import reading, transaction
-from api.models import Baseline, ProtectionState, Step, StepKind
+from api.models import Baseline, Protection, ProtectionState, Step, StepKind
 from sep_core.config import COUNTERMEASURES, training_cost
 from sep_core.countermeasures.adversarial import RADIUS_LEVELS, STEPS
 from tests import pictures
@@ -148,6 +148,24 @@ def test_baselines_go_with_the_data_set() -> None:
         assert session.scalars(select(Baseline)).all() == []
     assert outputs(protection_id)[0]["accuracy_last"]
     assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE))
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_protection_from_before_evaluations_could_be_asked_for(planned: bool) -> None:
+    """As the migration finds it, before its plan is frozen or after."""
+    protection_id = jobs.ask(jobs.upload(TRAIN_ONLY).id)
+    if planned:
+        jobs.work(until=StepKind.PERTURB)
+    with transaction() as session:
+        row = session.get_one(Protection, protection_id)
+        row.requested = {name: row.requested[name] for name in ("preset", "config")}
+        row.evaluation = None
+    jobs.work()
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+    with reading() as session:
+        row = session.get_one(Protection, protection_id)
+        record = report.build(row, steps.of(session, protection_id))
+    assert [row["countermeasure"] for row in record["matrix"]] == ["crop-flip"]
 
 
 def test_what_is_held_out_depends_on_the_data_alone() -> None:
