@@ -9,18 +9,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.archive import ImageRecord
 from api.errors import AppError
-from api.models import StepKind
+from api.models import Protection, StepKind
 from sep_core.config import (
     PRESETS,
+    Evaluation,
     NetworkName,
     Plan,
     SEPConfig,
     Variant,
+    cells,
     forward_gflop,
     gradient_passes,
     paper_for,
     quick_for,
     resolve,
+    training_cost,
 )
 
 AUTO = "auto"
@@ -36,6 +39,7 @@ PACKAGE_GFLOP_A_PIXEL = 2.5e-4
 
 _CONFIG = TypeAdapter(SEPConfig)
 _PLAN = TypeAdapter(Plan)
+_EVALUATION = TypeAdapter(Evaluation)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,36 @@ def load_config(stored: Mapping[str, Any]) -> SEPConfig:
 def load_plan(stored: Mapping[str, Any]) -> Plan:
     """A plan from its JSON form."""
     return _PLAN.validate_python(stored)
+
+
+def load_evaluation(stored: Mapping[str, Any]) -> Evaluation:
+    """An evaluation from its JSON form; what is missing is the default.
+
+    Raises:
+        AppError: 422 with every field that does not fit.
+    """
+    try:
+        evaluation = _EVALUATION.validate_python(stored)
+    except ValidationError as error:
+        raise AppError(
+            422, "INVALID_EVALUATION", f"The evaluation does not fit: {_sentences(error)}"
+        ) from error
+    pretrained = [c for c in evaluation.countermeasures if c.startswith("pretrained")]
+    if pretrained:
+        raise AppError(
+            422,
+            "PRETRAINED_UNAVAILABLE",
+            f"{', '.join(pretrained)}: begins with a file of pretrained weights, and such a file "
+            "can't be given over this API yet.",
+        )
+    return evaluation
+
+
+def frozen_evaluation(protection: Protection) -> Evaluation:
+    """Of a protection that is planned; one from before there was any to ask for has the default."""
+    assert protection.config is not None
+    networks = (protection.config["appropriator"],)
+    return load_evaluation(protection.evaluation or {"networks": networks})
 
 
 def configure(
@@ -157,7 +191,11 @@ def _bytes(record: ImageRecord) -> int:
 
 
 def costs(
-    config: SEPConfig, plan: Plan, records: Sequence[ImageRecord], train_images: int
+    config: SEPConfig,
+    plan: Plan,
+    evaluation: Evaluation,
+    records: Sequence[ImageRecord],
+    train_images: int,
 ) -> dict[StepKind, list[float]]:
     """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
     pixels = sum(record.height * record.width for record in records)
@@ -168,10 +206,23 @@ def costs(
         ],
         StepKind.PACKAGE: [pixels * PACKAGE_GFLOP_A_PIXEL],
         StepKind.EVALUATE: [
-            _training_gflop(config.appropriator, config.appropriator_epochs, config, train_images)
-        ]
-        * 2,
+            _training_gflop(cell.network, config.appropriator_epochs, config, train_images)
+            * training_cost(cell.countermeasure)
+            for cell in cells(evaluation)
+        ],
     }
+
+
+def trained_images(counts: Mapping[str, Mapping[str, int]], held_out_percent: int) -> int:
+    """Training images that are left when a part of each class is set aside, where one has to be.
+
+    Args:
+        counts: images by split and class.
+    """
+    train = counts["train"].values()
+    if set(counts) != {"train"}:
+        return sum(train)
+    return sum(n - min(max(1, round(n * held_out_percent / 100)), n - 1) for n in train if n)
 
 
 def perturb_gflop(config: SEPConfig, images: int) -> float:

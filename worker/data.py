@@ -12,8 +12,8 @@ from api.archive import ImageRecord, IngestResult, Pixels
 from api.db import reading
 from api.leases import Claim
 from api.models import Protection
-from api.planning import load_config, load_plan
-from sep_core.config import Plan, SEPConfig
+from api.planning import frozen_evaluation, load_config, load_plan
+from sep_core.config import Evaluation, Plan, SEPConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Job:
     dataset_id: UUID
     config: SEPConfig
     plan: Plan
+    evaluation: Evaluation
     index: IngestResult
+    dataset_sha256: str
 
     @property
     def records(self) -> Sequence[ImageRecord]:
@@ -49,7 +51,9 @@ def load_job(claim: Claim) -> Job:
         protection.dataset_id,
         load_config(protection.config),
         load_plan(protection.plan),
+        frozen_evaluation(protection),
         load_index(protection.dataset_id),
+        protection.dataset_sha256,
     )
 
 

@@ -16,10 +16,12 @@ from sep_core.config import (
     PAPER,
     PRESETS,
     QUICK,
+    Evaluation,
     Plan,
     SEPConfig,
     as_dict,
     gradient_passes,
+    named,
     quick_for,
 )
 
@@ -75,7 +77,7 @@ def test_shards_are_the_batches_in_their_order(records: list[ImageRecord], plan:
 @given(records_, st.integers(2, 100))
 def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
     plan = Plan(device="cpu", precision="float32", batch_size=4, shard_batches=2)
-    costs = planning.costs(QUICK, plan, records, images)
+    costs = planning.costs(QUICK, plan, named(Evaluation(), QUICK), records, images)
     assert len(costs[StepKind.PERTURB]) == len(planning.shards(records, plan))
     assert sum(costs[StepKind.PERTURB]) == pytest.approx(
         planning.perturb_gflop(QUICK, len(records))

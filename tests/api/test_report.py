@@ -141,6 +141,64 @@ def test_the_page(done: UUID, spoil: bool) -> None:
         assert page.tags.count("code") < 260
 
 
+def measured_each(protection_id: UUID, lasts: list[float]) -> None:
+    with transaction() as session:
+        parts = [s for s in steps.of(session, protection_id) if s.kind is StepKind.EVALUATE]
+        for each, last in zip(parts, lasts, strict=True):
+            session.get_one(Step, each.id).output = accuracy(last)
+
+
+@pytest.mark.parametrize(
+    ("worst", "sentence"),
+    [
+        (
+            (0.8, 0.6),
+            (
+                "jpeg-10 with small recovers most: 60.0% (peak 60.0%) where the originals "
+                "give 80.0%. The protection does not withstand it."
+            ),
+        ),
+        (
+            (0.9, 0.5),
+            (
+                "jpeg-10 with small recovers most: 50.0% (peak 50.0%) where the originals "
+                "give 90.0%. The protection withstands it."
+            ),
+        ),
+        ((0.6, 0.5), "give 60.0%."),  # the end: a baseline that decides nothing, of two classes
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_countermeasure_that_recovers_most(
+    owner_id: UUID, ready: UUID, worst: tuple[float, float], sentence: str
+) -> None:
+    names = ["crop-flip", "grey", "jpeg-10"]
+    made = requested(owner_id, ready, countermeasures=names, seeds=2)
+    succeed(made)
+    others = [0.9, 0.3, 0.9, 0.3, 0.7, 0.2, 0.7, 0.2]
+    measured_each(made, [*others, *worst, *worst])
+    record = build(made)
+    verdict = record["verdict"]
+    assert verdict["worked"]  # of the first: crop and flip
+    assert "reaches 30.0% (peak 50.0%)" in verdict["sentence"]
+    assert "Of 3 ways" in verdict["sentence"]
+    assert verdict["sentence"].endswith(sentence)
+    assert verdict["strongest"]["countermeasure"] == "jpeg-10"
+    assert [row["countermeasure"] for row in record["matrix"]] == names
+    page = Page(report.render(record, None))
+    assert page.open == []
+    assert page.tags.count("svg") == 1
+    for shown in (*names, "90.0 ± 0.0", "20.0 to 20.0", "0.33"):
+        assert shown in page.text
+
+
+def test_one_training_has_no_matrix_to_show(done: UUID) -> None:
+    record = build(done)
+    assert len(record["matrix"]) == 1
+    assert "ways to train" not in record["verdict"]["sentence"]
+    assert "countermeasure" not in Page(report.render(record, None)).text
+
+
 def test_a_change_of_names_reaches_the_page(done: UUID) -> None:
     with transaction() as session:
         session.get_one(Protection, done).dataset_name = EVIL

@@ -10,6 +10,7 @@ from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Protection, Queue
 from sep_core import surrogate
+from sep_core.config import named
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress
 from worker import facts, tensors
@@ -22,7 +23,7 @@ def run(claim: Claim) -> Work:
     freeze_plan(claim)
     job = load_job(claim)
     tensors.prepare(job.plan)
-    train, held = tensors.split(job.index, job.config)
+    train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     with open_source(job.dataset_id) as reader:
         pixels = yield from tensors.at_input_size(reader, train, job.config.input_pixels)
     labels = tensors.labels(train, job.index)
@@ -60,7 +61,9 @@ def freeze_plan(claim: Claim) -> None:
     device = facts.measure(Queue.GPU).plan_device
     train_images = sum(record.split == "train" for record in index.records)
     config, plan = planning.freeze(protection.requested, len(index.classes), train_images, device)
-    train, _ = tensors.split(index, config)
-    costs = planning.costs(config, plan, index.records, len(train))
+    asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
+    evaluation = named(asked, config)
+    train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
+    costs = planning.costs(config, plan, evaluation, index.records, len(train))
     with transaction() as session:
-        steps.freeze(session, claim, config, plan, costs)
+        steps.freeze(session, claim, config, plan, evaluation, costs)
