@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from api.db import now
 from api.models import Baseline, JSONObject
-from sep_core.config import Cell, Plan, SEPConfig, as_dict
+from sep_core.cells import Cell
+from sep_core.config import Plan, SEPConfig, as_dict
 
 # A field that is not named here counts: better a training too many than a wrong baseline.
 PERTURBATION = {

@@ -10,13 +10,12 @@ from sqlalchemy.orm import Session
 from api import archive, datasets, planning, storage
 from api.db import now
 from api.errors import not_found
-from api.models import Dataset, Queue, StepKind, Worker
+from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
 from api.planning import Device
 from api.protections import Request, training_images
-from sep_core.config import Evaluation, Plan, SEPConfig, named
+from sep_core.cells import Evaluation, named
+from sep_core.config import Plan, SEPConfig
 
-FRESH_SECONDS = 60
-"""A worker whose heartbeat is older is taken to be gone."""
 # What `planning.SHARD_GFLOP` takes for two minutes of a CPU.
 PACKAGE_GFLOPS = planning.SHARD_GFLOP["cpu"] / 120
 NO_WORKER = Device("cpu", bfloat16=False, threads=1)
@@ -70,7 +69,7 @@ def _index(dataset: Dataset) -> archive.IngestResult:
 
 def _workers(session: Session) -> list[Worker]:
     """Those that serve the `gpu` queue now, the fastest first."""
-    fresh = now(session) - timedelta(seconds=FRESH_SECONDS)
+    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
     found = session.scalars(
         select(Worker).where(Worker.queue == Queue.GPU, Worker.heartbeat_at > fresh)
     )

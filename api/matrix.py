@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
-from sep_core.config import Evaluation, cells
+from sep_core.cells import Evaluation, cells
 
 Record = dict[str, Any]
 

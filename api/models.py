@@ -202,6 +202,10 @@ class Step(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
 
+WORKER_FRESH_SECONDS = 60
+"""A worker whose heartbeat is older is taken to be gone."""
+
+
 class Worker(Base):
     """A process that runs steps, as it registered itself; alive while its heartbeat is fresh."""
 

@@ -10,21 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 from api.archive import ImageRecord
 from api.errors import AppError
 from api.models import Protection, StepKind
-from sep_core.config import (
-    PRESETS,
-    Evaluation,
-    NetworkName,
-    Plan,
-    SEPConfig,
-    Variant,
-    cells,
-    forward_gflop,
-    gradient_passes,
-    paper_for,
-    quick_for,
-    resolve,
-    training_cost,
-)
+from sep_core.cells import Evaluation, cells
+from sep_core.config import MAX_EPSILON_LEVELS, NetworkName, Plan, SEPConfig, Variant, resolve
+from sep_core.costs import forward_gflop, gradient_passes, training_cost
+from sep_core.presets import PRESETS, at_budget, paper_for, quick_for
 
 AUTO = "auto"
 VARIANTS = get_args(Variant)
@@ -94,7 +83,7 @@ def frozen_evaluation(protection: Protection) -> Evaluation:
 def configure(
     preset: str, overrides: Mapping[str, Any], device: str, train_images: int
 ) -> SEPConfig:
-    """A preset with some fields replaced.
+    """A preset with some fields replaced; its steps fit the budget, but for the paper's one level.
 
     `auto` is `paper` with a random target map on a GPU, and on a CPU `quick` with epochs that suit
     the number of images.
@@ -102,7 +91,7 @@ def configure(
     Raises:
         AppError: 422 with every field that does not fit.
     """
-    base = _base(preset, overrides.get("variant"), device, train_images)
+    base = _base(preset, overrides, device, train_images)
     whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
     try:
         return load_config(whole)
@@ -114,15 +103,19 @@ def configure(
         ) from error
 
 
-def _base(preset: str, variant: Any, device: str, train_images: int) -> SEPConfig:
-    if preset == "quick":
-        return PRESETS["quick"]
-    if preset == AUTO and device == "cpu":
-        return quick_for(train_images)
-    # A variant that is none is refused with the other fields.
-    paper = paper_for(variant) if variant in VARIANTS else PRESETS["paper"]
-    # The paper's own map, y + 1, is one that every attacker would try first.
-    return paper if preset == "paper" else replace(paper, target_map="random")
+def _base(preset: str, overrides: Mapping[str, Any], device: str, train_images: int) -> SEPConfig:
+    if preset == "paper" or (preset == AUTO and device != "cpu"):
+        variant: Any = overrides.get("variant")
+        # A variant that is none is refused with the other fields.
+        paper = paper_for(variant) if variant in VARIANTS else PRESETS["paper"]
+        # The paper's own map, y + 1, is one that every attacker would try first.
+        return paper if preset == "paper" else replace(paper, target_map="random")
+    base = quick_for(train_images) if preset == AUTO else PRESETS[preset]
+    levels = overrides.get("epsilon_levels")
+    # A budget that is none is refused with the other fields.
+    if isinstance(levels, int) and 1 <= levels <= MAX_EPSILON_LEVELS:
+        return at_budget(base, levels)
+    return base
 
 
 def check(preset: str, overrides: Mapping[str, Any], classes: int, train_images: int) -> None:

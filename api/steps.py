@@ -25,7 +25,8 @@ from api.models import (
     StepState,
     move,
 )
-from sep_core.config import Evaluation, Plan, SEPConfig, as_dict
+from sep_core.cells import Evaluation
+from sep_core.config import Plan, SEPConfig, as_dict
 
 # Joins: a kind of step becomes ready when all steps of the kinds before it are done.
 ORDER = (StepKind.TRAIN, StepKind.PERTURB, StepKind.PACKAGE, StepKind.EVALUATE)

@@ -27,8 +27,9 @@ from torch.nn import functional
 
 from api.demo.photographs import write_zip
 from sep_core import evaluation, protection, surrogate
-from sep_core.config import PRESETS, Plan, SEPConfig, quick_for, resolve
+from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.pixels import to_images, to_input, to_pixels
+from sep_core.presets import PRESETS, quick_for
 
 Split = tuple[Tensor, Tensor]  # pixels (n, c, h, w) and labels (n)
 Figures = dict[str, float]

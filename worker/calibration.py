@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from api.planning import BATCH_SIZE, Device
-from sep_core.config import QUICK, Plan, SEPConfig, forward_gflop, resolve
+from sep_core.config import Plan, SEPConfig, resolve
+from sep_core.costs import forward_gflop
 from sep_core.networks import Network
+from sep_core.presets import QUICK
 from sep_core.protection import protect
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze

@@ -13,7 +13,8 @@ from api.db import reading
 from api.leases import Claim
 from api.models import Protection
 from api.planning import frozen_evaluation, load_config, load_plan
-from sep_core.config import Evaluation, Plan, SEPConfig
+from sep_core.cells import Evaluation
+from sep_core.config import Plan, SEPConfig
 
 
 @dataclass(frozen=True)

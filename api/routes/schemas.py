@@ -7,7 +7,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from api.models import DatasetState, ProtectionState, StepKind, StepState
-from sep_core.config import Evaluation, SEPConfig
+from sep_core.cells import Evaluation
+from sep_core.config import SEPConfig
 
 Seconds = Annotated[float, AfterValidator(lambda value: round(value, 1))]
 
@@ -77,7 +78,7 @@ _FIELDS: dict[str, Any] = {
     name: (kind | None, None) for name, kind in get_type_hints(SEPConfig).items()
 } | {
     "preset": (
-        Literal["auto", "quick", "paper"],
+        Literal["auto", "quick", "fast", "hardened", "paper"],
         Field("auto", description="`auto`: chosen from the data and the workers when planned"),
     )
 }

@@ -23,15 +23,8 @@ from torch import Tensor
 from benchmarks.strength.data import Data, Split
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from sep_core import evaluation, protection, surrogate
-from sep_core.config import (
-    Countermeasure,
-    NetworkName,
-    Plan,
-    SEPConfig,
-    as_dict,
-    forward_gflop,
-    gradient_passes,
-)
+from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, as_dict
+from sep_core.costs import forward_gflop, gradient_passes
 from sep_core.surrogate import Checkpoint, restore
 
 Result = dict[str, Any]

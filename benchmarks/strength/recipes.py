@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.baselines.learned import error_minimising
-from sep_core.config import PRESETS, SEPConfig, resolve
+from sep_core.config import SEPConfig, resolve
+from sep_core.presets import PRESETS
 
 CLEAN = "clean"
 

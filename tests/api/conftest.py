@@ -19,7 +19,7 @@ from api import datasets, db, keys, leases, main, planning, protections, queue, 
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue, Step, StepKind, StepState
 from api.settings import settings
-from sep_core.config import named
+from sep_core.cells import named
 from tests import servers
 from tests.api.archives import two_classes, zip_bytes
 from tests.conftest import use_broker

@@ -10,7 +10,9 @@ from sqlalchemy import func, select
 from api import baselines, datasets
 from api.db import reading, transaction
 from api.models import Baseline
-from sep_core.config import QUICK, Cell, Plan, SEPConfig
+from sep_core.cells import Cell
+from sep_core.config import Plan, SEPConfig
+from sep_core.presets import QUICK
 from tests.api.conftest import accuracy, ingested, together
 
 PLAN = Plan(device="cpu", precision="float32")

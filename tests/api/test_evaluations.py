@@ -9,18 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.models import StepKind
-from sep_core.config import (
-    COUNTERMEASURES,
-    PAPER,
-    QUICK,
-    Cell,
-    Countermeasure,
-    Evaluation,
-    NetworkName,
-    cell_config,
-    cells,
-    named,
-)
+from sep_core.cells import Cell, Evaluation, cell_config, cells, named
+from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
+from sep_core.presets import PAPER, QUICK
 from tests.api.conftest import JSON, protection, states, train
 from tests.api.test_routes_datasets import problem
 

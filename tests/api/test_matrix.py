@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api import matrix
-from sep_core.config import Evaluation
+from sep_core.cells import Evaluation
 from tests.api.conftest import accuracy
 
 ONE = Evaluation(networks=("small",))

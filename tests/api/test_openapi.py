@@ -5,7 +5,8 @@ from typing import Any
 
 from api.main import build
 from api.routes.problems import MEDIA_TYPE
-from sep_core.config import COUNTERMEASURES, Evaluation, SEPConfig
+from sep_core.cells import Evaluation
+from sep_core.config import COUNTERMEASURES, SEPConfig
 
 SCHEMA: dict[str, Any] = build().openapi()
 OPERATIONS = {

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sep_core.config import PAPER, Plan, SEPConfig, Variant, gradient_passes
+from sep_core.config import Plan, SEPConfig, Variant
+from sep_core.costs import gradient_passes
 from sep_core.networks import Network
 from sep_core.pixels import to_images, to_input, to_pixels
+from sep_core.presets import PAPER
 from sep_core.protection import (
     Images,
     loss_gradient,

@@ -10,7 +10,8 @@ from api import datasets, protections, report, steps, storage
 from api.baselines import PERTURBATION
 from api.db import reading, transaction
 from api.models import Baseline, Protection, ProtectionState, Step, StepKind
-from sep_core.config import COUNTERMEASURES, training_cost
+from sep_core.config import COUNTERMEASURES
+from sep_core.costs import training_cost
 from sep_core.countermeasures.adversarial import RADIUS_LEVELS, STEPS
 from tests import pictures
 from tests.worker import jobs

@@ -7,7 +7,7 @@ from typing import Any
 from api import baselines
 from api.db import reading, transaction
 from api.leases import Claim, held
-from sep_core.config import Cell, cell_config, cells
+from sep_core.cells import Cell, cell_config, cells
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress
 from worker import tensors

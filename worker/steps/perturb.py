@@ -7,7 +7,8 @@ from torch import Tensor, load
 
 from api import planning, storage
 from api.leases import Claim
-from sep_core.config import checkpoint_epochs, gradient_passes
+from sep_core.config import checkpoint_epochs
+from sep_core.costs import gradient_passes
 from sep_core.protection import protect
 from sep_core.reading import read_ahead
 from sep_core.surrogate import Checkpoint, restore

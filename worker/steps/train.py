@@ -10,7 +10,7 @@ from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Protection, Queue
 from sep_core import surrogate
-from sep_core.config import named
+from sep_core.cells import named
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress
 from worker import facts, tensors
