@@ -57,6 +57,8 @@ class SEPConfig:
             all, as the paper does.
         perturb_momentum: share of the last outer step's direction in the next, in [0, 1).
         normalise_gradients: every checkpoint's gradient of an image gets the same weight.
+        class_steps: of a change common to each class, from which every image's walk begins (see
+            `sep_core.patterns`); 0 begins at the image itself, as the paper does.
         views: what checkpoints are shown while images are perturbed: the image itself
             (`identity`, the paper), random crops as in training (`crop`), or these of images that
             are first compressed, greyed or shrunk as appropriators do (`hardened`).
@@ -92,6 +94,7 @@ class SEPConfig:
     checkpoints_per_step: int = 0
     perturb_momentum: float = 0.0
     normalise_gradients: bool = False
+    class_steps: int = 0
     views: Views = "identity"
     surrogate: NetworkName = "resnet18"
     appropriator: NetworkName = "resnet18"
@@ -122,6 +125,7 @@ class SEPConfig:
         in_range("checkpoints", self.checkpoints, 1, self.epochs)
         in_range("inner_steps", self.inner_steps, 1, 1_000)
         in_range("checkpoints_per_step", self.checkpoints_per_step, 0, self.checkpoints)
+        in_range("class_steps", self.class_steps, 0, 10_000)
         in_range("perturb_momentum", self.perturb_momentum, 0, 0.9999)
         in_range("input_pixels", self.input_pixels, 16, 1024)
         in_range("batch_size", self.batch_size, 2, 65_536)

@@ -29,6 +29,7 @@ from sep_core.training import autocast
 from sep_core.views import View
 
 Images = Float32[Tensor, "b c h w"]
+Patterns = Float32[Tensor, "y 3 s s"]
 Gradient = Callable[[int, Images], Images]
 """g_k(x): the gradient of checkpoint k's loss at x."""
 TINY = 1e-20
@@ -41,8 +42,11 @@ def protect(
     ensemble: Sequence[Checkpoint],
     config: SEPConfig,
     plan: Plan,
+    patterns: Patterns | None = None,
 ) -> Iterator[int | UInt8[Tensor, "b c h w"]]:
     """Protect one batch of images of like size.
+
+    `patterns` are where the walk begins: `sep_core.patterns`, at the networks' input size.
 
     Yields the number of gradient passes done so far after every one of them, then the protected
     pixels, on the CPU, at most `config.epsilon_levels` away from `pixels`.
@@ -55,7 +59,8 @@ def protect(
         return loss_gradient(ensemble[k], images, targets, config, plan, view)
 
     passes = 0
-    images, velocity = originals, torch.zeros_like(originals)
+    images = begin(originals, labels, patterns, config.epsilon_levels)
+    velocity = torch.zeros_like(images)
     for step in range(config.steps):
         visited = visits(config, len(ensemble), step)
         gradient_now = partial(gradient, step=step)
@@ -70,6 +75,23 @@ def protect(
         velocity = config.perturb_momentum * velocity + direction
         images = step_along(velocity, images, originals, config)
     yield to_pixels(images).cpu()
+
+
+def begin(
+    originals: Images,
+    labels: Int64[Tensor, " b"],
+    patterns: Patterns | None,
+    epsilon_levels: int,
+) -> Images:
+    """The originals, changed by the pattern of their class at their own size."""
+    if patterns is None:
+        return originals
+    own = functional.interpolate(
+        patterns[labels], originals.shape[-2:], mode="bilinear", antialias=True
+    )
+    if originals.shape[1] == 1:
+        own = own.mean(1, keepdim=True)
+    return project(originals + own.to(originals.device), originals, epsilon_levels)
 
 
 def visits(config: SEPConfig, checkpoints: int, step: int) -> list[int]:

@@ -105,6 +105,11 @@ def checkpoint_key(protection_id: UUID, index: int) -> str:
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/{index:03d}.pt")
 
 
+def patterns_key(protection_id: UUID) -> str:
+    """Where the `train` step leaves the classes' patterns."""
+    return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/class-patterns.pt")
+
+
 def size_bytes(record: ImageRecord) -> int:
     """Of an image's raw pixels in a shard."""
     return record.height * record.width * record.channels

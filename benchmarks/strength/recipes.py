@@ -42,6 +42,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sep-fa-4x15": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 4, "steps": 15},
     "sep-6x10": PER_STEP | {"variant": "sep", "checkpoints_per_step": 6, "steps": 10},
     "sep-12x5": PER_STEP | {"variant": "sep", "checkpoints_per_step": 12, "steps": 5},
+    # From a change common to each class.
+    "class-4x15": PER_STEP
+    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 40},
+    "class-4x4": PER_STEP
+    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 4, "class_steps": 40},
     "sep-2x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 2, "steps": 15},
 }
 # Drawn recipes walk to the edge of the ball in four steps: momentum keeps them from dithering.

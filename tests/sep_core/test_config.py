@@ -29,6 +29,7 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {
     "inner_steps": (1, 1_000, 0, 1_001),
     "checkpoints_per_step": (0, 15, -1, 16),
     "perturb_momentum": (0, 0.9999, -0.1, 1),
+    "class_steps": (0, 10_000, -1, 10_001),
     "input_pixels": (16, 1024, 15, 1025),
     "epochs": (15, 10_000, 0, 10_001),
     "appropriator_epochs": (1, 10_000, 0, 10_001),

@@ -13,7 +13,7 @@ from sep_core.protection import protect
 from sep_core.reading import read_ahead
 from sep_core.surrogate import Checkpoint, restore
 from worker import tensors
-from worker.data import Job, Reader, checkpoint_key, load_job, open_source, shard_key
+from worker.data import Job, Reader, checkpoint_key, load_job, open_source, patterns_key, shard_key
 from worker.steps import Work
 
 
@@ -24,11 +24,11 @@ def run(claim: Claim) -> Work:
     shard = planning.shards(job.records, job.plan)[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
-    ensemble = list(_ensemble(job))
+    ensemble, patterns = list(_ensemble(job)), _patterns(job)
     protected = io.BytesIO()
     with open_source(job.dataset_id) as reader:
         for number, batch in enumerate(_decoded(job, reader, shard)):
-            for event in protect(*batch, ensemble, job.config, job.plan):
+            for event in protect(*batch, ensemble, job.config, job.plan, patterns):
                 if isinstance(event, int):
                     yield number * gradient_passes(job.config) + event, total
                     continue
@@ -48,6 +48,14 @@ def _decoded(
         return pixels, tensors.labels(records, job.index)
 
     return read_ahead(decode, shard)
+
+
+def _patterns(job: Job) -> Tensor | None:
+    if not job.config.class_steps:
+        return None
+    file = io.BytesIO(storage.read(patterns_key(job.protection_id)))
+    patterns: Tensor = load(file, weights_only=True)
+    return patterns
 
 
 def _ensemble(job: Job) -> Iterator[Checkpoint]:
