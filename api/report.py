@@ -38,7 +38,7 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
         "verdict": _verdict(clean, protected, change, len(protection.config["target_map"])),
         "accuracy": {"clean": clean, "protected": protected},
-        "change": change,
+        "change": change | {"sentence": _where_it_shows(change)},
         "training": outputs[StepKind.TRAIN, 0],
         "requested": protection.requested,
         "config": protection.config,
@@ -47,14 +47,22 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     } | stored
 
 
-def render(record: Record, preview: bytes | None) -> str:
-    """The record as an HTML page without links to anything outside; `preview` may be gone."""
-    picture = preview and "data:image/png;base64," + base64.b64encode(preview).decode()
+def render(record: Record, preview: bytes | None, worst: bytes | None = None) -> str:
+    """The record as an HTML page without links to anything outside; the pictures may be gone."""
     return (
         _environment()
         .get_template("report.html")
-        .render(record=record, picture=picture, curves=_curves(record["accuracy"]))
+        .render(
+            record=record,
+            picture=_address(preview),
+            worst=_address(worst),
+            curves=_curves(record["accuracy"]),
+        )
     )
+
+
+def _address(picture: bytes | None) -> str | None:
+    return "data:image/png;base64," + base64.b64encode(picture).decode() if picture else None
 
 
 def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> Record:
@@ -82,6 +90,20 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
         "share_of_clean_accuracy": round(share, 4),
         "sentence": f"{measured} {word}",
     }
+
+
+def _where_it_shows(change: Record) -> str:
+    """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
+    shows, may_show, images = change["shows"], change["may_show"], change["images"]
+    if not may_show["images"]:
+        limit = may_show["ssim_below"]
+        return f"By SSIM the change shows in none of {images} images: none is below {limit}."
+    more, share = may_show["images"] - shows["images"], may_show["share"] - shows["share"]
+    return (
+        f"By SSIM the change shows in {shows['images']} of {images} images "
+        f"({shows['share']:.1%}: below {shows['ssim_below']}), "
+        f"and may show in {more} more ({share:.1%}: below {may_show['ssim_below']})."
+    )
 
 
 def _timing(step: Step) -> Record:
