@@ -27,6 +27,7 @@ from api.models import (
 ARCHIVE = "archive.zip"
 RECORD = "record.json"
 PREVIEW = "before-after.png"
+WORST = "worst.png"
 CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
 
@@ -122,7 +123,8 @@ def made_of(session: Session, dataset_id: UUID) -> list[UUID]:
 def clean_previews(protection_ids: list[UUID]) -> None:
     """Remove the pictures, which show originals, of protections whose data set was deleted."""
     for protection_id in protection_ids:
-        storage.remove_one(storage.protection_key(protection_id, PREVIEW))
+        for name in (PREVIEW, WORST):
+            storage.remove_one(storage.protection_key(protection_id, name))
 
 
 def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:

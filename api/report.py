@@ -41,7 +41,7 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
         "verdict": _with_strongest(_verdict(clean, protected, change, classes), rows, classes),
         "accuracy": {"clean": clean, "protected": protected},
         "matrix": rows,
-        "change": change,
+        "change": change | {"sentence": _where_it_shows(change)},
         "training": outputs[StepKind.TRAIN, 0],
         "requested": protection.requested,
         "config": protection.config,
@@ -51,14 +51,22 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     } | stored
 
 
-def render(record: Record, preview: bytes | None) -> str:
-    """The record as an HTML page without links to anything outside; `preview` may be gone."""
-    picture = preview and "data:image/png;base64," + base64.b64encode(preview).decode()
+def render(record: Record, preview: bytes | None, worst: bytes | None = None) -> str:
+    """The record as an HTML page without links to anything outside; the pictures may be gone."""
     return (
         _environment()
         .get_template("report.html")
-        .render(record=record, picture=picture, curves=_curves(record["accuracy"]))
+        .render(
+            record=record,
+            picture=_address(preview),
+            worst=_address(worst),
+            curves=_curves(record["accuracy"]),
+        )
     )
+
+
+def _address(picture: bytes | None) -> str | None:
+    return "data:image/png;base64," + base64.b64encode(picture).decode() if picture else None
 
 
 def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> Record:
@@ -105,6 +113,20 @@ def _with_strongest(verdict: Record, rows: Sequence[Record], classes: int) -> Re
         holds = row["ratio"]["last"] <= WORKED_BELOW_SHARE
         sentence += f" The protection {'withstands' if holds else 'does not withstand'} it."
     return verdict | {"strongest": strongest, "sentence": sentence}
+
+
+def _where_it_shows(change: Record) -> str:
+    """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
+    shows, may_show, images = change["shows"], change["may_show"], change["images"]
+    if not may_show["images"]:
+        limit = may_show["ssim_below"]
+        return f"By SSIM the change shows in none of {images} images: none is below {limit}."
+    more, share = may_show["images"] - shows["images"], may_show["share"] - shows["share"]
+    return (
+        f"By SSIM the change shows in {shows['images']} of {images} images "
+        f"({shows['share']:.1%}: below {shows['ssim_below']}), "
+        f"and may show in {more} more ({share:.1%}: below {may_show['ssim_below']})."
+    )
 
 
 def _timing(step: Step) -> Record:

@@ -81,7 +81,12 @@ def report_html(protection_id: UUID, caller: CallerDep) -> HTMLResponse:
     """The same as a page, whole in one file."""
     with _while_it_lasts(protection_id):
         record = _report(caller.owner_id, protection_id)
-        page = report.render(record, storage.read_if_there(_preview_key(protection_id)))
+        worst = storage.protection_key(protection_id, protections.WORST)
+        page = report.render(
+            record,
+            storage.read_if_there(_preview_key(protection_id)),
+            storage.read_if_there(worst),
+        )
     return HTMLResponse(page, headers=CONFIDENTIAL | ONE_FILE)
 
 

@@ -291,7 +291,8 @@ def succeed(protection_id: UUID, data: bytes = ARCHIVE_BYTES) -> None:
     digest = storage.write(storage.protection_key(protection_id, protections.ARCHIVE), data)
     record = b'{"files": [], "refused": [{"name": "a.txt", "code": "C", "reason": "no image"}]}'
     storage.write(storage.protection_key(protection_id, protections.RECORD), record)
-    storage.write(storage.protection_key(protection_id, protections.PREVIEW), b"\x89PNG")
+    for name in (protections.PREVIEW, protections.WORST):
+        storage.write(storage.protection_key(protection_id, name), b"\x89PNG")
     packaged = {"archive_sha256": digest, "archive_bytes": len(data), **CHANGE}
     finish(must_claim(protection_id, StepKind.PACKAGE), packaged)
     for each in steps_of(protection_id):
@@ -319,6 +320,10 @@ CHANGE = {
     "ssim_mean": 0.95,
     "ssim_p5": 0.9,
     "psnr_db": 32.1,
+    "histogram": [3, 0, 0, 0, 0, 0, 0, 0, 97] + [0] * 56,
+    "shows": {"ssim_below": 0.92, "images": 1, "share": 0.25},
+    "may_show": {"ssim_below": 0.95, "images": 3, "share": 0.75},
+    "worst": [{"name": "a.png", "ssim": 0.9, "psnr_db": None, "changed_share": 0.0}],
 }
 
 
