@@ -5,20 +5,20 @@ Moosavi-Dezfooli et al. 2017) is what an appropriator learns first, whatever its
 of each image from there makes it that image's own. It costs the same for any number of images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from sep_core import views
 from sep_core.config import Plan, SEPConfig, drawn_seed
 from sep_core.pixels import LEVELS, project, to_images
-from sep_core.protection import Patterns, loss_gradient, target_classes
+from sep_core.protection import Images, Patterns, loss_gradient, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Progress
+from sep_core.training import Progress, augment, draw_crops
 
 IMAGES, IMAGES_A_CLASS = 512, 8
 """A step looks at so many images, or at so many a class on average, whichever are more."""
@@ -54,30 +54,38 @@ def class_patterns(
         velocity = MOMENTUM * velocity
         for part in torch.split(chosen, plan.batch_size):
             for k in visited:
-                checkpoint = ensemble[k], views.draw(config, step, k)
-                velocity += _direction(
-                    pixels[part], labels[part], patterns, checkpoint, config, plan
-                )
+                show = _crops(len(part), config, draws)
+                members = pixels[part], labels[part]
+                velocity += _direction(members, patterns, ensemble[k], show, config, plan)
                 yield Progress(step, config.class_steps)
         moved = patterns - epsilon * STEP_SHARE * velocity.sign()
         patterns = moved.clamp(-epsilon, epsilon)
     yield patterns.cpu()
 
 
+def _crops(
+    images: int, config: SEPConfig, draws: torch.Generator
+) -> Callable[[Images], Images] | None:
+    """A crop of each image's own: a pattern has to hold wherever an appropriator's crop puts it."""
+    if config.views == "identity":
+        return None
+    return partial(augment, crops=draw_crops(images, config, draws), padding=config.crop_padding)
+
+
 def _direction(
-    pixels: UInt8[Tensor, "b 3 s s"],
-    labels: Int64[Tensor, " b"],
+    members: tuple[UInt8[Tensor, "b 3 s s"], Int64[Tensor, " b"]],
     patterns: Patterns,
-    seen: tuple[Checkpoint, views.View | None],
+    checkpoint: Checkpoint,
+    show: Callable[[Images], Images] | None,
     config: SEPConfig,
     plan: Plan,
 ) -> Patterns:
     """The sum over each class of its images' gradients, each of the same weight."""
-    checkpoint, view = seen
+    pixels, labels = members
     originals = to_images(pixels.to(plan.device))
     images = project(originals + patterns[labels], originals, config.epsilon_levels)
     targets = target_classes(labels, config).to(plan.device)
-    gradient = loss_gradient(checkpoint, images, targets, config, plan, view)
+    gradient = loss_gradient(checkpoint, images, targets, config, plan, show)
     member = functional.one_hot(labels.to(plan.device), len(patterns)).float()
     # A product, not index_add_, whose order on a GPU is not the same twice.
     return (member.T @ gradient.flatten(1)).view_as(patterns)

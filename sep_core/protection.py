@@ -26,7 +26,6 @@ from sep_core.pixels import LEVELS, project, to_images, to_input, to_pixels
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import autocast
-from sep_core.views import View
 
 Images = Float32[Tensor, "b c h w"]
 Patterns = Float32[Tensor, "y 3 s s"]
@@ -55,8 +54,8 @@ def protect(
     targets = target_classes(labels, config).to(plan.device)
 
     def gradient(k: int, images: Images, step: int) -> Images:
-        view = views.draw(config, step, k)
-        return loss_gradient(ensemble[k], images, targets, config, plan, view)
+        show = partial(views.show, view=views.draw(config, step, k), padding=config.crop_padding)
+        return loss_gradient(ensemble[k], images, targets, config, plan, show)
 
     passes = 0
     images = begin(originals, labels, patterns, config.epsilon_levels)
@@ -161,15 +160,18 @@ def loss_gradient(
     targets: Int64[Tensor, " b"],
     config: SEPConfig,
     plan: Plan,
-    view: View | None = None,
+    show: Callable[[Images], Images] | None = None,
 ) -> Images:
     """g_k(x): each image's own gradient, since the losses are summed over the batch.
+
+    `show` changes the input as the checkpoint is to see it.
 
     With `normalise_gradients` divided by the mean of its absolute values, so that a checkpoint
     which is sure of itself weighs no more than the others.
     """
     images = images.detach().requires_grad_()
-    seen = views.show(to_input(images, config.input_pixels), view, config.crop_padding)
+    seen = to_input(images, config.input_pixels)
+    seen = show(seen) if show else seen
     with autocast(plan):
         if config.variant == "sep":
             outputs = checkpoint.network(seen)

@@ -101,7 +101,7 @@ def fit(
     for epoch in range(recipe.epochs):
         draws = generator(seed, recipe.purpose, epoch + 1)
         order = torch.randperm(len(pixels), generator=draws)
-        crops = _draw_crops(len(pixels), config, draws)
+        crops = draw_crops(len(pixels), config, draws)
         further = generator(seed, f"{recipe.purpose} {countermeasure}", epoch + 1)
         set_trainable(network, frozen=countermeasure == "pretrained-frozen")
         chosen_batches = order.tensor_split(batch_total)
@@ -197,7 +197,8 @@ def augment(
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _draw_crops(images: int, config: SEPConfig, draws: torch.Generator) -> Int64[Tensor, "n 3"]:
+def draw_crops(images: int, config: SEPConfig, draws: torch.Generator) -> Int64[Tensor, "n 3"]:
+    """Of each image the crop's top and left corner, and whether it is mirrored; see `augment`."""
     corners = torch.randint(0, 2 * config.crop_padding + 1, (images, 2), generator=draws)
     mirrored = torch.randint(0, 2, (images, 1), generator=draws) * int(config.flip)
     return torch.cat([corners, mirrored], dim=1)

@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sep_core import views
 from sep_core.config import Plan, SEPConfig
 from sep_core.patterns import CHECKPOINTS, MOMENTUM, STEP_SHARE, class_patterns
 from sep_core.pixels import project, to_images
 from sep_core.protection import begin, cross_entropy, loss_gradient, protect, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Progress
+from sep_core.training import Progress, augment, draw_crops
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 
 
@@ -59,14 +59,17 @@ def test_patterns_are_those_of_a_plain_loop(
     for step in range(asked.class_steps):
         draws = generator(SEED, "class pattern", step)
         visited = torch.randperm(3, generator=draws)[:CHECKPOINTS].tolist()
+        order = torch.randperm(len(data[0]), generator=draws)
         velocity = MOMENTUM * velocity
         for k in visited:
-            view = views.draw(asked, step, k)
-            for pixels, label in zip(data[0], data[1], strict=True):
-                original = to_images(pixels[None])
+            crops = draw_crops(len(order), asked, draws)
+            for n, crop in zip(order.tolist(), crops, strict=True):
+                label = data[1][n]
+                original = to_images(data[0][n : n + 1])
                 image = (original + patterns[label]).clamp(0, 1)
                 target = target_classes(label[None], asked)
-                gradient = loss_gradient(ensemble[k], image, target, asked, plan, view)
+                show = partial(augment, crops=crop[None], padding=asked.crop_padding)
+                gradient = loss_gradient(ensemble[k], image, target, asked, plan, show)
                 velocity[label] += gradient[0]
         step_size = epsilon * STEP_SHARE
         patterns = (patterns - step_size * velocity.sign()).clamp(-epsilon, epsilon)

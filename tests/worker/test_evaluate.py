@@ -31,6 +31,7 @@ OTHERWISE: dict[str, Any] = {
     "inner_steps": 3,
     "checkpoints_per_step": 1,
     "perturb_momentum": 0.5,
+    "class_steps": 2,
     "normalise_gradients": False,
     "views": "identity",
     "target_map": (2, 0, 1),
