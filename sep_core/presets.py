@@ -12,7 +12,7 @@ PAPER = SEPConfig(precision="float32")
 QUICK = SEPConfig(
     variant="sep",
     epsilon_levels=8,
-    class_steps=40,
+    class_steps=100,
     steps=8,
     step_levels=1.0,
     checkpoints=10,
