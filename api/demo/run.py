@@ -21,6 +21,7 @@ PER_CLASS, TEST_PER_CLASS = 200, 50
 CONFIG: Mapping[str, Any] = {
     "preset": "quick",
     "epsilon_levels": 8,
+    "class_steps": 40,
     "steps": 4,
     "checkpoints": 4,
     "epochs": 20,
