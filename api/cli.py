@@ -44,7 +44,7 @@ def protect(
     url: Annotated[str, typer.Option(envvar="SEPGATE_URL")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="SEPGATE_API_KEY", help="API key")] = "",
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("sepgate-output"),
-    preset: Annotated[str, typer.Option(help="auto, quick or paper")] = "auto",
+    preset: Annotated[str, typer.Option(help="auto, quick, fast, hardened or paper")] = "auto",
 ) -> None:
     """Upload a file to a running service, protect it, download archive and report."""
     raise typer.Exit(run_demo.protect_file(url, key, data, {"preset": preset}, out))

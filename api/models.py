@@ -142,6 +142,7 @@ class Protection(Base):
     requested: Mapped[JSONObject] = mapped_column(JSON)
     config: Mapped[JSONObject | None] = mapped_column(JSON)
     plan: Mapped[JSONObject | None] = mapped_column(JSON)
+    evaluation: Mapped[JSONObject | None] = mapped_column(JSON)
     archive_sha256: Mapped[str | None]
     archive_bytes: Mapped[int | None] = mapped_column(BigInteger)
     error_code: Mapped[str | None]
@@ -151,6 +152,19 @@ class Protection(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Baseline(Base):
+    """A training on a data set's originals, finished: what it found holds for every protection."""
+
+    __tablename__ = "baselines"
+
+    dataset_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True
+    )
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    output: Mapped[JSONObject] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class Step(Base):
@@ -188,6 +202,10 @@ class Step(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
 
+WORKER_FRESH_SECONDS = 60
+"""A worker whose heartbeat is older is taken to be gone."""
+
+
 class Worker(Base):
     """A process that runs steps, as it registered itself; alive while its heartbeat is fresh."""
 
@@ -201,6 +219,8 @@ class Worker(Base):
     bfloat16: Mapped[bool]
     threads: Mapped[int]
     versions: Mapped[JSONObject] = mapped_column(JSON)
+    gradient_gflops: Mapped[float | None]
+    training_gflops: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(UTCDateTime)
     heartbeat_at: Mapped[datetime] = mapped_column(UTCDateTime)
 

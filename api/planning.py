@@ -9,19 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.archive import ImageRecord
 from api.errors import AppError
-from api.models import StepKind
-from sep_core.config import (
-    PRESETS,
-    NetworkName,
-    Plan,
-    SEPConfig,
-    Variant,
-    forward_gflop,
-    gradient_passes,
-    paper_for,
-    quick_for,
-    resolve,
-)
+from api.models import Protection, StepKind
+from sep_core.cells import Evaluation, cells
+from sep_core.config import MAX_EPSILON_LEVELS, NetworkName, Plan, SEPConfig, Variant, resolve
+from sep_core.costs import forward_gflop, gradient_passes, training_cost
+from sep_core.presets import PRESETS, at_budget, paper_for, quick_for
 
 AUTO = "auto"
 VARIANTS = get_args(Variant)
@@ -36,6 +28,7 @@ PACKAGE_GFLOP_A_PIXEL = 2.5e-4
 
 _CONFIG = TypeAdapter(SEPConfig)
 _PLAN = TypeAdapter(Plan)
+_EVALUATION = TypeAdapter(Evaluation)
 
 
 @dataclass(frozen=True)
@@ -57,10 +50,40 @@ def load_plan(stored: Mapping[str, Any]) -> Plan:
     return _PLAN.validate_python(stored)
 
 
+def load_evaluation(stored: Mapping[str, Any]) -> Evaluation:
+    """An evaluation from its JSON form; what is missing is the default.
+
+    Raises:
+        AppError: 422 with every field that does not fit.
+    """
+    try:
+        evaluation = _EVALUATION.validate_python(stored)
+    except ValidationError as error:
+        raise AppError(
+            422, "INVALID_EVALUATION", f"The evaluation does not fit: {_sentences(error)}"
+        ) from error
+    pretrained = [c for c in evaluation.countermeasures if c.startswith("pretrained")]
+    if pretrained:
+        raise AppError(
+            422,
+            "PRETRAINED_UNAVAILABLE",
+            f"{', '.join(pretrained)}: begins with a file of pretrained weights, and such a file "
+            "can't be given over this API yet.",
+        )
+    return evaluation
+
+
+def frozen_evaluation(protection: Protection) -> Evaluation:
+    """Of a protection that is planned; one from before there was any to ask for has the default."""
+    assert protection.config is not None
+    networks = (protection.config["appropriator"],)
+    return load_evaluation(protection.evaluation or {"networks": networks})
+
+
 def configure(
     preset: str, overrides: Mapping[str, Any], device: str, train_images: int
 ) -> SEPConfig:
-    """A preset with some fields replaced.
+    """A preset with some fields replaced; its steps fit the budget, but for the paper's one level.
 
     `auto` is `paper` with a random target map on a GPU, and on a CPU `quick` with epochs that suit
     the number of images.
@@ -68,7 +91,7 @@ def configure(
     Raises:
         AppError: 422 with every field that does not fit.
     """
-    base = _base(preset, overrides.get("variant"), device, train_images)
+    base = _base(preset, overrides, device, train_images)
     whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
     try:
         return load_config(whole)
@@ -80,15 +103,19 @@ def configure(
         ) from error
 
 
-def _base(preset: str, variant: Any, device: str, train_images: int) -> SEPConfig:
-    if preset == "quick":
-        return PRESETS["quick"]
-    if preset == AUTO and device == "cpu":
-        return quick_for(train_images)
-    # A variant that is none is refused with the other fields.
-    paper = paper_for(variant) if variant in VARIANTS else PRESETS["paper"]
-    # The paper's own map, y + 1, is one that every attacker would try first.
-    return paper if preset == "paper" else replace(paper, target_map="random")
+def _base(preset: str, overrides: Mapping[str, Any], device: str, train_images: int) -> SEPConfig:
+    if preset == "paper" or (preset == AUTO and device != "cpu"):
+        variant: Any = overrides.get("variant")
+        # A variant that is none is refused with the other fields.
+        paper = paper_for(variant) if variant in VARIANTS else PRESETS["paper"]
+        # The paper's own map, y + 1, is one that every attacker would try first.
+        return paper if preset == "paper" else replace(paper, target_map="random")
+    base = quick_for(train_images) if preset == AUTO else PRESETS[preset]
+    levels = overrides.get("epsilon_levels")
+    # A budget that is none is refused with the other fields.
+    if isinstance(levels, int) and 1 <= levels <= MAX_EPSILON_LEVELS:
+        return at_budget(base, levels)
+    return base
 
 
 def check(preset: str, overrides: Mapping[str, Any], classes: int, train_images: int) -> None:
@@ -157,7 +184,11 @@ def _bytes(record: ImageRecord) -> int:
 
 
 def costs(
-    config: SEPConfig, plan: Plan, records: Sequence[ImageRecord], train_images: int
+    config: SEPConfig,
+    plan: Plan,
+    evaluation: Evaluation,
+    records: Sequence[ImageRecord],
+    train_images: int,
 ) -> dict[StepKind, list[float]]:
     """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
     pixels = sum(record.height * record.width for record in records)
@@ -168,10 +199,23 @@ def costs(
         ],
         StepKind.PACKAGE: [pixels * PACKAGE_GFLOP_A_PIXEL],
         StepKind.EVALUATE: [
-            _training_gflop(config.appropriator, config.appropriator_epochs, config, train_images)
-        ]
-        * 2,
+            _training_gflop(cell.network, config.appropriator_epochs, config, train_images)
+            * training_cost(cell.countermeasure)
+            for cell in cells(evaluation)
+        ],
     }
+
+
+def trained_images(counts: Mapping[str, Mapping[str, int]], held_out_percent: int) -> int:
+    """Training images that are left when a part of each class is set aside, where one has to be.
+
+    Args:
+        counts: images by split and class.
+    """
+    train = counts["train"].values()
+    if set(counts) != {"train"}:
+        return sum(train)
+    return sum(n - min(max(1, round(n * held_out_percent / 100)), n - 1) for n in train if n)
 
 
 def perturb_gflop(config: SEPConfig, images: int) -> float:

@@ -4,7 +4,7 @@ runs, the sole writer of its state.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -27,21 +27,30 @@ from api.models import (
 ARCHIVE = "archive.zip"
 RECORD = "record.json"
 PREVIEW = "before-after.png"
+WORST = "worst.png"
 CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for: a data set, a preset's name and what to change in it."""
+    """What somebody asks for: a data set, a preset and what to change in it, how to judge it."""
 
     dataset_id: UUID
     preset: str
     config: dict[str, Any]
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """As it stands in the row."""
+        return {"preset": self.preset, "config": self.config, "evaluation": self.evaluation}
 
     def sha256(self) -> str:
         """Tells a repeated request from another one under the same key."""
         whole = [str(self.dataset_id), self.preset, self.config]
+        # Without one it is what it was when there was no evaluation to ask for.
+        whole += [self.evaluation] if self.evaluation else []
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
@@ -54,17 +63,16 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     earlier = _earlier(session, owner_id, request, key)
     if earlier is not None:
         return earlier
-    dataset = _ready_dataset(session, owner_id, request.dataset_id)
-    assert dataset.summary is not None
-    train_images = _training_images(dataset.summary["counts"])
-    planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
+    # Locked, so that it can't be deleted before it shows this protection.
+    dataset = check(session, owner_id, request, lock=True)
+    evaluation = planning.load_evaluation(request.evaluation)
     protection = Protection(
         owner_id=owner_id,
         dataset_id=dataset.id,
         dataset_name=dataset.name,
         dataset_sha256=dataset.sha256,
         state=ProtectionState.QUEUED,
-        requested={"preset": request.preset, "config": request.config},
+        requested=request.kept,
         idempotency_key=key,
         request_sha256=request.sha256(),
         created_at=now(session),
@@ -73,9 +81,26 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     session.flush()
     steps.add(session, protection, StepKind.TRAIN, StepState.READY, [0.0])
     steps.add(session, protection, StepKind.PACKAGE, StepState.WAITING, [0.0])
-    steps.add(session, protection, StepKind.EVALUATE, StepState.WAITING, [0.0, 0.0])
+    steps.add(
+        session, protection, StepKind.EVALUATE, StepState.WAITING, [0.0] * evaluation.trainings
+    )
     session.flush()
     return protection
+
+
+def check(session: Session, owner_id: UUID, request: Request, *, lock: bool = False) -> Dataset:
+    """The data set that a request is about, if the request could be carried out.
+
+    Raises:
+        AppError: 404, 409 or 422, saying what to change.
+    """
+    dataset = datasets.get(session, owner_id, request.dataset_id, lock=lock)
+    _check_ready(dataset)
+    assert dataset.summary is not None
+    train_images = training_images(dataset.summary["counts"])
+    planning.load_evaluation(request.evaluation)
+    planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
+    return dataset
 
 
 def get(session: Session, owner_id: UUID, protection_id: UUID, *, lock: bool = False) -> Protection:
@@ -98,7 +123,8 @@ def made_of(session: Session, dataset_id: UUID) -> list[UUID]:
 def clean_previews(protection_ids: list[UUID]) -> None:
     """Remove the pictures, which show originals, of protections whose data set was deleted."""
     for protection_id in protection_ids:
-        storage.remove_one(storage.protection_key(protection_id, PREVIEW))
+        for name in (PREVIEW, WORST):
+            storage.remove_one(storage.protection_key(protection_id, name))
 
 
 def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
@@ -166,24 +192,21 @@ def _earlier(
     return earlier
 
 
-def _ready_dataset(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
-    # Locked, so that it can't be deleted before it shows this protection.
-    dataset = datasets.get(session, owner_id, dataset_id, lock=True)
+def _check_ready(dataset: Dataset) -> None:
     if dataset.state is DatasetState.INGESTING:
         raise AppError(
             409,
             "DATASET_NOT_READY",
-            f"Data set {dataset_id} is still being read.",
+            f"Data set {dataset.id} is still being read.",
             retry_after_seconds=datasets.RETRY_AFTER_SECONDS,
         )
     if dataset.state is DatasetState.REJECTED:
         raise AppError(
-            409, "DATASET_REJECTED", f"Data set {dataset_id} was rejected: {dataset.error}"
+            409, "DATASET_REJECTED", f"Data set {dataset.id} was rejected: {dataset.error}"
         )
-    return dataset
 
 
-def _training_images(counts: dict[str, dict[str, int]]) -> int:
+def training_images(counts: dict[str, dict[str, int]]) -> int:
     """How many there are.
 
     Raises:

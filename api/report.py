@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from api import protections, storage
+from api import matrix, planning, protections, storage
 from api.models import Protection, Step, StepKind
 from api.steps import CLEAN, PROTECTED
 
@@ -28,33 +28,45 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     """
     outputs = {(step.kind, step.index): step.output or {} for step in steps}
     assert protection.config is not None
-    clean = outputs[StepKind.EVALUATE, CLEAN]
-    protected = outputs[StepKind.EVALUATE, PROTECTED]
+    evaluation = planning.frozen_evaluation(protection)
+    found = [outputs[StepKind.EVALUATE, index] for index in range(evaluation.trainings)]
+    clean, protected = found[CLEAN], found[PROTECTED]
+    rows, classes = matrix.build(evaluation, found), len(protection.config["target_map"])
     change = outputs[StepKind.PACKAGE, 0]
     key = storage.protection_key(protection.id, protections.RECORD)
     stored: Record = json.loads(storage.read(key))
     return {
         "protection_id": str(protection.id),
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
-        "verdict": _verdict(clean, protected, change, len(protection.config["target_map"])),
+        "verdict": _with_strongest(_verdict(clean, protected, change, classes), rows, classes),
         "accuracy": {"clean": clean, "protected": protected},
-        "change": change,
+        "matrix": rows,
+        "change": change | {"sentence": _where_it_shows(change)},
         "training": outputs[StepKind.TRAIN, 0],
         "requested": protection.requested,
         "config": protection.config,
         "plan": protection.plan,
+        "evaluation": protection.evaluation,
         "timing": [_timing(step) for step in steps],
     } | stored
 
 
-def render(record: Record, preview: bytes | None) -> str:
-    """The record as an HTML page without links to anything outside; `preview` may be gone."""
-    picture = preview and "data:image/png;base64," + base64.b64encode(preview).decode()
+def render(record: Record, preview: bytes | None, worst: bytes | None = None) -> str:
+    """The record as an HTML page without links to anything outside; the pictures may be gone."""
     return (
         _environment()
         .get_template("report.html")
-        .render(record=record, picture=picture, curves=_curves(record["accuracy"]))
+        .render(
+            record=record,
+            picture=_address(preview),
+            worst=_address(worst),
+            curves=_curves(record["accuracy"]),
+        )
     )
+
+
+def _address(picture: bytes | None) -> str | None:
+    return "data:image/png;base64," + base64.b64encode(picture).decode() if picture else None
 
 
 def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> Record:
@@ -82,6 +94,39 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
         "share_of_clean_accuracy": round(share, 4),
         "sentence": f"{measured} {word}",
     }
+
+
+def _with_strongest(verdict: Record, rows: Sequence[Record], classes: int) -> Record:
+    """The verdict, and which countermeasure gets most out of what leaves; alone it is no news."""
+    row = max(rows, key=lambda row: row["protected"]["last"]["mean"])
+    strongest = {name: row[name] for name in ("network", "countermeasure", "ratio")}
+    if len(rows) == 1:
+        return verdict | {"strongest": strongest}
+    clean, protected = row["clean"]["last"]["mean"], row["protected"]
+    sentence = (
+        f"{verdict['sentence']} Of {len(rows)} ways to train on the protected data, "
+        f"{row['countermeasure']} with {row['network']} recovers most: "
+        f"{protected['last']['mean']:.1%} (peak {protected['peak']['mean']:.1%}) where the "
+        f"originals give {clean:.1%}."
+    )
+    if clean * classes >= DECIDES_ABOVE_CHANCE:
+        holds = row["ratio"]["last"] <= WORKED_BELOW_SHARE
+        sentence += f" The protection {'withstands' if holds else 'does not withstand'} it."
+    return verdict | {"strongest": strongest, "sentence": sentence}
+
+
+def _where_it_shows(change: Record) -> str:
+    """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
+    shows, may_show, images = change["shows"], change["may_show"], change["images"]
+    if not may_show["images"]:
+        limit = may_show["ssim_below"]
+        return f"By SSIM the change shows in none of {images} images: none is below {limit}."
+    more, share = may_show["images"] - shows["images"], may_show["share"] - shows["share"]
+    return (
+        f"By SSIM the change shows in {shows['images']} of {images} images "
+        f"({shows['share']:.1%}: below {shows['ssim_below']}), "
+        f"and may show in {more} more ({share:.1%}: below {may_show['ssim_below']})."
+    )
 
 
 def _timing(step: Step) -> Record:

@@ -4,6 +4,7 @@ steps' state; with `protections`, of the protection's.
 Every change ends in `settle`, which reads the steps and moves the protection on: joins are rows.
 """
 
+from dataclasses import asdict
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -24,12 +25,13 @@ from api.models import (
     StepState,
     move,
 )
+from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig, as_dict
 
 # Joins: a kind of step becomes ready when all steps of the kinds before it are done.
 ORDER = (StepKind.TRAIN, StepKind.PERTURB, StepKind.PACKAGE, StepKind.EVALUATE)
 CLEAN, PROTECTED = 0, 1
-"""Indices of the two `evaluate` steps."""
+"""Indices of the first cell's two `evaluate` steps; see `sep_core.config.cells`."""
 
 
 def add(
@@ -69,14 +71,16 @@ def freeze(
     claim: Claim,
     config: SEPConfig,
     plan: Plan,
+    evaluation: Evaluation,
     costs: dict[StepKind, list[float]],
 ) -> Protection:
-    """Keep configuration and plan on the row, once, and add the `perturb` steps that follow."""
+    """Keep what is decided on the row, once, and add the `perturb` steps that follow."""
     lost = leases.held(session, claim) is None  # locks step, then protection: as all others do
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan is not None:
         return protection
     protection.config, protection.plan = as_dict(config), as_dict(plan)
+    protection.evaluation = asdict(evaluation)
     add(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
     for step in of(session, protection.id):
         step.cost = costs[step.kind][step.index]

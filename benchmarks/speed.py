@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import authors
-from sep_core.config import PAPER, Plan, Precision, SEPConfig, Variant, resolve
+from sep_core.config import Plan, Precision, SEPConfig, Variant, resolve
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
+from sep_core.presets import PAPER
 from sep_core.protection import loss_gradient, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze

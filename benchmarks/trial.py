@@ -27,8 +27,10 @@ from torch.nn import functional
 
 from api.demo.photographs import write_zip
 from sep_core import evaluation, protection, surrogate
-from sep_core.config import PRESETS, Plan, SEPConfig, quick_for, resolve
+from sep_core.config import Plan, SEPConfig, resolve
+from sep_core.patterns import class_patterns
 from sep_core.pixels import to_images, to_input, to_pixels
+from sep_core.presets import PRESETS, quick_for
 
 Split = tuple[Tensor, Tensor]  # pixels (n, c, h, w) and labels (n)
 Figures = dict[str, float]
@@ -70,7 +72,8 @@ def measure(
         ensemble = [event for event in kept if isinstance(event, surrogate.Checkpoint)]
     with _timed(figures, "perturb time"):
         protect = _protect_enlarged if enlarge else _protect
-        released = protect(train, ensemble, config, plan)
+        patterns = _patterns(clean, classes, ensemble, config, plan)
+        released = protect(train, ensemble, config, plan, patterns)
     for name, split in (("clean", clean), ("protected", _seen(released, config))):
         with _timed(figures, f"{name} training time"):
             curve = list(_curve(split, _seen(test, config), classes, config, plan))
@@ -117,27 +120,49 @@ def _seen(split: Split, config: SEPConfig) -> Split:
     return to_pixels(to_input(to_images(pixels), config.input_pixels)), labels
 
 
+def _patterns(
+    clean: Split,
+    classes: int,
+    ensemble: list[surrogate.Checkpoint],
+    config: SEPConfig,
+    plan: Plan,
+) -> Tensor | None:
+    if not config.class_steps:
+        return None
+    *_, patterns = class_patterns(*clean, classes, ensemble, config, plan)
+    assert isinstance(patterns, Tensor)
+    return patterns
+
+
 def _protect(
-    split: Split, ensemble: list[surrogate.Checkpoint], config: SEPConfig, plan: Plan
+    split: Split,
+    ensemble: list[surrogate.Checkpoint],
+    config: SEPConfig,
+    plan: Plan,
+    patterns: Tensor | None,
 ) -> Split:
     pixels, labels = split
     *_, height, width = pixels.shape
     size = max(1, min(plan.batch_size, plan.max_batch_pixels // (height * width)))
     protected = []
     for batch in zip(torch.split(pixels, size), torch.split(labels, size), strict=True):
-        *_, done = protection.protect(*batch, ensemble, config, plan)
+        *_, done = protection.protect(*batch, ensemble, config, plan, patterns)
         assert isinstance(done, Tensor)
         protected.append(done)
     return torch.cat(protected), labels
 
 
 def _protect_enlarged(
-    split: Split, ensemble: list[surrogate.Checkpoint], config: SEPConfig, plan: Plan
+    split: Split,
+    ensemble: list[surrogate.Checkpoint],
+    config: SEPConfig,
+    plan: Plan,
+    patterns: Tensor | None,
 ) -> Split:
     """Perturb at the surrogate's size and enlarge the change: what the product does not do."""
     pixels, labels = split
     small = _seen(split, config)
-    change = _protect(small, ensemble, config, plan)[0].int() - small[0].int()
+    change = _protect(small, ensemble, config, plan, patterns)[0].int() - small[0].int()
     size = pixels.shape[-2:]
     enlarged = functional.interpolate(change.float(), size, mode="bilinear").round()
     return (pixels.float() + enlarged).clamp(0, 255).to(torch.uint8), labels

@@ -7,9 +7,7 @@ import hashlib
 import math
 import random
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 Variant = Literal["sep", "sep-fa", "sep-fa-vr"]
@@ -40,32 +38,6 @@ COUNTERMEASURES: tuple[Countermeasure, ...] = get_args(Countermeasure)
 Precision = Literal["float32", "bfloat16"]
 Views = Literal["identity", "crop", "hardened"]
 
-# From this side on networks have the form that torchvision gives them, below it one for 32 pixels.
-LARGE_PIXELS = 64
-
-# GFLOP of one forward pass of one image, a multiply-add counted as two (measured with
-# torch.utils.flop_counter, ten classes): a fixed part, and one for every 32 x 32 pixels. A training
-# image costs three of them, an input gradient two.
-FORWARD_GFLOP: dict[NetworkName, tuple[float, float]] = {
-    "resnet18": (0.0, 1.11),
-    "senet18": (0.0, 1.11),
-    "vgg16": (0.0, 0.626),
-    "densenet121": (0.0, 1.777),
-    "googlenet": (0.0, 2.674),
-    "vit": (0.3645, 0.00118),
-    "mlp": (0.000534, 0.003146),
-    "linear": (0.0, 0.00006144),
-    "small": (0.0, 0.07),
-}
-LARGE_FORWARD_GFLOP: dict[NetworkName, tuple[float, float]] = FORWARD_GFLOP | {
-    "resnet18": (0.0, 0.0740),
-    "senet18": (0.0, 0.0741),
-    "vgg16": (0.239, 0.626),
-    "densenet121": (0.0, 0.1156),
-    "googlenet": (0.0, 0.0611),
-    "small": (0.0, 0.00553),
-}
-
 SEED_HEX_DIGITS = 32
 MAX_EPSILON_LEVELS = 64
 
@@ -85,6 +57,8 @@ class SEPConfig:
             all, as the paper does.
         perturb_momentum: share of the last outer step's direction in the next, in [0, 1).
         normalise_gradients: every checkpoint's gradient of an image gets the same weight.
+        class_steps: of a change common to each class, from which every image's walk begins (see
+            `sep_core.patterns`); 0 begins at the image itself, as the paper does.
         views: what checkpoints are shown while images are perturbed: the image itself
             (`identity`, the paper), random crops as in training (`crop`), or these of images that
             are first compressed, greyed or shrunk as appropriators do (`hardened`).
@@ -120,6 +94,7 @@ class SEPConfig:
     checkpoints_per_step: int = 0
     perturb_momentum: float = 0.0
     normalise_gradients: bool = False
+    class_steps: int = 0
     views: Views = "identity"
     surrogate: NetworkName = "resnet18"
     appropriator: NetworkName = "resnet18"
@@ -142,24 +117,25 @@ class SEPConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
-        _in_range("epsilon_levels", self.epsilon_levels, 1, MAX_EPSILON_LEVELS)
-        _in_range("steps", self.steps, 1, 10_000)
-        _in_range("step_levels", self.step_levels, 0.01, MAX_EPSILON_LEVELS)
-        _in_range("epochs", self.epochs, 1, 10_000)
-        _in_range("appropriator_epochs", self.appropriator_epochs, 1, 10_000)
-        _in_range("checkpoints", self.checkpoints, 1, self.epochs)
-        _in_range("inner_steps", self.inner_steps, 1, 1_000)
-        _in_range("checkpoints_per_step", self.checkpoints_per_step, 0, self.checkpoints)
-        _in_range("perturb_momentum", self.perturb_momentum, 0, 0.9999)
-        _in_range("input_pixels", self.input_pixels, 16, 1024)
-        _in_range("batch_size", self.batch_size, 2, 65_536)
-        _in_range("learning_rate", self.learning_rate, 1e-8, 100)
-        _in_range("momentum", self.momentum, 0, 0.9999)
-        _in_range("weight_decay", self.weight_decay, 0, 1)
-        _in_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        _in_range("warmup_learning_rate", self.warmup_learning_rate, 0, 100)
-        _in_range("crop_padding", self.crop_padding, 0, self.input_pixels // 2)
-        _in_range("held_out_percent", self.held_out_percent, 1, 90)
+        in_range("epsilon_levels", self.epsilon_levels, 1, MAX_EPSILON_LEVELS)
+        in_range("steps", self.steps, 1, 10_000)
+        in_range("step_levels", self.step_levels, 0.01, MAX_EPSILON_LEVELS)
+        in_range("epochs", self.epochs, 1, 10_000)
+        in_range("appropriator_epochs", self.appropriator_epochs, 1, 10_000)
+        in_range("checkpoints", self.checkpoints, 1, self.epochs)
+        in_range("inner_steps", self.inner_steps, 1, 1_000)
+        in_range("checkpoints_per_step", self.checkpoints_per_step, 0, self.checkpoints)
+        in_range("class_steps", self.class_steps, 0, 10_000)
+        in_range("perturb_momentum", self.perturb_momentum, 0, 0.9999)
+        in_range("input_pixels", self.input_pixels, 16, 1024)
+        in_range("batch_size", self.batch_size, 2, 65_536)
+        in_range("learning_rate", self.learning_rate, 1e-8, 100)
+        in_range("momentum", self.momentum, 0, 0.9999)
+        in_range("weight_decay", self.weight_decay, 0, 1)
+        in_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        in_range("warmup_learning_rate", self.warmup_learning_rate, 0, 100)
+        in_range("crop_padding", self.crop_padding, 0, self.input_pixels // 2)
+        in_range("held_out_percent", self.held_out_percent, 1, 90)
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(
             self.milestones
         ):
@@ -195,17 +171,6 @@ class Plan:
     threads: int = 1
     world_size: int = 1
     shard_batches: int = 8
-
-
-def forward_gflop(name: NetworkName, side: int) -> float:
-    """GFLOP of one forward pass of one square image of `side` pixels, to 2 % at multiples of 32."""
-    fixed, growing = (LARGE_FORWARD_GFLOP if side >= LARGE_PIXELS else FORWARD_GFLOP)[name]
-    return fixed + growing * (side / 32) ** 2
-
-
-def paper_for(variant: Variant) -> SEPConfig:
-    """The paper's configuration of a variant: 15 checkpoints with variance reduction, else 30."""
-    return replace(PAPER, variant=variant, checkpoints=15 if variant == "sep-fa-vr" else 30)
 
 
 def resolve(config: SEPConfig, classes: int) -> SEPConfig:
@@ -244,12 +209,6 @@ def checkpoint_epochs(epochs: int, checkpoints: int) -> list[int]:
     return [math.ceil(epochs * (i + 1) / checkpoints) for i in range(checkpoints)]
 
 
-def gradient_passes(config: SEPConfig) -> int:
-    """Gradient passes through one network that every image costs (paper, section 4.1)."""
-    inner = config.inner_steps if config.variant == "sep-fa-vr" else 0
-    return config.steps * ((config.checkpoints_per_step or config.checkpoints) + inner)
-
-
 def _resolve_target_map(config: SEPConfig, seed: str, classes: int) -> tuple[int, ...]:
     if classes < 2:
         raise ValueError(f"classes: expected at least 2, got {classes}")
@@ -286,7 +245,8 @@ def _is_seed(seed: str) -> bool:
     return len(seed) == SEED_HEX_DIGITS and all(digit in "0123456789abcdef" for digit in seed)
 
 
-def _in_range(field: str, value: float, low: float, high: float) -> None:
+def in_range(field: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError, naming the field, where a value is outside; NaN is."""
     if not low <= value <= high:  # also refuses NaN
         raise ValueError(f"{field}: expected {low:g} to {high:g}, got {value}")
 
@@ -294,44 +254,3 @@ def _in_range(field: str, value: float, low: float, high: float) -> None:
 def as_dict(config: SEPConfig | Plan) -> dict[str, Any]:
     """The JSON form that travels and is stored."""
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-
-PAPER = SEPConfig(precision="float32")
-"""The paper's headline: CIFAR-10, ResNet-18, 2/255, sep-fa-vr, n = M = 15."""
-
-QUICK = SEPConfig(
-    variant="sep",
-    epsilon_levels=8,
-    steps=8,
-    step_levels=4.0,
-    checkpoints=10,
-    normalise_gradients=True,
-    views="crop",
-    surrogate="small",
-    appropriator="small",
-    epochs=30,
-    appropriator_epochs=30,
-    schedule="cosine",
-    target_map="random",
-)
-"""Small enough for two CPU cores; strength and time are in the README."""
-
-QUICK_TRAINING_IMAGES = 150_000
-QUICK_EPOCHS = (10, 40)
-QUICK_BATCH = 32
-
-
-def quick_for(images: int) -> SEPConfig:
-    """`QUICK` with epochs enough that small data are learned and large data do not take all day.
-
-    Args:
-        images: of the training part; an appropriator is shown about 150,000, in 10 to 40 epochs of
-            a dozen batches or more, or else a few hundred images would be learned by luck alone.
-    """
-    fewest, most = QUICK_EPOCHS
-    epochs = min(max(QUICK_TRAINING_IMAGES // max(images, 1), fewest), most)
-    batch_size = min(max(images // 12, QUICK_BATCH), QUICK.batch_size)
-    return replace(QUICK, epochs=epochs, appropriator_epochs=epochs, batch_size=batch_size)
-
-
-PRESETS: Mapping[str, SEPConfig] = MappingProxyType({"paper": PAPER, "quick": QUICK})

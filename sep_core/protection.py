@@ -26,9 +26,9 @@ from sep_core.pixels import LEVELS, project, to_images, to_input, to_pixels
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import autocast
-from sep_core.views import View
 
 Images = Float32[Tensor, "b c h w"]
+Patterns = Float32[Tensor, "y 3 s s"]
 Gradient = Callable[[int, Images], Images]
 """g_k(x): the gradient of checkpoint k's loss at x."""
 TINY = 1e-20
@@ -41,8 +41,11 @@ def protect(
     ensemble: Sequence[Checkpoint],
     config: SEPConfig,
     plan: Plan,
+    patterns: Patterns | None = None,
 ) -> Iterator[int | UInt8[Tensor, "b c h w"]]:
     """Protect one batch of images of like size.
+
+    `patterns` are where the walk begins: `sep_core.patterns`, at the networks' input size.
 
     Yields the number of gradient passes done so far after every one of them, then the protected
     pixels, on the CPU, at most `config.epsilon_levels` away from `pixels`.
@@ -51,11 +54,12 @@ def protect(
     targets = target_classes(labels, config).to(plan.device)
 
     def gradient(k: int, images: Images, step: int) -> Images:
-        view = views.draw(config, step, k)
-        return loss_gradient(ensemble[k], images, targets, config, plan, view)
+        show = partial(views.show, view=views.draw(config, step, k), padding=config.crop_padding)
+        return loss_gradient(ensemble[k], images, targets, config, plan, show)
 
     passes = 0
-    images, velocity = originals, torch.zeros_like(originals)
+    images = begin(originals, labels, patterns, config.epsilon_levels)
+    velocity = torch.zeros_like(images)
     for step in range(config.steps):
         visited = visits(config, len(ensemble), step)
         gradient_now = partial(gradient, step=step)
@@ -70,6 +74,23 @@ def protect(
         velocity = config.perturb_momentum * velocity + direction
         images = step_along(velocity, images, originals, config)
     yield to_pixels(images).cpu()
+
+
+def begin(
+    originals: Images,
+    labels: Int64[Tensor, " b"],
+    patterns: Patterns | None,
+    epsilon_levels: int,
+) -> Images:
+    """The originals, changed by the pattern of their class at their own size."""
+    if patterns is None:
+        return originals
+    own = functional.interpolate(
+        patterns[labels], originals.shape[-2:], mode="bilinear", antialias=True
+    )
+    if originals.shape[1] == 1:
+        own = own.mean(1, keepdim=True)
+    return project(originals + own.to(originals.device), originals, epsilon_levels)
 
 
 def visits(config: SEPConfig, checkpoints: int, step: int) -> list[int]:
@@ -139,22 +160,25 @@ def loss_gradient(
     targets: Int64[Tensor, " b"],
     config: SEPConfig,
     plan: Plan,
-    view: View | None = None,
+    show: Callable[[Images], Images] | None = None,
 ) -> Images:
     """g_k(x): each image's own gradient, since the losses are summed over the batch.
+
+    `show` changes the input as the checkpoint is to see it.
 
     With `normalise_gradients` divided by the mean of its absolute values, so that a checkpoint
     which is sure of itself weighs no more than the others.
     """
     images = images.detach().requires_grad_()
-    seen = views.show(to_input(images, config.input_pixels), view, config.crop_padding)
+    seen = to_input(images, config.input_pixels)
+    seen = show(seen) if show else seen
     with autocast(plan):
         if config.variant == "sep":
             outputs = checkpoint.network(seen)
         else:
             outputs = checkpoint.network.features(seen)
     loss = (
-        functional.cross_entropy(outputs.float(), targets, reduction="sum")
+        cross_entropy(outputs.float(), targets).sum()
         if config.variant == "sep"
         else (outputs.float() - checkpoint.class_means[targets]).square().sum()
     )
@@ -162,3 +186,16 @@ def loss_gradient(
     if config.normalise_gradients:
         gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp(min=TINY)
     return gradient
+
+
+def cross_entropy(
+    logits: Float32[Tensor, "b y"], targets: Int64[Tensor, " b"]
+) -> Float32[Tensor, " b"]:
+    """Each image's cross-entropy to its target, as log(1 + sum of exp(logit - target's logit)).
+
+    The gradient of the usual form has p - 1 in it, which loses every digit where p is nearly 1;
+    and that is where a walk towards the target ends.
+    """
+    at_target = functional.one_hot(targets, logits.shape[1]).bool()
+    others = logits.masked_fill(at_target, -torch.inf).logsumexp(1)
+    return functional.softplus(others - logits[at_target])

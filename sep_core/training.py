@@ -22,6 +22,7 @@ from sep_core.countermeasures import (
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.randomness import generator
+from sep_core.reading import batches, place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INFERENCE_BATCH = 256
@@ -85,7 +86,7 @@ def fit(
     if len(pixels) < 2:
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
     config, seed = training_config(config, countermeasure), drawn_seed(config)
-    pixels, labels = pixels.to(plan.device), labels.to(plan.device)
+    pixels, labels = place(pixels, plan.device), labels.to(plan.device)
     network = build(
         recipe.network,
         classes,
@@ -96,18 +97,20 @@ def fit(
     begin(network, countermeasure, pretrained)
     objective = partial(_cross_entropy, network, plan)
     optimiser, rate = _optimiser(recipe.network, network, config)
-    batches = batch_count(len(pixels), config.batch_size)
+    batch_total = batch_count(len(pixels), config.batch_size)
     for epoch in range(recipe.epochs):
         draws = generator(seed, recipe.purpose, epoch + 1)
         order = torch.randperm(len(pixels), generator=draws)
-        crops = _draw_crops(len(pixels), config, draws)
+        crops = draw_crops(len(pixels), config, draws)
         further = generator(seed, f"{recipe.purpose} {countermeasure}", epoch + 1)
         set_trainable(network, frozen=countermeasure == "pretrained-frozen")
-        for index, chosen in enumerate(order.tensor_split(batches)):
+        chosen_batches = order.tensor_split(batch_total)
+        read = batches(pixels, chosen_batches, plan.device)
+        for index, (chosen, taken) in enumerate(zip(chosen_batches, read, strict=True)):
             optimiser.param_groups[0]["lr"] = rate * learning_rate(
-                config, recipe.epochs, epoch + index / batches
+                config, recipe.epochs, epoch + index / batch_total
             )
-            images = augment(to_images(pixels[chosen]), crops[chosen], config.crop_padding)
+            images = augment(to_images(taken), crops[chosen], config.crop_padding)
             images, targets = change_batch(countermeasure, images, labels[chosen], classes, further)
             if radius := RADIUS_LEVELS.get(countermeasure):
                 images = attack(network, objective, images, targets, radius, further)
@@ -115,7 +118,7 @@ def fit(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimiser.step()
-            yield Progress(epoch * batches + index + 1, recipe.epochs * batches)
+            yield Progress(epoch * batch_total + index + 1, recipe.epochs * batch_total)
         yield Epoch(epoch + 1, network)
 
 
@@ -194,7 +197,8 @@ def augment(
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _draw_crops(images: int, config: SEPConfig, draws: torch.Generator) -> Int64[Tensor, "n 3"]:
+def draw_crops(images: int, config: SEPConfig, draws: torch.Generator) -> Int64[Tensor, "n 3"]:
+    """Of each image the crop's top and left corner, and whether it is mirrored; see `augment`."""
     corners = torch.randint(0, 2 * config.crop_padding + 1, (images, 2), generator=draws)
     mirrored = torch.randint(0, 2, (images, 1), generator=draws) * int(config.flip)
     return torch.cat([corners, mirrored], dim=1)
@@ -204,10 +208,11 @@ def channel_statistics(
     pixels: UInt8[Tensor, "n 3 s s"],
 ) -> tuple[Float32[Tensor, "3"], Float32[Tensor, "3"]]:
     """Mean and standard deviation of each channel, in [0, 1]; exact, whatever the batch size."""
-    counts = torch.stack(
-        [torch.bincount(p.flatten().int(), minlength=256) for p in pixels.unbind(1)]
-    )
-    levels = torch.arange(256, dtype=torch.float64, device=pixels.device) / 255
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for batch in pixels.tensor_split(inference_batches(len(pixels))):
+        channels = batch.cpu().unbind(1)
+        counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in channels])
+    levels = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True).double()
     mean = share @ levels
     variance = (share * (levels - mean[:, None]) ** 2).sum(1)

@@ -12,7 +12,8 @@ from api.archive import ImageRecord, IngestResult, Pixels
 from api.db import reading
 from api.leases import Claim
 from api.models import Protection
-from api.planning import load_config, load_plan
+from api.planning import frozen_evaluation, load_config, load_plan
+from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig
 
 
@@ -24,7 +25,9 @@ class Job:
     dataset_id: UUID
     config: SEPConfig
     plan: Plan
+    evaluation: Evaluation
     index: IngestResult
+    dataset_sha256: str
 
     @property
     def records(self) -> Sequence[ImageRecord]:
@@ -49,7 +52,9 @@ def load_job(claim: Claim) -> Job:
         protection.dataset_id,
         load_config(protection.config),
         load_plan(protection.plan),
+        frozen_evaluation(protection),
         load_index(protection.dataset_id),
+        protection.dataset_sha256,
     )
 
 
@@ -98,6 +103,11 @@ def shard_key(protection_id: UUID, index: int) -> str:
 def checkpoint_key(protection_id: UUID, index: int) -> str:
     """Where the `train` step leaves a checkpoint."""
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/{index:03d}.pt")
+
+
+def patterns_key(protection_id: UUID) -> str:
+    """Where the `train` step leaves the classes' patterns."""
+    return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/class-patterns.pt")
 
 
 def size_bytes(record: ImageRecord) -> int:

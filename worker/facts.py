@@ -6,9 +6,10 @@ import platform
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
+from multiprocessing.sharedctypes import RawArray
 
 from api.db import now, transaction
 from api.models import Queue, Worker
@@ -17,13 +18,15 @@ from api.settings import settings
 
 HEARTBEAT_SECONDS = 15
 log = logging.getLogger(__name__)
+# In memory that the parent shares with its children: who follows a child measures nothing again.
+_speeds = RawArray("d", 2)
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Measured once, in the child that will compute."""
+    """Measured in the child that will compute; GFLOP/s by `calibrated`, where that is called."""
 
     device: str
     device_name: str
@@ -31,6 +34,8 @@ class Facts:
     bfloat16: bool
     threads: int
     versions: dict[str, str]
+    gradient_gflops: float | None = None
+    training_gflops: float | None = None
 
     @property
     def plan_device(self) -> Device:
@@ -66,6 +71,19 @@ def measure(queue: Queue) -> Facts:
             versions,
         )
     return Facts("cpu", _processor_name(), _memory_bytes(), _cpu_has_bfloat16(), threads, versions)
+
+
+def calibrated(facts: Facts) -> Facts:
+    """With the speed of this device, measured by the first child of this process, in about 2 s."""
+    if not _speeds[0]:
+        from worker import calibration  # noqa: PLC0415  imports torch, which the parent must not
+
+        try:
+            _speeds[:] = calibration.measure(facts.plan_device)
+        except Exception:  # a worker that can't tell its speed may still do its work
+            log.exception("the speed of %s was not measured", name())
+            return facts
+    return replace(facts, gradient_gflops=_speeds[0], training_gflops=_speeds[1])
 
 
 def register(queue: Queue, facts: Facts) -> None:

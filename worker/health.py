@@ -10,10 +10,8 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from api.db import now, reading
-from api.models import Queue, Worker
+from api.models import WORKER_FRESH_SECONDS, Queue, Worker
 from api.settings import settings
-
-FRESH_SECONDS = 60
 
 
 def main() -> int:
@@ -23,7 +21,7 @@ def main() -> int:
         fresh = select(Worker.name).where(
             Worker.queue == queue,
             Worker.name.startswith(f"{socket.gethostname()}:", autoescape=True),
-            Worker.heartbeat_at > now(session) - timedelta(seconds=FRESH_SECONDS),
+            Worker.heartbeat_at > now(session) - timedelta(seconds=WORKER_FRESH_SECONDS),
         )
         return int(session.scalar(fresh.limit(1)) is None)
 

@@ -35,7 +35,8 @@ def _adopt(**_: object) -> None:
     """A child must not outlive its parent: nobody would stop it, and it would hold the device."""
     die_with_parent(signal.SIGKILL)
     queue = Queue(settings().worker_queue)
-    facts.register(queue, facts.measure(queue))
+    found = facts.measure(queue)
+    facts.register(queue, facts.calibrated(found) if queue is Queue.GPU else found)
 
 
 @app.task(name=RUN_STEP)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from api.archive import ImageRecord, IngestResult, Pixels
-from sep_core.config import Plan, SEPConfig
+from sep_core.config import Plan
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from worker.data import Reader
@@ -22,10 +22,14 @@ def prepare(plan: Plan) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def split(index: IngestResult, config: SEPConfig) -> tuple[list[ImageRecord], list[ImageRecord]]:
+def split(
+    index: IngestResult, percent: int, digest: str
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Training part and held-out part: the upload's `test/` or else `val/`, else a share set aside.
 
-    Neither surrogate nor class means nor appropriator ever sees the held-out part.
+    Neither surrogate nor class means nor appropriator ever sees the held-out part. `percent` of
+    each class is drawn from the upload's `digest`: the same for every protection of a data set, so
+    that they have their baselines in common.
     """
     by_split = {
         name: [record for record in index.records if record.split == name]
@@ -35,7 +39,7 @@ def split(index: IngestResult, config: SEPConfig) -> tuple[list[ImageRecord], li
     if held:
         return by_split["train"], held
     train = by_split["train"]
-    chosen = held_out(labels(train, index), config.held_out_percent, str(config.seed)).tolist()
+    chosen = held_out(labels(train, index), percent, digest).tolist()
     return (
         [record for record, aside in zip(train, chosen, strict=True) if not aside],
         [record for record, aside in zip(train, chosen, strict=True) if aside],

@@ -1,20 +1,19 @@
-"""`/v1/protections`: ask, poll, cancel, download, delete."""
+"""`/v1/protections`: ask, poll, cancel, delete; `results` has what comes of it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api import outbox, protections, report, steps, storage
+from api import outbox, protections, steps, storage
 from api.db import reading, transaction
-from api.errors import AppError, not_found
-from api.models import ACTIVE, Protection, ProtectionState, Step
+from api.estimate import Estimate, estimate
+from api.models import ACTIVE, Protection, Step, StepKind
 from api.routes.deps import (
     CallerDep,
     Cursor,
@@ -24,16 +23,17 @@ from api.routes.deps import (
     next_cursor,
     poll_again,
 )
-from api.routes.downloads import download
 from api.routes.problems import responses
 from api.routes.schemas import (
     ArchiveOut,
+    PlanOut,
     ProtectionDetail,
     ProtectionIn,
     ProtectionOut,
     ProtectionPage,
     StepOut,
 )
+from sep_core.config import as_dict
 
 KEYS = {"seed", "target_map"}
 
@@ -54,17 +54,34 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=202, responses=responses(400, 404, 409, 413))
+PLANNED = "`validate_only`: what would be frozen, and what it would take; nothing was made"
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=ProtectionDetail,
+    responses=responses(
+        *(400, 404, 409, 413), also={200: {"model": PlanOut, "description": PLANNED}}
+    ),
+)
 def create(
     body: ProtectionIn,
     caller: CallerDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> ProtectionDetail:
-    """Ask for a protection; it is then carried out by workers. Poll its `Location`."""
+) -> ProtectionDetail | JSONResponse:
+    """Ask for a protection; it is then carried out by workers. Poll its `Location`.
+
+    With `validate_only` nothing is made: the answer says what would be frozen, and what it takes.
+    """
     # A null is as good as nothing: clients send back what the schema gives as default.
     config = body.config.model_dump(exclude_unset=True, exclude_none=True)
-    request = protections.Request(body.dataset_id, config.pop("preset", "auto"), config)
+    evaluation = body.evaluation.model_dump(exclude_unset=True, exclude_none=True)
+    preset = config.pop("preset", "auto")
+    request = protections.Request(body.dataset_id, preset, config, evaluation)
+    if body.validate_only:
+        return JSONResponse(_planned(caller.owner_id, request).model_dump(mode="json"))
     try:
         shown = _create(caller.owner_id, request, idempotency_key)
     except IntegrityError:  # the same key came twice at once: the other one made it
@@ -78,6 +95,12 @@ def create(
 def _create(owner_id: UUID, request: protections.Request, key: str | None) -> ProtectionDetail:
     with transaction() as session:
         return _detail(session, protections.create(session, owner_id, request, key))
+
+
+def _planned(owner_id: UUID, request: protections.Request) -> PlanOut:
+    with reading() as session:
+        dataset = protections.check(session, owner_id, request)
+        return _plan(estimate(session, dataset, request))
 
 
 @router.get("")
@@ -118,122 +141,6 @@ def delete(protection_id: UUID, caller: CallerDep) -> None:
     storage.remove(storage.protection_key(protection.id))
 
 
-# Keys and originals: no copy of them is to stay on the way.
-CONFIDENTIAL = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
-# The page loads nothing and runs nothing, whatever the names in it are.
-ONE_FILE = {
-    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-}
-ZIP: dict[str, Any] = {"application/zip": {}}
-ARCHIVE_RESPONSES = responses(
-    *(404, 409, 412),
-    also={
-        200: {"content": ZIP, "description": "the protected archive"},
-        304: {"description": "the ETag of If-None-Match is current"},
-    },
-)
-RANGE_RESPONSES = responses(416, also={206: {"content": ZIP, "description": "the range asked for"}})
-
-
-@router.head("/{protection_id}/archive", response_class=Response, responses=ARCHIVE_RESPONSES)
-@router.get(
-    "/{protection_id}/archive",
-    response_class=Response,
-    responses=ARCHIVE_RESPONSES | RANGE_RESPONSES,
-)
-def archive(protection_id: UUID, caller: CallerDep, request: Request) -> Response:
-    """Download the protected archive: resumable, with a strong ETag."""
-    with reading() as session:
-        protection = _succeeded(session, caller.owner_id, protection_id)
-    assert protection.archive_sha256 is not None
-    assert protection.archive_bytes is not None
-    with _while_it_lasts(protection_id):
-        return download(
-            request,
-            storage.protection_key(protection_id, protections.ARCHIVE),
-            sha256=protection.archive_sha256,
-            size=protection.archive_bytes,
-            media_type="application/zip",
-            filename="protected.zip",
-        )
-
-
-@router.get(
-    "/{protection_id}/report",
-    response_class=JSONResponse,
-    responses=responses(404, 409, also={200: {"description": "the owner's record"}}),
-)
-def report_json(protection_id: UUID, caller: CallerDep) -> JSONResponse:
-    """The owner's record: all that was measured, and the keys. Not to be handed on."""
-    with _while_it_lasts(protection_id):
-        return JSONResponse(_report(caller.owner_id, protection_id), headers=CONFIDENTIAL)
-
-
-@router.get(
-    "/{protection_id}/report.html",
-    response_class=HTMLResponse,
-    responses=responses(404, 409),
-)
-def report_html(protection_id: UUID, caller: CallerDep) -> HTMLResponse:
-    """The same as a page, whole in one file."""
-    with _while_it_lasts(protection_id):
-        record = _report(caller.owner_id, protection_id)
-        page = report.render(record, storage.read_if_there(_preview_key(protection_id)))
-    return HTMLResponse(page, headers=CONFIDENTIAL | ONE_FILE)
-
-
-@router.get(
-    "/{protection_id}/before-after.png",
-    response_class=Response,
-    responses=responses(404, 409, also={200: {"content": {"image/png": {}}}}),
-)
-def preview(protection_id: UUID, caller: CallerDep) -> Response:
-    """Originals, what leaves, and the change made visible. Shows originals: not to be handed on."""
-    with reading() as session:
-        _succeeded(session, caller.owner_id, protection_id)
-    with _while_it_lasts(protection_id):
-        picture = storage.read(_preview_key(protection_id))
-    return Response(picture, media_type="image/png", headers=CONFIDENTIAL)
-
-
-@contextmanager
-def _while_it_lasts(protection_id: UUID) -> Iterator[None]:
-    """It may be deleted between a look at its row and a look at its blobs."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise not_found("result of protection", protection_id) from error
-
-
-def _preview_key(protection_id: UUID) -> str:
-    return storage.protection_key(protection_id, protections.PREVIEW)
-
-
-def _report(owner_id: UUID, protection_id: UUID) -> report.Record:
-    with reading() as session:
-        protection = _succeeded(session, owner_id, protection_id)
-        parts = steps.of(session, protection_id)
-    return report.build(protection, parts)
-
-
-def _succeeded(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
-    """The caller's protection, if its result is there.
-
-    Raises:
-        AppError: 404; 409 if it is not there, with `Retry-After` if it will be.
-    """
-    protection = protections.get(session, owner_id, protection_id)
-    if protection.state is ProtectionState.SUCCEEDED:
-        return protection
-    active = protection.state in ACTIVE
-    raise AppError(
-        409,
-        "PROTECTION_NOT_FINISHED" if active else "PROTECTION_WITHOUT_RESULT",
-        f"Expected a protection that succeeded, {protection_id} is {protection.state}.",
-        retry_after_seconds=5 if active else None,
-    )
-
-
 def _detail(session: Session, protection: Protection) -> ProtectionDetail:
     parts = steps.of(session, protection.id)
     shown = _shown(session, protection, parts)
@@ -269,12 +176,34 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
         requested=protection.requested | {"config": _shareable(protection.requested["config"])},
         config=protection.config and _shareable(protection.config),
         plan=protection.plan,
+        evaluation=protection.evaluation,
         archive=_archive(protection),
         error_code=protection.error_code,
         error=protection.error,
         created_at=protection.created_at,
         started_at=protection.started_at,
         finished_at=protection.finished_at,
+    )
+
+
+def _plan(found: Estimate) -> PlanOut:
+    gflop = {
+        kind.value: round(sum(costs), 3)
+        for kind, costs in found.costs.items()
+        if kind is not StepKind.PACKAGE  # which computes nothing to speak of
+    }
+    seconds = None
+    if found.seconds is not None:
+        seconds = {kind.value: spent for kind, spent in found.seconds.items()}
+        seconds["total"] = sum(seconds.values())
+    return PlanOut(
+        config=_shareable(as_dict(found.config)),
+        plan=as_dict(found.plan),
+        evaluation=asdict(found.evaluation),
+        steps={kind: len(costs) for kind, costs in found.costs.items()},
+        gflop=gflop | {"total": round(sum(gflop.values()), 3)},
+        workers=found.workers,
+        seconds=seconds,
     )
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from api.models import DatasetState, ProtectionState, StepKind, StepState
+from sep_core.cells import Evaluation
 from sep_core.config import SEPConfig
 
 Seconds = Annotated[float, AfterValidator(lambda value: round(value, 1))]
@@ -77,7 +78,7 @@ _FIELDS: dict[str, Any] = {
     name: (kind | None, None) for name, kind in get_type_hints(SEPConfig).items()
 } | {
     "preset": (
-        Literal["auto", "quick", "paper"],
+        Literal["auto", "quick", "fast", "hardened", "paper"],
         Field("auto", description="`auto`: chosen from the data and the workers when planned"),
     )
 }
@@ -86,6 +87,23 @@ ConfigIn = create_model(
     __base__=_Strict,
     __doc__="Fields of a protection's configuration that differ from the preset.",
     **_FIELDS,
+)
+
+
+_HELP = {
+    "countermeasures": "what whoever trains on the released data does; default `crop-flip`",
+    "networks": "which networks they train; default the configuration's appropriator",
+    "seeds": "trainings of each kind; default 1. In all at most 500 trainings",
+}
+_JUDGED: dict[str, Any] = {
+    name: (kind | None, Field(None, description=_HELP[name]))
+    for name, kind in get_type_hints(Evaluation).items()
+}
+EvaluationIn = create_model(
+    "EvaluationIn",
+    __base__=_Strict,
+    __doc__="How the result is judged: every network under every countermeasure, several times.",
+    **_JUDGED,
 )
 
 
@@ -99,6 +117,7 @@ class ProtectionIn(BaseModel):
                 {
                     "dataset_id": "7f8e1b6e-8a3f-4f0e-9d55-0a4be2ad3f7c",
                     "config": {"preset": "quick", "epsilon_levels": 8},
+                    "evaluation": {"countermeasures": ["crop-flip", "jpeg-10"], "seeds": 3},
                 }
             ]
         },
@@ -106,6 +125,10 @@ class ProtectionIn(BaseModel):
 
     dataset_id: UUID
     config: ConfigIn = Field(default_factory=ConfigIn)
+    evaluation: EvaluationIn = Field(default_factory=EvaluationIn)
+    validate_only: bool = Field(
+        False, strict=True, description="make nothing, and answer with the plan and what it takes"
+    )
 
 
 class StepOut(BaseModel):
@@ -139,11 +162,16 @@ class ProtectionOut(BaseModel):
     cancel_requested: bool
     progress: float = Field(description="share of the work done, 0 to 1")
     eta_seconds: Seconds | None = Field(description="to the end, judged by the work done so far")
-    requested: dict[str, Any] = Field(description="preset and overrides as asked for, without keys")
+    requested: dict[str, Any] = Field(
+        description="preset, overrides and evaluation as asked for, without keys"
+    )
     config: dict[str, Any] | None = Field(
         description="the frozen configuration without its keys; null until planned"
     )
     plan: dict[str, Any] | None = Field(description="what the bytes depend on beside; frozen too")
+    evaluation: dict[str, Any] | None = Field(
+        description="the trainings that judge it, by network, countermeasure and seed; frozen too"
+    )
     archive: "ArchiveOut | None" = Field(description="null until `state` is succeeded")
     error_code: str | None
     error: str | None
@@ -158,6 +186,23 @@ class ArchiveOut(BaseModel):
     url: str
     sha256: str
     size_bytes: int
+
+
+class PlanOut(BaseModel):
+    """What a request would come to."""
+
+    config: dict[str, Any] = Field(description="as it would be frozen, without its keys")
+    plan: dict[str, Any] = Field(
+        description="for the fastest worker present; for a CPU where there is none"
+    )
+    evaluation: dict[str, Any]
+    steps: dict[StepKind, int] = Field(description="how many of each kind")
+    gflop: dict[str, float] = Field(description="work of `train`, `perturb`, `evaluate`; `total`")
+    workers: int = Field(description="that serve the GPU queue now")
+    seconds: dict[str, Seconds] | None = Field(
+        description="of each kind of step and in `total`, from a calibration of these workers, "
+        "if they had nothing else to do and no baseline were kept; null where none is calibrated"
+    )
 
 
 class ProtectionDetail(ProtectionOut):

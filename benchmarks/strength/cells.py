@@ -23,15 +23,9 @@ from torch import Tensor
 from benchmarks.strength.data import Data, Split
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from sep_core import evaluation, protection, surrogate
-from sep_core.config import (
-    Countermeasure,
-    NetworkName,
-    Plan,
-    SEPConfig,
-    as_dict,
-    forward_gflop,
-    gradient_passes,
-)
+from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, as_dict
+from sep_core.costs import forward_gflop, gradient_passes
+from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
 
 Result = dict[str, Any]
@@ -47,6 +41,7 @@ PERTURBATION = (
     "perturb_momentum",
     "normalise_gradients",
     "views",
+    "class_steps",
     "target_map",
     "appropriator",
     "appropriator_epochs",
@@ -152,17 +147,32 @@ def _released(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> Result
     if cell.recipe == "last":
         config, ensemble = replace(config, checkpoints=1), ensemble[-1:]
     began = time.perf_counter()
-    pixels = torch.cat(list(_perturbed(data.train, ensemble, config, bench.plan)))
+    patterns = _patterns(data, ensemble, config, bench.plan)
+    pixels = torch.cat(list(_perturbed(data.train, ensemble, config, bench.plan, patterns)))
     made = {"passes": gradient_passes(config), "seconds": round(time.perf_counter() - began, 1)}
     return {"pixels": pixels, "made": made}
 
 
+def _patterns(
+    data: Data, ensemble: list[Checkpoint], config: SEPConfig, plan: Plan
+) -> Tensor | None:
+    if not config.class_steps:
+        return None
+    *_, patterns = class_patterns(*data.train, data.classes, ensemble, config, plan)
+    assert isinstance(patterns, Tensor)
+    return patterns
+
+
 def _perturbed(
-    split: Split, ensemble: list[Checkpoint], config: SEPConfig, plan: Plan
+    split: Split,
+    ensemble: list[Checkpoint],
+    config: SEPConfig,
+    plan: Plan,
+    patterns: Tensor | None,
 ) -> Iterator[Tensor]:
     parts = (torch.split(part, plan.batch_size) for part in split)
     for pixels, labels in zip(*parts, strict=True):
-        *_, done = protection.protect(pixels, labels, ensemble, config, plan)
+        *_, done = protection.protect(pixels, labels, ensemble, config, plan, patterns)
         assert isinstance(done, Tensor)
         yield done
 

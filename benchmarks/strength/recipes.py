@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.baselines.learned import error_minimising
-from sep_core.config import PRESETS, SEPConfig, resolve
+from sep_core.config import SEPConfig, resolve
+from sep_core.presets import PRESETS
 
 CLEAN = "clean"
 
@@ -39,8 +40,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sep-fa-1x30": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 1},
     "sep-4x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15},
     "sep-fa-4x15": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 4, "steps": 15},
-    "sep-2x30-plain": {"variant": "sep", "checkpoints_per_step": 2},
-    "sep-fa-1x15": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 1, "steps": 15},
+    "sep-6x10": PER_STEP | {"variant": "sep", "checkpoints_per_step": 6, "steps": 10},
+    "sep-12x5": PER_STEP | {"variant": "sep", "checkpoints_per_step": 12, "steps": 5},
+    # From a change common to each class.
+    "class-4x15": PER_STEP
+    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 40},
+    "class-4x4": PER_STEP
+    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 4, "class_steps": 40},
+    "sep-2x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 2, "steps": 15},
 }
 # Drawn recipes walk to the edge of the ball in four steps: momentum keeps them from dithering.
 STEP_SHARE = 0.25

@@ -17,7 +17,7 @@ ROWS: tuple[Countermeasure, ...] = tuple(
 
 def choose() -> Iterator[Cell]:
     """Candidates, on the first half of the images."""
-    for recipe in [CLEAN, "last", *(n for n in RECIPES if "x" in n)]:
+    for recipe in [CLEAN, "last", "sep-fa-vr", *(n for n in RECIPES if "x" in n)]:
         yield from _cells("choose", [recipe], [8], [1], ["small"], ["crop-flip"], [11])
 
 

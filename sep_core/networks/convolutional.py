@@ -11,7 +11,7 @@ from torch.nn import functional
 from torchvision import models
 from torchvision.models.googlenet import BasicConv2d
 
-from sep_core.config import LARGE_PIXELS
+from sep_core.costs import LARGE_PIXELS
 
 VGG_GRID = 7  # cells a side that VGG's first dense layer sees
 

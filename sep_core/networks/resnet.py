@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from sep_core.config import LARGE_PIXELS
+from sep_core.costs import LARGE_PIXELS
 
 SQUEEZE = 16
 

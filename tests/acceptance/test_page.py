@@ -28,6 +28,13 @@ RECORD: report.Record = {
         "ssim_mean": 0.93,
         "ssim_p5": 0.9,
         "psnr_db": 33.3,
+        "histogram": [2, 0, 1, 0, 3, 0, 0, 0, 94] + [0] * 56,
+        "shows": {"ssim_below": 0.92, "images": 3, "share": 0.25},
+        "may_show": {"ssim_below": 0.95, "images": 7, "share": 0.583333},
+        "sentence": "It shows in 3 images.",
+        "worst": [
+            {"name": "<i>sky</i>.png", "ssim": 0.71, "psnr_db": 31.07, "changed_share": 0.995}
+        ],
         "archive_sha256": "cd" * 32,
     },
     "training": {"held_out_images": 4, "held_out_from": "test"},
@@ -44,6 +51,15 @@ def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> Non
     words = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     ran = subprocess.run([*words, page.as_uri()], capture_output=True, text=True, check=True)
     assert "<title>sepgate report: &lt;b&gt;photographs&lt;/b&gt;</title>" in ran.stdout
-    for shown in ("The protection holds.", "25.0 %", "8 levels", "33.30 dB", "not an image"):
+    for shown in (
+        "The protection holds.",
+        "25.0 %",
+        "8 levels",
+        "33.30 dB",
+        "not an image",
+        "It shows in",
+        "94.00 %",
+    ):
         assert shown in ran.stdout
+    assert "&lt;i&gt;sky&lt;/i&gt;.png" in ran.stdout
     assert "owned'</script>" not in ran.stdout

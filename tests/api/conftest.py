@@ -19,6 +19,7 @@ from api import datasets, db, keys, leases, main, planning, protections, queue, 
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue, Step, StepKind, StepState
 from api.settings import settings
+from sep_core.cells import named
 from tests import servers
 from tests.api.archives import two_classes, zip_bytes
 from tests.conftest import use_broker
@@ -205,9 +206,11 @@ def work() -> None:
         tasks.run_step(str(step_id))
 
 
-def requested(owner_id: UUID, dataset_id: UUID, key: str | None = None) -> UUID:
+def requested(
+    owner_id: UUID, dataset_id: UUID, key: str | None = None, **evaluation: object
+) -> UUID:
     """A queued protection."""
-    request = protections.Request(dataset_id, "quick", {})
+    request = protections.Request(dataset_id, "quick", {}, evaluation)
     with db.transaction() as session:
         return protections.create(session, owner_id, request, key).id
 
@@ -260,7 +263,9 @@ def freeze(claim: Claim) -> None:
     with db.transaction() as session:
         requested = session.get_one(Protection, claim.protection_id).requested
         config, plan = planning.freeze(requested, 2, 5_000, CPU)
-        steps.freeze(session, claim, config, plan, COSTS)
+        evaluation = named(planning.load_evaluation(requested["evaluation"]), config)
+        costs = COSTS | {StepKind.EVALUATE: [3.0] * evaluation.trainings}
+        steps.freeze(session, claim, config, plan, evaluation, costs)
 
 
 def finish(claim: Claim, output: JSON | None = None) -> None:
@@ -286,11 +291,14 @@ def succeed(protection_id: UUID, data: bytes = ARCHIVE_BYTES) -> None:
     digest = storage.write(storage.protection_key(protection_id, protections.ARCHIVE), data)
     record = b'{"files": [], "refused": [{"name": "a.txt", "code": "C", "reason": "no image"}]}'
     storage.write(storage.protection_key(protection_id, protections.RECORD), record)
-    storage.write(storage.protection_key(protection_id, protections.PREVIEW), b"\x89PNG")
+    for name in (protections.PREVIEW, protections.WORST):
+        storage.write(storage.protection_key(protection_id, name), b"\x89PNG")
     packaged = {"archive_sha256": digest, "archive_bytes": len(data), **CHANGE}
     finish(must_claim(protection_id, StepKind.PACKAGE), packaged)
-    for index, last in enumerate((0.9, 0.3)):
-        finish(must_claim(protection_id, StepKind.EVALUATE, index), accuracy(last))
+    for each in steps_of(protection_id):
+        if each.kind is StepKind.EVALUATE:
+            last = 0.3 if each.index % 2 else 0.9
+            finish(must_claim(protection_id, each.kind, each.index), accuracy(last))
 
 
 def accuracy(last: float, peak: float | None = None) -> JSON:
@@ -312,6 +320,10 @@ CHANGE = {
     "ssim_mean": 0.95,
     "ssim_p5": 0.9,
     "psnr_db": 32.1,
+    "histogram": [3, 0, 0, 0, 0, 0, 0, 0, 97] + [0] * 56,
+    "shows": {"ssim_below": 0.92, "images": 1, "share": 0.25},
+    "may_show": {"ssim_below": 0.95, "images": 3, "share": 0.75},
+    "worst": [{"name": "a.png", "ssim": 0.9, "psnr_db": None, "changed_share": 0.0}],
 }
 
 

@@ -1,10 +1,12 @@
 """The API describes itself: what comes, what may go wrong, and as which kind of document."""
 
+import json
 from typing import Any
 
 from api.main import build
 from api.routes.problems import MEDIA_TYPE
-from sep_core.config import SEPConfig
+from sep_core.cells import Evaluation
+from sep_core.config import COUNTERMEASURES, SEPConfig
 
 SCHEMA: dict[str, Any] = build().openapi()
 OPERATIONS = {
@@ -62,6 +64,21 @@ def test_a_configuration_lists_its_fields_and_no_others() -> None:
     assert config["additionalProperties"] is False
     assert config["properties"]["preset"]["enum"] == ["auto", "quick", "paper"]
     assert SCHEMA["components"]["schemas"]["ProtectionIn"]["additionalProperties"] is False
+
+
+def test_an_evaluation_lists_its_fields_and_names() -> None:
+    evaluation = SCHEMA["components"]["schemas"]["EvaluationIn"]
+    assert set(evaluation["properties"]) == set(Evaluation.__dataclass_fields__)
+    assert evaluation["additionalProperties"] is False
+    assert all(field["description"] for field in evaluation["properties"].values())
+    assert all(f'"{name}"' in json.dumps(evaluation) for name in COUNTERMEASURES)
+
+
+def test_a_request_that_is_only_validated_is_answered_by_a_plan() -> None:
+    answers = OPERATIONS["post /v1/protections"]["responses"]
+    for status, name in (("200", "PlanOut"), ("202", "ProtectionDetail")):
+        schema = answers[status]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{name}"}
 
 
 def test_every_route_wants_a_key() -> None:

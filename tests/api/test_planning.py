@@ -12,16 +12,10 @@ from api.archive import ImageRecord
 from api.errors import AppError
 from api.models import StepKind
 from api.planning import Device
-from sep_core.config import (
-    PAPER,
-    PRESETS,
-    QUICK,
-    Plan,
-    SEPConfig,
-    as_dict,
-    gradient_passes,
-    quick_for,
-)
+from sep_core.cells import Evaluation, named
+from sep_core.config import Plan, SEPConfig, as_dict
+from sep_core.costs import gradient_passes
+from sep_core.presets import PAPER, PRESETS, QUICK, quick_for
 
 CPU = Device("cpu", bfloat16=False, threads=2)
 IMAGES = 5000
@@ -75,7 +69,7 @@ def test_shards_are_the_batches_in_their_order(records: list[ImageRecord], plan:
 @given(records_, st.integers(2, 100))
 def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
     plan = Plan(device="cpu", precision="float32", batch_size=4, shard_batches=2)
-    costs = planning.costs(QUICK, plan, records, images)
+    costs = planning.costs(QUICK, plan, named(Evaluation(), QUICK), records, images)
     assert len(costs[StepKind.PERTURB]) == len(planning.shards(records, plan))
     assert sum(costs[StepKind.PERTURB]) == pytest.approx(
         planning.perturb_gflop(QUICK, len(records))
@@ -101,13 +95,13 @@ def test_the_papers_cost() -> None:
     ],
 )
 def test_a_preset_is_resolved(preset: str, device: Device, base: SEPConfig) -> None:
-    requested = {"preset": preset, "config": {"epsilon_levels": 5}}
+    requested = {"preset": preset, "config": {"steps": 5}}
     config, plan = planning.freeze(requested, 7, 5_000, device)
     assert sorted(config.target_map) == list(range(7))
     assert all(target != label for label, target in enumerate(config.target_map))
     assert config.seed is not None
     assert len(config.seed) == 32
-    drawn = {"seed": config.seed, "target_map": config.target_map, "epsilon_levels": 5}
+    drawn = {"seed": config.seed, "target_map": config.target_map, "steps": 5}
     assert config == replace(base, **drawn)  # type: ignore[arg-type]  # of mixed kinds
     assert (plan.device, plan.threads) == (device.device, device.threads)
     assert plan.batch_size == {"cpu": 128, "cuda": 512}[device.device]
@@ -161,3 +155,24 @@ def test_presets_fit_any_data() -> None:
     for preset in ("auto", *PRESETS):
         planning.check(preset, {}, 2, 5_000)
         planning.check(preset, {}, 1000, 5_000)
+
+
+@pytest.mark.parametrize("preset", ["auto", "quick", "fast", "hardened"])
+@pytest.mark.parametrize("levels", [2, 4, 16])
+def test_a_budget_brings_its_step_along(preset: str, levels: int) -> None:
+    whole = planning.configure(preset, {}, "cpu", IMAGES)
+    config = planning.configure(preset, {"epsilon_levels": levels}, "cpu", IMAGES)
+    assert config.step_levels / levels == whole.step_levels / whole.epsilon_levels
+    asked = {"epsilon_levels": levels, "step_levels": 0.5}
+    assert planning.configure(preset, asked, "cpu", IMAGES).step_levels == 0.5
+
+
+def test_the_papers_step_is_one_level_whatever_the_budget() -> None:
+    assert planning.configure("paper", {"epsilon_levels": 8}, "cpu", IMAGES).step_levels == 1
+
+
+@pytest.mark.parametrize("levels", [0, 65, "8"])
+def test_a_budget_that_is_none_is_refused_by_its_name_alone(levels: object) -> None:
+    with pytest.raises(AppError, match="epsilon_levels") as refused:
+        planning.configure("quick", {"epsilon_levels": levels}, "cpu", IMAGES)
+    assert "step_levels" not in str(refused.value)

@@ -140,7 +140,13 @@ def test_success_keeps_archive_record_and_keys_only(queued: UUID) -> None:
     succeed(queued)
     assert blobs(f"protections/{queued}") == [
         f"protections/{queued}/{name}"
-        for name in ("archive.zip", "before-after.png", "checkpoints/000.pt", "record.json")
+        for name in (
+            "archive.zip",
+            "before-after.png",
+            "checkpoints/000.pt",
+            "record.json",
+            "worst.png",
+        )
     ]
 
 

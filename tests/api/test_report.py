@@ -116,6 +116,7 @@ def evil(record: report.Record) -> report.Record:
     record["training"]["held_out_from"] = EVIL
     record["verdict"]["sentence"] += EVIL
     record["change"]["psnr_db"] = None
+    record["change"]["worst"][0]["name"] = EVIL
     return record
 
 
@@ -123,22 +124,106 @@ def evil(record: report.Record) -> report.Record:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_page(done: UUID, spoil: bool) -> None:
     record: Any = build(done)
-    text = report.render(evil(record) if spoil else record, b"\x89PNG")
+    text = report.render(evil(record) if spoil else record, b"\x89PNG", b"\x89PNG5")
     page = Page(text)
     assert text.startswith("<!doctype html>")
     assert page.open == []
-    assert page.addresses == ["data:image/png;base64,iVBORw=="]
+    assert page.addresses == ["data:image/png;base64,iVBORw==", "data:image/png;base64,iVBORzU="]
     assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
     assert "http://" not in text
     assert "https://" not in text
     assert "url(" not in text
-    for shown in ("90.0 %", "30.0 %", "8 of 255 levels", record["config"]["seed"]):
+    sentence = record["change"]["sentence"]
+    for shown in ("90.0 %", "30.0 %", "8 of 255 levels", record["config"]["seed"], sentence):
         assert shown in page.text
     if spoil:
         assert EVIL in page.text  # as it is, and only as text
         assert "49" not in page.text.split("alert")[1][:40]
         assert page.text.count("the first 200") == 1
         assert page.tags.count("code") < 260
+
+
+def measured_each(protection_id: UUID, lasts: list[float]) -> None:
+    with transaction() as session:
+        parts = [s for s in steps.of(session, protection_id) if s.kind is StepKind.EVALUATE]
+        for each, last in zip(parts, lasts, strict=True):
+            session.get_one(Step, each.id).output = accuracy(last)
+
+
+@pytest.mark.parametrize(
+    ("worst", "sentence"),
+    [
+        (
+            (0.8, 0.6),
+            (
+                "jpeg-10 with small recovers most: 60.0% (peak 60.0%) where the originals "
+                "give 80.0%. The protection does not withstand it."
+            ),
+        ),
+        (
+            (0.9, 0.5),
+            (
+                "jpeg-10 with small recovers most: 50.0% (peak 50.0%) where the originals "
+                "give 90.0%. The protection withstands it."
+            ),
+        ),
+        ((0.6, 0.5), "give 60.0%."),  # the end: a baseline that decides nothing, of two classes
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_countermeasure_that_recovers_most(
+    owner_id: UUID, ready: UUID, worst: tuple[float, float], sentence: str
+) -> None:
+    names = ["crop-flip", "grey", "jpeg-10"]
+    made = requested(owner_id, ready, countermeasures=names, seeds=2)
+    succeed(made)
+    others = [0.9, 0.3, 0.9, 0.3, 0.7, 0.2, 0.7, 0.2]
+    measured_each(made, [*others, *worst, *worst])
+    record = build(made)
+    verdict = record["verdict"]
+    assert verdict["worked"]  # of the first: crop and flip
+    assert "reaches 30.0% (peak 50.0%)" in verdict["sentence"]
+    assert "Of 3 ways" in verdict["sentence"]
+    assert verdict["sentence"].endswith(sentence)
+    assert verdict["strongest"]["countermeasure"] == "jpeg-10"
+    assert [row["countermeasure"] for row in record["matrix"]] == names
+    page = Page(report.render(record, None))
+    assert page.open == []
+    assert page.tags.count("polyline") == 2
+    for shown in (*names, "90.0 ± 0.0", "20.0 to 20.0", "0.33"):
+        assert shown in page.text
+
+
+def test_one_training_has_no_matrix_to_show(done: UUID) -> None:
+    record = build(done)
+    assert len(record["matrix"]) == 1
+    assert "ways to train" not in record["verdict"]["sentence"]
+    assert "countermeasure" not in Page(report.render(record, None)).text
+
+
+@pytest.mark.parametrize(
+    ("shows", "may_show", "sentence"),
+    [
+        (0, 0, "none of 8 images: none is below 0.95."),
+        (0, 2, "0 of 8 images (0.0%: below 0.92), and may show in 2 more (25.0%: below 0.95)."),
+        (3, 4, "3 of 8 images (37.5%: below 0.92), and may show in 1 more (12.5%: below 0.95)."),
+    ],
+)
+def test_where_the_change_shows(shows: int, may_show: int, sentence: str) -> None:
+    change = {"images": 8} | {
+        name: {"ssim_below": limit, "images": images, "share": images / 8}
+        for name, limit, images in (("shows", 0.92, shows), ("may_show", 0.95, may_show))
+    }
+    assert report._where_it_shows(change) == f"By SSIM the change shows in {sentence}"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_without_the_pictures_the_figures_stay(done: UUID) -> None:
+    page = Page(report.render(build(done), None))
+    assert page.addresses == []
+    assert page.text.count("went with the data set") == 2
+    assert "1. a.png" in page.text
+    assert "97.00 %" in page.text  # of the values changed by 8 levels
 
 
 def test_a_change_of_names_reaches_the_page(done: UUID) -> None:

@@ -67,8 +67,12 @@ def test_asking(client: httpx2.Client, ready_dataset: str) -> None:
     assert answer.headers["Location"] == f"/v1/protections/{shown['id']}"
     assert int(answer.headers["Retry-After"]) > 0
     assert (shown["state"], shown["done"], shown["progress"]) == ("queued", False, 0.0)
-    assert shown["requested"] == {"preset": "quick", "config": {"epsilon_levels": 4}}
-    assert (shown["config"], shown["plan"], shown["archive"]) == (None, None, None)
+    assert shown["requested"] == {
+        "preset": "quick",
+        "config": {"epsilon_levels": 4},
+        "evaluation": {},
+    }
+    assert [shown[name] for name in ("config", "plan", "evaluation", "archive")] == [None] * 4
     assert [s["kind"] for s in shown["steps"]] == ["train", "package", "evaluate", "evaluate"]
     assert queued(Queue.GPU) == 1
     assert client.get(answer.headers["Location"]).json() == shown
@@ -81,7 +85,7 @@ def test_the_default_is_left_open_until_it_is_planned(
 ) -> None:
     answer = client.post("/v1/protections", json={"dataset_id": ready_dataset})
     made = answer.json()
-    assert made["requested"] == {"preset": "auto", "config": {}}
+    assert made["requested"] == {"preset": "auto", "config": {}, "evaluation": {}}
     train(UUID(made["id"]))
     planned = client.get(f"/v1/protections/{made['id']}").json()
     assert planned["state"] == "running"
@@ -105,7 +109,7 @@ def test_etas(client: httpx2.Client, ready_dataset: str) -> None:
 
 def test_nulls_are_as_good_as_nothing(client: httpx2.Client, ready_dataset: str) -> None:
     made = ask(client, ready_dataset, "k", epsilon_levels=None, seed=None, steps=3)
-    assert made["requested"] == {"preset": "auto", "config": {"steps": 3}}
+    assert made["requested"] == {"preset": "auto", "config": {"steps": 3}, "evaluation": {}}
     assert ask(client, ready_dataset, "k", steps=3)["id"] == made["id"]
 
 

@@ -50,15 +50,6 @@ class Kinks(TorchFunctionMode):
         return function(*arguments, **(named or {}))
 
 
-def doubt(member: Member, image: Tensor, target: int, resize: Resize) -> float:
-    """1 - p(target) at one image: the factor by which cross-entropy's gradient vanishes."""
-    network = copy.deepcopy(member.network).double().eval()
-    with torch.no_grad():
-        logits = network(resize(image.double()[None]))[0]
-    others = torch.cat([logits[:target], logits[target + 1 :]])
-    return float(torch.sigmoid(torch.logsumexp(others, 0) - logits[target]))
-
-
 def gradient(variant: str, member: Member, image: Tensor, target: int, resize: Resize) -> Tensor:
     """Of one checkpoint's loss at one image (c, h, w) in [0, 1]."""
     network = copy.deepcopy(member.network).double().eval()

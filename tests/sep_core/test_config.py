@@ -9,19 +9,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from sep_core.config import (
-    PAPER,
-    PRESETS,
-    QUICK,
     Plan,
     SEPConfig,
     as_dict,
     checkpoint_epochs,
     drawn_seed,
-    gradient_passes,
-    quick_for,
     resolve,
     stable_integer,
 )
+from sep_core.costs import gradient_passes
+from sep_core.presets import PAPER, PRESETS, QUICK, at_budget, quick_for
 
 # For every bounded field: the smallest and largest value allowed, the next ones outside.
 BOUNDS: dict[str, tuple[float, float, float, float]] = {
@@ -32,6 +29,7 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {
     "inner_steps": (1, 1_000, 0, 1_001),
     "checkpoints_per_step": (0, 15, -1, 16),
     "perturb_momentum": (0, 0.9999, -0.1, 1),
+    "class_steps": (0, 10_000, -1, 10_001),
     "input_pixels": (16, 1024, 15, 1025),
     "epochs": (15, 10_000, 0, 10_001),
     "appropriator_epochs": (1, 10_000, 0, 10_001),
@@ -132,6 +130,22 @@ def test_the_paper() -> None:
 def test_the_quick_preset_spends_its_budget_and_moves_little() -> None:
     assert QUICK.steps * QUICK.step_levels >= QUICK.epsilon_levels
     assert gradient_passes(QUICK) <= 100
+
+
+@pytest.mark.parametrize("preset", ["fast", "hardened"])
+def test_cheap_presets_take_a_fifteenth_of_the_papers_passes(preset: str) -> None:
+    config = PRESETS[preset]
+    assert gradient_passes(config) * 15 <= gradient_passes(PAPER)
+    assert config.target_map == "random"
+    assert config.views == ("crop" if preset == "fast" else "hardened")
+
+
+@pytest.mark.parametrize("levels", [1, 2, 8, 64])
+def test_steps_fit_the_budget(levels: int) -> None:
+    fitted = at_budget(QUICK, levels)
+    assert fitted.epsilon_levels == levels
+    assert fitted.step_levels / levels == QUICK.step_levels / QUICK.epsilon_levels
+    assert replace(fitted, epsilon_levels=8, step_levels=QUICK.step_levels) == QUICK
 
 
 @pytest.mark.parametrize(

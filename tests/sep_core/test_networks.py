@@ -13,7 +13,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from sep_core.config import NetworkName, forward_gflop
+from sep_core.config import NetworkName
+from sep_core.costs import forward_gflop
 from sep_core.networks import Network, build
 from sep_core.networks.convolutional import AveragePool
 from sep_core.networks.resnet import BasicBlock

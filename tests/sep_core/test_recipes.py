@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sep_core import views
-from sep_core.config import Plan, SEPConfig, Variant, gradient_passes
+from sep_core.config import Plan, SEPConfig, Variant
+from sep_core.costs import gradient_passes
 from sep_core.pixels import project, to_images, to_pixels
 from sep_core.protection import loss_gradient, protect, target_classes, visits
 from sep_core.surrogate import Checkpoint

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sep_core.config import COUNTERMEASURES, PAPER, Countermeasure, Plan, SEPConfig
+from sep_core.config import COUNTERMEASURES, Countermeasure, Plan, SEPConfig
 from sep_core.countermeasures import PREPROCESSING, attack, change_batch
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
+from sep_core.presets import PAPER
 from sep_core.randomness import generator
 from sep_core.training import (
     INFERENCE_BATCH,

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -48,9 +49,9 @@ def upload(archive: bytes) -> Dataset:
         return session.get_one(Dataset, dataset_id)
 
 
-def ask(dataset_id: UUID, **config: object) -> UUID:
+def ask(dataset_id: UUID, evaluation: dict[str, Any] | None = None, **config: Any) -> UUID:
     """A queued protection."""
-    request = protections.Request(dataset_id, "quick", CONFIG | config)
+    request = protections.Request(dataset_id, "quick", CONFIG | config, evaluation or {})
     with transaction() as session:
         return protections.create(session, owner(), request, None).id
 
@@ -82,7 +83,7 @@ def show(protection_id: UUID) -> Protection:
         return session.get_one(Protection, protection_id)
 
 
-def protect(archive: bytes, **config: object) -> tuple[Protection, bytes]:
+def protect(archive: bytes, **config: Any) -> tuple[Protection, bytes]:
     """A whole job; returns its row and the archive that leaves."""
     protection_id = ask(upload(archive).id, **config)
     work()

@@ -1,38 +1,78 @@
-"""`evaluate`: what an appropriator learns from the originals (0) and from what leaves (1)."""
+"""`evaluate`: what an appropriator learns from the originals or from what leaves: one cell."""
 
-from api.leases import Claim
-from api.steps import CLEAN
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from api import baselines
+from api.db import reading, transaction
+from api.leases import Claim, held
+from sep_core.cells import Cell, cell_config, cells
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress
 from worker import tensors
-from worker.data import load_job, open_released, open_source
-from worker.steps import Work
+from worker.data import Job, load_job, open_released, open_source
+from worker.steps import Output, Work
 
 
 def run(claim: Claim) -> Work:
-    """Output: accuracy on clean held-out images after every epoch, the last and the peak."""
+    """Output: accuracy on clean held-out images after every epoch, the last and the peak.
+
+    On the originals it is the one that an earlier protection found, where there is one.
+    """
     job = load_job(claim)
+    cell = cells(job.evaluation)[claim.index]
+    if not cell.clean:
+        return (yield from _train(job, cell)) | {"reused": False}
+    key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, _versions())
+    with reading() as session:
+        kept = baselines.find(session, job.dataset_id, key)
+    if kept is not None:
+        return kept | {"reused": True}
+    output = yield from _train(job, cell)
+    with transaction() as session:
+        if held(session, claim) is not None:
+            baselines.keep(session, job.dataset_id, key, output)
+    return output | {"reused": False}
+
+
+def _train(job: Job, cell: Cell) -> Work:
     tensors.prepare(job.plan)
     side = job.config.input_pixels
-    train, held = tensors.split(job.index, job.config)
+    train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     with open_source(job.dataset_id) as reader:
-        test_pixels = yield from tensors.at_input_size(reader, held, side)
-    source = (
-        open_source(job.dataset_id) if claim.index == CLEAN else open_released(job.protection_id)
-    )
+        test_pixels = yield from tensors.at_input_size(reader, held_out, side)
+    source = open_source(job.dataset_id) if cell.clean else open_released(job.protection_id)
     with source as reader:
         pixels = yield from tensors.at_input_size(reader, train, side)
     curve: list[float] = []
     for event in appropriate(
         (pixels, tensors.labels(train, job.index)),
-        (test_pixels, tensors.labels(held, job.index)),
+        (test_pixels, tensors.labels(held_out, job.index)),
         len(job.index.classes),
-        job.config,
+        cell_config(job.config, cell),
         job.plan,
+        countermeasure=cell.countermeasure,
     ):
         match event:
             case Progress(done, total):
                 yield done, total
             case Accuracy(_, accuracy):
                 curve.append(round(accuracy, 6))
-    return {"accuracy_by_epoch": curve, "accuracy_last": curve[-1], "accuracy_peak": max(curve)}
+    return _output(cell, curve)
+
+
+def _output(cell: Cell, curve: list[float]) -> Output:
+    return _described(cell) | {
+        "accuracy_by_epoch": curve,
+        "accuracy_last": curve[-1],
+        "accuracy_peak": max(curve),
+    }
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+    return {"network": cell.network, "countermeasure": cell.countermeasure, "seed": cell.seed}
+
+
+def _versions() -> Mapping[str, str]:
+    return {name: version(name) for name in ("sepgate", "torch", "torchvision")}

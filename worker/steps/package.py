@@ -4,8 +4,8 @@ import hashlib
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import IO
+from dataclasses import asdict, dataclass, field
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from api import archive, planning, protections, storage
 from api.archive import ImageRecord, Pixels
 from api.errors import AppError
 from api.leases import Claim
-from worker import metrics, preview
+from worker import alive, metrics, preview
 from worker.data import (
     Job,
     dump_json,
@@ -28,6 +28,48 @@ from worker.steps import Output, Work
 
 FORMAT_VERSION = 1
 PREVIEW_COLUMNS = 8
+WORST = 5
+AT_ONCE_BYTES = 2**23
+"""Of pixels that are encoded in less than a second or so: without a thread."""
+
+T = TypeVar("T")
+Progress = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Worst:
+    """An image that changed much, as far as the report shows it."""
+
+    record: ImageRecord
+    change: Change
+    crop: preview.Pair
+
+
+@dataclass
+class _Found:
+    """What reading the archive again has shown, so far; of the images themselves only small parts.
+
+    Attributes:
+        changes: of all images, in the order of their records.
+        columns: for the picture, of one image of each of the first classes.
+        worst: those of lowest SSIM, the lowest first.
+    """
+
+    changes: list[Change] = field(default_factory=list)
+    columns: dict[str, preview.Cells] = field(default_factory=dict)
+    worst: list[_Worst] = field(default_factory=list)
+
+    def add(
+        self, record: ImageRecord, pair: preview.Pair, change: Change, epsilon_levels: int
+    ) -> None:
+        """Take in one image more."""
+        self.changes.append(change)
+        if record.class_name not in self.columns and len(self.columns) < PREVIEW_COLUMNS:
+            self.columns[record.class_name] = preview.column(pair, epsilon_levels)
+        if len(self.worst) < WORST or change.ssim < self.worst[-1].change.ssim:
+            self.worst.append(_Worst(record, change, preview.crop(pair)))
+            self.worst.sort(key=lambda image: image.change.ssim)
+            del self.worst[WORST:]
 
 
 def run(claim: Claim) -> Work:
@@ -38,46 +80,78 @@ def run(claim: Claim) -> Work:
     """
     job = load_job(claim)
     total = 2 * len(job.records)
-    key = storage.protection_key(job.protection_id, protections.ARCHIVE)
+    half = len(job.records), total
     with tempfile.TemporaryFile() as file:
         manifest = yield from _write(job, file, total)
         size = file.tell()
-        digest = storage.write(key, file)
-    changes = yield from _verify(job, manifest, total)
-    files = _owners_record(job, manifest, changes)
-    record = {"files": files, "refused": [asdict(refusal) for refusal in job.index.refusals]}
-    storage.write(storage.protection_key(job.protection_id, protections.RECORD), dump_json(record))
-    summary = metrics.summarise(changes)
-    return {"archive_sha256": digest, "archive_bytes": size, "images": len(changes)} | summary
+        key = storage.protection_key(job.protection_id, protections.ARCHIVE)
+        digest = yield from _at(half, alive.reading(lambda: storage.write(key, file), file))
+    found = yield from _verify(job, manifest, total)
+    _store_pictures(job, found)
+    record, summary = yield from _at(
+        (total, total), alive.computing(lambda: _figures(job, manifest, found))
+    )
+    storage.write(storage.protection_key(job.protection_id, protections.RECORD), record)
+    return {"archive_sha256": digest, "archive_bytes": size, "images": total // 2} | summary
 
 
-def _write(job: Job, file: IO[bytes], total: int) -> Generator[tuple[int, int], None, Output]:
-    """Write images, then the manifest; returns the manifest."""
+def _at(progress: Progress, work: Generator[None, None, T]) -> Generator[Progress, None, T]:
+    """Signs of life of work that is no progress by itself."""
+    try:
+        while True:
+            next(work)
+            yield progress
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        work.close()
+
+
+def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, Output]:
+    """Write images under their released names, then the manifest; returns the manifest."""
+    files: list[Output] = []
     manifest: Output = {
         "format_version": FORMAT_VERSION,
         "variant": job.config.variant,
         "epsilon_levels": job.config.epsilon_levels,
-        "files": [],
+        "files": files,
     }
-    for number, _ in enumerate(archive.write(file, _members(job, manifest))):
-        yield number, total
+    box: list[tuple[str, bytes]] = []
+    writer = archive.write(file, _emptied(box))
+    with open_source(job.dataset_id) as reader:
+        for record, pixels in _protected(job):
+            data = yield from _at((len(files), total), _encoded(pixels, record.released_name))
+            files.append(_entry(record, data, metrics.largest(reader.pixels(record), pixels)))
+            box.append((record.released_name, data))
+            next(writer)
+            yield len(files), total
+    dumped = yield from _at((len(files), total), alive.computing(lambda: dump_json(manifest)))
+    box.append((archive.MANIFEST_NAME, dumped))
+    for _ in writer:  # the manifest, and the end of the archive
+        pass
     return manifest
 
 
-def _members(job: Job, manifest: Output) -> Iterator[tuple[str, bytes]]:
-    """Every image under its released name, entered into the manifest, which comes last."""
-    with open_source(job.dataset_id) as reader:
-        for record, pixels in _protected(job):
-            data = archive.encode(pixels, record.released_name)
-            entry = {
-                "name": record.released_name,
-                "source_name": record.name,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "largest_change_levels": metrics.largest(reader.pixels(record), pixels),
-            }
-            manifest["files"].append(entry)
-            yield record.released_name, data
-    yield archive.MANIFEST_NAME, dump_json(manifest)
+def _emptied(box: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """What is in the box whenever the next is asked for, until nothing is."""
+    while box:
+        yield box.pop()
+
+
+def _encoded(pixels: Pixels, name: str) -> Generator[None, None, bytes]:
+    if pixels.nbytes < AT_ONCE_BYTES:
+        return archive.encode(pixels, name)
+    return (yield from alive.computing(lambda: archive.encode(pixels, name)))
+
+
+def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
+    return {
+        "name": record.released_name,
+        "source_name": record.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "largest_change_levels": largest_levels,
+    }
 
 
 def _protected(job: Job) -> Iterator[tuple[ImageRecord, Pixels]]:
@@ -102,23 +176,30 @@ def _protected(job: Job) -> Iterator[tuple[ImageRecord, Pixels]]:
             yield record, np.frombuffer(raw, np.uint8).reshape(shape)
 
 
-def _verify(
-    job: Job, manifest: Output, total: int
-) -> Generator[tuple[int, int], None, list[Change]]:
+def _verify(job: Job, manifest: Output, total: int) -> Generator[Progress, None, _Found]:
     """Decode every image again from the stored archive and compare it with its original."""
-    changes: list[Change] = []
-    pairs: dict[str, tuple[Pixels, Pixels]] = {}
+    found = _Found()
     with open_source(job.dataset_id) as source, open_released(job.protection_id) as released:
         for record, entry in zip(job.records, manifest["files"], strict=True):
-            original, protected = source.pixels(record), released.pixels(record)
-            change = metrics.compare(original, protected)
+            progress = len(job.records) + len(found.changes), total
+            original = source.pixels(record)
+            yield progress
+            pair = original, released.pixels(record)
+            change = yield from _at(progress, metrics.compare(*pair))
             _check_budget(job, record, change, entry)
-            changes.append(change)
-            pairs.setdefault(record.class_name, (original, protected))
-            yield len(job.records) + len(changes), total
-    picture = preview.draw(list(pairs.values())[:PREVIEW_COLUMNS], job.config.epsilon_levels)
-    storage.write(storage.protection_key(job.protection_id, protections.PREVIEW), picture)
-    return changes
+            found.add(record, pair, change, job.config.epsilon_levels)
+            yield len(job.records) + len(found.changes), total
+    return found
+
+
+def _store_pictures(job: Job, found: _Found) -> None:
+    epsilon_levels = job.config.epsilon_levels
+    pictures = {
+        protections.PREVIEW: preview.draw(list(found.columns.values()), epsilon_levels),
+        protections.WORST: preview.draw_worst([w.crop for w in found.worst], epsilon_levels),
+    }
+    for name, picture in pictures.items():
+        storage.write(storage.protection_key(job.protection_id, name), picture)
 
 
 def _check_budget(job: Job, record: ImageRecord, change: Change, entry: Output) -> None:
@@ -138,6 +219,16 @@ def _check_budget(job: Job, record: ImageRecord, change: Change, entry: Output) 
         )
 
 
+def _figures(job: Job, manifest: Output, found: _Found) -> tuple[bytes, Output]:
+    """The owner's record of every file, and the summary of all."""
+    files = _owners_record(job, manifest, found.changes)
+    record = {"files": files, "refused": [asdict(refusal) for refusal in job.index.refusals]}
+    worst = [
+        {"name": image.record.released_name} | _measured(image.change) for image in found.worst
+    ]
+    return dump_json(record), metrics.summarise(found.changes) | {"worst": worst}
+
+
 def _owners_record(job: Job, manifest: Output, changes: list[Change]) -> list[Output]:
     """What the manifest says of each file, and what only the owner may know."""
     return [
@@ -146,8 +237,17 @@ def _owners_record(job: Job, manifest: Output, changes: list[Change]) -> list[Ou
             "original_pixels_sha256": record.pixels_sha256,
             "split": record.split,
             "class": record.class_name,
-            "ssim": round(change.ssim, 6),
-            "changed_share": round(change.changed_share, 6),
+            "histogram": change.histogram,
         }
+        | _measured(change)
         for record, entry, change in zip(job.records, manifest["files"], changes, strict=True)
     ]
+
+
+def _measured(change: Change) -> Output:
+    return {
+        "ssim": round(change.ssim, 6),
+        "psnr_db": change.psnr_db,
+        "changed_share": round(change.changed_share, 6),
+        "largest_change_levels": change.largest_levels,
+    }

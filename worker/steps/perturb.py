@@ -1,17 +1,19 @@
 """`perturb`: one shard of images, through all checkpoints."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import torch
+from torch import Tensor, load
 
 from api import planning, storage
 from api.leases import Claim
-from sep_core.config import checkpoint_epochs, gradient_passes
+from sep_core.config import checkpoint_epochs
+from sep_core.costs import gradient_passes
 from sep_core.protection import protect
+from sep_core.reading import read_ahead
 from sep_core.surrogate import Checkpoint, restore
 from worker import tensors
-from worker.data import Job, Reader, checkpoint_key, load_job, open_source, shard_key
+from worker.data import Job, Reader, checkpoint_key, load_job, open_source, patterns_key, shard_key
 from worker.steps import Work
 
 
@@ -22,11 +24,11 @@ def run(claim: Claim) -> Work:
     shard = planning.shards(job.records, job.plan)[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
-    ensemble = list(_ensemble(job))
+    ensemble, patterns = list(_ensemble(job)), _patterns(job)
     protected = io.BytesIO()
     with open_source(job.dataset_id) as reader:
-        for number, batch in enumerate(shard):
-            for event in _protect(job, ensemble, reader, batch):
+        for number, batch in enumerate(_decoded(job, reader, shard)):
+            for event in protect(*batch, ensemble, job.config, job.plan, patterns):
                 if isinstance(event, int):
                     yield number * gradient_passes(job.config) + event, total
                     continue
@@ -35,17 +37,29 @@ def run(claim: Claim) -> Work:
     return {"sha256": storage.write(shard_key(job.protection_id, claim.index), protected)}
 
 
-def _protect(
-    job: Job, ensemble: list[Checkpoint], reader: Reader, batch: list[int]
-) -> Iterator[int | torch.Tensor]:
-    records = [job.records[index] for index in batch]
-    pixels = tensors.tensor([reader.pixels(record) for record in records])
-    labels = tensors.labels(records, job.index)
-    return protect(pixels, labels, ensemble, job.config, job.plan)
+def _decoded(
+    job: Job, reader: Reader, shard: Sequence[Sequence[int]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixels and labels of each batch; the next is decoded while this one is computed."""
+
+    def decode(batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+        records = [job.records[index] for index in batch]
+        pixels = tensors.tensor([reader.pixels(record) for record in records])
+        return pixels, tensors.labels(records, job.index)
+
+    return read_ahead(decode, shard)
+
+
+def _patterns(job: Job) -> Tensor | None:
+    if not job.config.class_steps:
+        return None
+    file = io.BytesIO(storage.read(patterns_key(job.protection_id)))
+    patterns: Tensor = load(file, weights_only=True)
+    return patterns
 
 
 def _ensemble(job: Job) -> Iterator[Checkpoint]:
     for index, epoch in enumerate(checkpoint_epochs(job.config.epochs, job.config.checkpoints)):
         file = io.BytesIO(storage.read(checkpoint_key(job.protection_id, index)))
-        stored = torch.load(file, weights_only=True)
+        stored = load(file, weights_only=True)
         yield restore(stored["state"], stored["class_means"], epoch, job.config, job.plan)

@@ -1,44 +1,70 @@
 """`train`: freeze the plan, train the surrogate, keep its checkpoints."""
 
 import io
+from collections.abc import Generator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from api import planning, steps, storage
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Protection, Queue
 from sep_core import surrogate
+from sep_core.cells import named
+from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress
 from worker import facts, tensors
-from worker.data import Job, checkpoint_key, load_index, load_job, open_source
+from worker.data import Job, checkpoint_key, load_index, load_job, open_source, patterns_key
 from worker.steps import Work
 
 
 def run(claim: Claim) -> Work:
-    """Output: the checkpoints' epochs and digests, and how the data were divided."""
+    """Output: digests of the checkpoints and of the patterns, and how the data were divided."""
     freeze_plan(claim)
     job = load_job(claim)
     tensors.prepare(job.plan)
-    train, held = tensors.split(job.index, job.config)
+    train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     with open_source(job.dataset_id) as reader:
         pixels = yield from tensors.at_input_size(reader, train, job.config.input_pixels)
     labels = tensors.labels(train, job.index)
+    ensemble: list[Checkpoint] = []
     kept: list[dict[str, Any]] = []
     for event in surrogate.train(pixels, labels, len(job.index.classes), job.config, job.plan):
         match event:
             case Progress(done, total):
-                yield done, total
+                progress = done, total + job.config.class_steps
+                yield progress
             case Checkpoint():
                 kept.append(_keep(job, len(kept), event))
+                ensemble.append(event)
+    patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
     return {
         "checkpoints": kept,
+        "class_patterns_sha256": patterns,
         "train_images": len(train),
         "held_out_images": len(held),
         "held_out_from": held[0].split,
     }
+
+
+def _patterns(
+    job: Job, train: tuple[Tensor, Tensor], ensemble: list[Checkpoint], progress: tuple[int, int]
+) -> Generator[tuple[int, int], None, str | None]:
+    """Find and keep the classes' patterns; their digest, or None where none are asked for."""
+    if not job.config.class_steps:
+        return None
+    done, total = progress
+    file = io.BytesIO()
+    for event in class_patterns(*train, len(job.index.classes), ensemble, job.config, job.plan):
+        match event:
+            case Progress(steps_done, _):
+                yield done + steps_done, total
+            case Tensor():
+                torch.save(event, file)
+    return storage.write(patterns_key(job.protection_id), file)
 
 
 def _keep(job: Job, index: int, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -60,7 +86,9 @@ def freeze_plan(claim: Claim) -> None:
     device = facts.measure(Queue.GPU).plan_device
     train_images = sum(record.split == "train" for record in index.records)
     config, plan = planning.freeze(protection.requested, len(index.classes), train_images, device)
-    train, _ = tensors.split(index, config)
-    costs = planning.costs(config, plan, index.records, len(train))
+    asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
+    evaluation = named(asked, config)
+    train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
+    costs = planning.costs(config, plan, evaluation, index.records, len(train))
     with transaction() as session:
-        steps.freeze(session, claim, config, plan, costs)
+        steps.freeze(session, claim, config, plan, evaluation, costs)

@@ -1,0 +1,98 @@
+"""What a request would come to: its plan, its work, and the time on the workers present."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api import archive, datasets, planning, storage
+from api.db import now
+from api.errors import not_found
+from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
+from api.planning import Device
+from api.protections import Request, training_images
+from sep_core.cells import Evaluation, named
+from sep_core.config import Plan, SEPConfig
+
+# What `planning.SHARD_GFLOP` takes for two minutes of a CPU.
+PACKAGE_GFLOPS = planning.SHARD_GFLOP["cpu"] / 120
+NO_WORKER = Device("cpu", bfloat16=False, threads=1)
+
+Costs = Mapping[StepKind, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a request that was not made.
+
+    Attributes:
+        costs: GFLOP of every step.
+        seconds: of each kind of step, one kind after the other; None where no worker says how fast
+            it is.
+    """
+
+    config: SEPConfig
+    plan: Plan
+    evaluation: Evaluation
+    costs: Costs
+    workers: int
+    seconds: dict[StepKind, float] | None
+
+
+def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
+    """What `request` would come to; it has been checked, and `dataset` is ready.
+
+    Raises:
+        AppError: 404, the data set has just been deleted.
+    """
+    assert dataset.summary is not None
+    counts = dataset.summary["counts"]
+    workers = _workers(session)
+    device = _device(workers[0]) if workers else NO_WORKER
+    classes = len(dataset.summary["classes"])
+    config, plan = planning.freeze(request.kept, classes, training_images(counts), device)
+    evaluation = named(planning.load_evaluation(request.evaluation), config)
+    index = _index(dataset)
+    trained = planning.trained_images(counts, config.held_out_percent)
+    costs = planning.costs(config, plan, evaluation, index.records, trained)
+    return Estimate(config, plan, evaluation, costs, len(workers), _seconds(costs, workers))
+
+
+def _index(dataset: Dataset) -> archive.IngestResult:
+    try:
+        return archive.load_index(storage.read(storage.dataset_key(dataset.id, datasets.INDEX)))
+    except FileNotFoundError as error:  # deleted since we looked at its row
+        raise not_found("data set", dataset.id) from error
+
+
+def _workers(session: Session) -> list[Worker]:
+    """Those that serve the `gpu` queue now, the fastest first."""
+    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+    found = session.scalars(
+        select(Worker).where(Worker.queue == Queue.GPU, Worker.heartbeat_at > fresh)
+    )
+    return sorted(found, key=lambda worker: (-(worker.training_gflops or 0.0), worker.name))
+
+
+def _device(worker: Worker) -> Device:
+    return Device(worker.device, worker.bfloat16, worker.threads)
+
+
+def _seconds(costs: Costs, workers: Sequence[Worker]) -> dict[StepKind, float] | None:
+    gradient = [worker.gradient_gflops for worker in workers if worker.gradient_gflops]
+    training = [worker.training_gflops for worker in workers if worker.training_gflops]
+    if not gradient or not training:
+        return None
+    return {
+        StepKind.TRAIN: _spread_over(training, costs[StepKind.TRAIN]),
+        StepKind.PERTURB: _spread_over(gradient, costs[StepKind.PERTURB]),
+        StepKind.PACKAGE: sum(costs[StepKind.PACKAGE]) / PACKAGE_GFLOPS,
+        StepKind.EVALUATE: _spread_over(training, costs[StepKind.EVALUATE]),
+    }
+
+
+def _spread_over(speeds: Sequence[float], costs: Sequence[float]) -> float:
+    """Seconds for steps on workers: none is faster than the longest step on the fastest worker."""
+    return max(sum(costs) / sum(speeds), max(costs, default=0.0) / max(speeds))

@@ -1,0 +1,63 @@
+"""The matrix of the evidence: networks and countermeasures, on originals and on what leaves."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from statistics import fmean, stdev
+from typing import Any
+
+from sep_core.cells import Evaluation, cells
+
+Record = dict[str, Any]
+
+DIGITS = 6
+
+
+def build(evaluation: Evaluation, outputs: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """A row for every network and countermeasure, in the order of the evaluation's cells.
+
+    Args:
+        outputs: of the `evaluate` steps, in the order of the cells.
+
+    Returns:
+        Of each row `clean`, `protected` (mean, min, max and, from two seeds on, std of the last and
+        of the peak accuracy, in [0, 1]) and their `ratio`; `reused` counts kept baselines.
+    """
+    trained = zip(cells(evaluation), outputs, strict=True)
+    rows = groupby(trained, key=lambda pair: (pair[0].network, pair[0].countermeasure))
+    return [_row(*names, list(members)) for names, members in rows]
+
+
+def _row(
+    network: str, countermeasure: str, members: Sequence[tuple[Any, Mapping[str, Any]]]
+) -> Record:
+    clean, protected = (
+        [output for cell, output in members if cell.clean is on] for on in (True, False)
+    )
+    measured = {"clean": _measured(clean), "protected": _measured(protected)}
+    ratio = {
+        which: _ratio(measured["protected"][which]["mean"], measured["clean"][which]["mean"])
+        for which in ("last", "peak")
+    }
+    names = {"network": network, "countermeasure": countermeasure, "seeds": len(clean)}
+    reused = sum(bool(output.get("reused")) for output in clean)
+    return {**names, **measured, "ratio": ratio, "reused": reused}
+
+
+def _measured(outputs: Sequence[Mapping[str, Any]]) -> Record:
+    return {
+        which: _spread([output[f"accuracy_{which}"] for output in outputs])
+        for which in ("last", "peak")
+    }
+
+
+def _spread(values: Sequence[float]) -> Record:
+    return {
+        "mean": round(fmean(values), DIGITS),
+        "min": min(values),
+        "max": max(values),
+        "std": round(stdev(values), DIGITS) if len(values) > 1 else None,
+    }
+
+
+def _ratio(protected: float, clean: float) -> float:
+    return round(protected / max(clean, 1e-9), 4)

@@ -1,0 +1,49 @@
+"""What trainings and gradient passes cost, in GFLOP. Imports no torch."""
+
+from sep_core.config import Countermeasure, NetworkName, SEPConfig
+
+# From this side on networks have the form that torchvision gives them, below it one for 32 pixels.
+LARGE_PIXELS = 64
+
+# GFLOP of one forward pass of one image, a multiply-add counted as two (measured with
+# torch.utils.flop_counter, ten classes): a fixed part, and one for every 32 x 32 pixels. A training
+# image costs three of them, an input gradient two.
+FORWARD_GFLOP: dict[NetworkName, tuple[float, float]] = {
+    "resnet18": (0.0, 1.11),
+    "senet18": (0.0, 1.11),
+    "vgg16": (0.0, 0.626),
+    "densenet121": (0.0, 1.777),
+    "googlenet": (0.0, 2.674),
+    "vit": (0.3645, 0.00118),
+    "mlp": (0.000534, 0.003146),
+    "linear": (0.0, 0.00006144),
+    "small": (0.0, 0.07),
+}
+LARGE_FORWARD_GFLOP: dict[NetworkName, tuple[float, float]] = FORWARD_GFLOP | {
+    "resnet18": (0.0, 0.0740),
+    "senet18": (0.0, 0.0741),
+    "vgg16": (0.239, 0.626),
+    "densenet121": (0.0, 0.1156),
+    "googlenet": (0.0, 0.0611),
+    "small": (0.0, 0.00553),
+}
+
+
+def forward_gflop(name: NetworkName, side: int) -> float:
+    """GFLOP of one forward pass of one square image of `side` pixels, to 2 % at multiples of 32."""
+    fixed, growing = (LARGE_FORWARD_GFLOP if side >= LARGE_PIXELS else FORWARD_GFLOP)[name]
+    return fixed + growing * (side / 32) ** 2
+
+
+def gradient_passes(config: SEPConfig) -> int:
+    """Gradient passes through one network that every image costs (paper, section 4.1)."""
+    inner = config.inner_steps if config.variant == "sep-fa-vr" else 0
+    return config.steps * ((config.checkpoints_per_step or config.checkpoints) + inner)
+
+
+def training_cost(countermeasure: Countermeasure) -> float:
+    """Work of a training in plain trainings, three forward passes an image.
+
+    An adversarial one looks for the worst image first: `adversarial.STEPS` gradient passes of two.
+    """
+    return 3.0 if countermeasure.startswith("adversarial") else 1.0

@@ -1,0 +1,91 @@
+"""Where the walk of every image begins: one change a class, found by the ensemble (`class_steps`).
+
+A change that moves every image of a class towards g(y) at once (a targeted universal perturbation;
+Moosavi-Dezfooli et al. 2017) is what an appropriator learns first, whatever its seed; the walk
+of each image from there makes it that image's own. It costs the same for any number of images.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from sep_core.config import Plan, SEPConfig, drawn_seed
+from sep_core.pixels import LEVELS, project, to_images
+from sep_core.protection import Images, Patterns, loss_gradient, target_classes
+from sep_core.randomness import generator
+from sep_core.surrogate import Checkpoint
+from sep_core.training import Progress, augment, draw_crops
+
+IMAGES, IMAGES_A_CLASS = 512, 8
+"""A step looks at so many images, or at so many a class on average, whichever are more."""
+CHECKPOINTS = 2
+"""Drawn for every step."""
+MOMENTUM = 0.9
+STEP_SHARE = 1 / 8
+"""Of the budget in one step."""
+
+
+def class_patterns(
+    pixels: UInt8[Tensor, "n 3 s s"],
+    labels: Int64[Tensor, " n"],
+    classes: int,
+    ensemble: Sequence[Checkpoint],
+    config: SEPConfig,
+    plan: Plan,
+) -> Iterator[Progress | Patterns]:
+    """Yields progress, and at last a change of each class, within the budget, on the CPU.
+
+    Args:
+        pixels: the training part at input size.
+        ensemble: checkpoints of the surrogate; gradients are taken as in `protect`.
+    """
+    count = min(len(pixels), max(IMAGES, IMAGES_A_CLASS * classes))
+    epsilon = config.epsilon_levels / LEVELS
+    patterns = torch.zeros(classes, 3, *pixels.shape[-2:], device=plan.device)
+    velocity = torch.zeros_like(patterns)
+    for step in range(config.class_steps):
+        draws = generator(drawn_seed(config), "class pattern", step)
+        visited = torch.randperm(len(ensemble), generator=draws)[:CHECKPOINTS].tolist()
+        chosen = torch.randperm(len(pixels), generator=draws)[:count]
+        velocity = MOMENTUM * velocity
+        for part in torch.split(chosen, plan.batch_size):
+            for k in visited:
+                show = _crops(len(part), config, draws)
+                members = pixels[part], labels[part]
+                velocity += _direction(members, patterns, ensemble[k], show, config, plan)
+                yield Progress(step, config.class_steps)
+        moved = patterns - epsilon * STEP_SHARE * velocity.sign()
+        patterns = moved.clamp(-epsilon, epsilon)
+    yield patterns.cpu()
+
+
+def _crops(
+    images: int, config: SEPConfig, draws: torch.Generator
+) -> Callable[[Images], Images] | None:
+    """A crop of each image's own: a pattern has to hold wherever an appropriator's crop puts it."""
+    if config.views == "identity":
+        return None
+    return partial(augment, crops=draw_crops(images, config, draws), padding=config.crop_padding)
+
+
+def _direction(
+    members: tuple[UInt8[Tensor, "b 3 s s"], Int64[Tensor, " b"]],
+    patterns: Patterns,
+    checkpoint: Checkpoint,
+    show: Callable[[Images], Images] | None,
+    config: SEPConfig,
+    plan: Plan,
+) -> Patterns:
+    """The sum over each class of its images' gradients, each of the same weight."""
+    pixels, labels = members
+    originals = to_images(pixels.to(plan.device))
+    images = project(originals + patterns[labels], originals, config.epsilon_levels)
+    targets = target_classes(labels, config).to(plan.device)
+    gradient = loss_gradient(checkpoint, images, targets, config, plan, show)
+    member = functional.one_hot(labels.to(plan.device), len(patterns)).float()
+    # A product, not index_add_, whose order on a GPU is not the same twice.
+    return (member.T @ gradient.flatten(1)).view_as(patterns)

@@ -1,0 +1,74 @@
+"""Named configurations, whole. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sep_core.config import SEPConfig, Variant
+
+PAPER = SEPConfig(precision="float32")
+"""The paper's headline: CIFAR-10, ResNet-18, 2/255, sep-fa-vr, n = M = 15."""
+
+QUICK = SEPConfig(
+    variant="sep",
+    epsilon_levels=8,
+    steps=8,
+    step_levels=4.0,
+    checkpoints=10,
+    normalise_gradients=True,
+    views="crop",
+    surrogate="small",
+    appropriator="small",
+    epochs=30,
+    appropriator_epochs=30,
+    schedule="cosine",
+    target_map="random",
+)
+"""Small enough for two CPU cores; strength and time are in the README."""
+
+QUICK_TRAINING_IMAGES = 150_000
+QUICK_EPOCHS = (10, 40)
+QUICK_BATCH = 32
+
+
+def quick_for(images: int) -> SEPConfig:
+    """`QUICK` with epochs enough that small data are learned and large data do not take all day.
+
+    Args:
+        images: of the training part; an appropriator is shown about 150,000, in 10 to 40 epochs of
+            a dozen batches or more, or else a few hundred images would be learned by luck alone.
+    """
+    fewest, most = QUICK_EPOCHS
+    epochs = min(max(QUICK_TRAINING_IMAGES // max(images, 1), fewest), most)
+    batch_size = min(max(images // 12, QUICK_BATCH), QUICK.batch_size)
+    return replace(QUICK, epochs=epochs, appropriator_epochs=epochs, batch_size=batch_size)
+
+
+FAST = replace(
+    QUICK,
+    steps=15,
+    step_levels=2.0,
+    checkpoints=15,
+    checkpoints_per_step=4,
+    perturb_momentum=0.9,
+    appropriator="resnet18",
+)
+"""60 gradient passes an image through a small network, a fifteenth of the paper's number."""
+
+HARDENED = replace(FAST, views="hardened")
+"""`FAST`, through what appropriators do before they train."""
+
+PRESETS: Mapping[str, SEPConfig] = MappingProxyType(
+    {"paper": PAPER, "quick": QUICK, "fast": FAST, "hardened": HARDENED}
+)
+
+
+def at_budget(config: SEPConfig, epsilon_levels: int) -> SEPConfig:
+    """The same recipe within another budget: its steps grow and shrink with the ball."""
+    step_levels = config.step_levels * epsilon_levels / config.epsilon_levels
+    return replace(config, epsilon_levels=epsilon_levels, step_levels=step_levels)
+
+
+def paper_for(variant: Variant) -> SEPConfig:
+    """The paper's configuration of a variant: 15 checkpoints with variance reduction, else 30."""
+    return replace(PAPER, variant=variant, checkpoints=15 if variant == "sep-fa-vr" else 30)

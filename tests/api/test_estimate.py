@@ -1,0 +1,135 @@
+"""`validate_only`: what a request would come to, and that nothing comes of it."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import pytest
+from sqlalchemy import func, select
+
+from api import datasets, storage
+from api.db import now, reading, transaction
+from api.models import Protection, Queue, Step, Worker
+from tests.api.conftest import JSON, small_zip
+from tests.api.test_routes_datasets import problem
+
+MATRIX = {"countermeasures": ["crop-flip", "adversarial-2"], "seeds": 3}
+
+
+def plan(client: httpx2.Client, dataset_id: str, **body: Any) -> Any:
+    return client.post(
+        "/v1/protections", json={"dataset_id": dataset_id, "validate_only": True} | body
+    )
+
+
+def planned(client: httpx2.Client, dataset_id: str, **body: Any) -> JSON:
+    answer = plan(client, dataset_id, **body)
+    assert answer.status_code == 200, answer.text
+    found: JSON = answer.json()
+    return found
+
+
+def worker(name: str, gradient: float | None, training: float | None, **others: Any) -> None:
+    with transaction() as session:
+        at = now(session) - timedelta(seconds=others.pop("silent_seconds", 0))
+        row: dict[str, Any] = {
+            "queue": Queue.GPU,
+            "device": "cpu",
+            "device_name": "a processor",
+            "memory_bytes": 2**33,
+            "bfloat16": False,
+            "threads": 2,
+            "versions": {},
+        }
+        row |= {"gradient_gflops": gradient, "training_gflops": training}
+        session.add(Worker(name=name, started_at=at, heartbeat_at=at, **row | others))
+
+
+def rows() -> tuple[int | None, int | None]:
+    with reading() as session:
+        steps = select(func.count()).select_from(Step).where(Step.protection_id.is_not(None))
+        return session.scalar(select(func.count()).select_from(Protection)), session.scalar(steps)
+
+
+def test_a_plan_without_workers(client: httpx2.Client, ready_dataset: str) -> None:
+    found = planned(client, ready_dataset, config={"preset": "quick", "epsilon_levels": 4})
+    assert found["config"]["epsilon_levels"] == 4
+    assert not {"seed", "target_map"} & set(found["config"])
+    assert (found["plan"]["device"], found["plan"]["precision"]) == ("cpu", "float32")
+    assert found["evaluation"]["networks"] == ["small"]
+    assert found["steps"] == {"train": 1, "perturb": 1, "package": 1, "evaluate": 2}
+    assert (found["workers"], found["seconds"]) == (0, None)
+    assert rows() == (0, 0)
+
+
+def test_work_is_what_the_papers_arithmetic_says(client: httpx2.Client, ready_dataset: str) -> None:
+    """`small` takes 0.07 GFLOP an image; a training image three of them, a gradient pass two."""
+    found = planned(client, ready_dataset, config={"preset": "quick"}, evaluation=MATRIX)
+    shown = client.get(f"/v1/datasets/{ready_dataset}").json()
+    # Of each class one image is set aside.
+    train = sum(shown["counts"]["train"].values()) - len(shown["classes"])
+    images = sum(sum(of_split.values()) for of_split in shown["counts"].values())
+    config, gflop = found["config"], found["gflop"]
+    training = 3 * 0.07 * train
+    assert gflop["train"] == pytest.approx(training * config["epochs"], rel=1e-2)
+    passes = config["steps"] * config["checkpoints"]
+    assert gflop["perturb"] == pytest.approx(2 * 0.07 * images * passes, rel=1e-2)
+    plain = training * config["appropriator_epochs"]
+    assert gflop["evaluate"] == pytest.approx(2 * 3 * (plain + 3 * plain), rel=1e-2)
+    parts = gflop["train"] + gflop["perturb"] + gflop["evaluate"]
+    assert gflop["total"] == pytest.approx(parts)
+    assert found["steps"]["evaluate"] == 12
+
+
+def test_seconds_on_the_workers_present(client: httpx2.Client, ready_dataset: str) -> None:
+    worker("slow", 10.0, 5.0)
+    worker("fast", 40.0, 20.0, bfloat16=True)
+    worker("gone", 1e9, 1e9, silent_seconds=3600, device="cuda")
+    worker("other", None, None, queue=Queue.CPU, threads=64)
+    found = planned(client, ready_dataset, config={"preset": "quick"}, evaluation=MATRIX)
+    assert found["workers"] == 2
+    assert (found["plan"]["precision"], found["plan"]["threads"]) == ("bfloat16", 2)
+    gflop, seconds = found["gflop"], found["seconds"]
+    assert seconds["train"] == pytest.approx(gflop["train"] / 20, abs=0.1)
+    # One shard: the fastest takes it. Twelve trainings: both share them.
+    assert seconds["perturb"] == pytest.approx(gflop["perturb"] / 40, abs=0.1)
+    assert seconds["evaluate"] == pytest.approx(gflop["evaluate"] / 25, abs=0.1)
+    assert seconds["total"] == pytest.approx(sum(seconds[kind] for kind in found["steps"]), abs=0.3)
+    assert rows() == (0, 0)
+
+
+def test_a_gpu_that_is_present_is_planned_for(client: httpx2.Client, ready_dataset: str) -> None:
+    worker("a", 10.0, 5.0)
+    worker("b", 1e5, 1e5, device="cuda", bfloat16=True)
+    found = planned(client, ready_dataset)
+    assert (found["plan"]["device"], found["config"]["surrogate"]) == ("cuda", "resnet18")
+
+
+def test_a_worker_that_does_not_know_its_speed(client: httpx2.Client, ready_dataset: str) -> None:
+    worker("mute", None, None)
+    found = planned(client, ready_dataset)
+    assert (found["workers"], found["seconds"]) == (1, None)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_would_be_refused_is_refused(
+    client: httpx2.Client, other: httpx2.Client, ready_dataset: str
+) -> None:
+    problem(plan(client, ready_dataset, config={"epsilon_levels": 0}), 422, "INVALID_CONFIG")
+    problem(plan(client, ready_dataset, evaluation={"seeds": 0}), 422, "INVALID_EVALUATION")
+    problem(plan(client, ready_dataset, validate_only="yes"), 422, "INVALID_REQUEST")
+    problem(plan(other, ready_dataset), 404, "NOT_FOUND")
+    made = client.post("/v1/datasets", content=small_zip()).json()["id"]
+    problem(plan(client, made), 409, "DATASET_NOT_READY")
+    storage.remove_one(storage.dataset_key(UUID(ready_dataset), datasets.INDEX))
+    problem(plan(client, ready_dataset), 404, "NOT_FOUND")
+
+
+def test_it_binds_no_idempotency_key(client: httpx2.Client, ready_dataset: str) -> None:
+    headers = {"Idempotency-Key": "key"}
+    body = {"dataset_id": ready_dataset, "validate_only": True}
+    for _ in range(2):
+        assert client.post("/v1/protections", json=body, headers=headers).status_code == 200
+    real = client.post("/v1/protections", json={"dataset_id": ready_dataset}, headers=headers)
+    assert real.status_code == 202

@@ -1,0 +1,124 @@
+"""What judges a protection: asked for over HTTP, checked, frozen, shown, a step a cell."""
+
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.models import StepKind
+from sep_core.cells import Cell, Evaluation, cell_config, cells, named
+from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
+from sep_core.presets import PAPER, QUICK
+from tests.api.conftest import JSON, protection, states, train
+from tests.api.test_routes_datasets import problem
+
+NETWORKS: tuple[NetworkName, ...] = ("small", "linear", "mlp")
+chosen = st.lists(st.sampled_from(COUNTERMEASURES), min_size=1, max_size=6, unique=True)
+trained = st.lists(st.sampled_from(NETWORKS), max_size=3, unique=True)
+
+
+def ask(client: httpx2.Client, dataset_id: str, evaluation: object, key: str = "") -> Any:
+    body = {"dataset_id": dataset_id, "config": {"preset": "quick"}, "evaluation": evaluation}
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.post("/v1/protections", json=body, headers=headers)
+
+
+@given(chosen, trained, st.integers(1, 5))
+def test_cells_are_the_whole_matrix_once(
+    countermeasures: list[Countermeasure], networks: list[NetworkName], seeds: int
+) -> None:
+    evaluation = Evaluation(
+        countermeasures=tuple(countermeasures), networks=tuple(networks), seeds=seeds
+    )
+    found = cells(named(evaluation, QUICK))
+    assert len(found) == evaluation.trainings == len(set(found))
+    assert {cell.network for cell in found} == set(evaluation.networks or ("small",))
+    assert {cell.countermeasure for cell in found} == set(evaluation.countermeasures)
+    assert {cell.seed for cell in found} == set(range(1, evaluation.seeds + 1))
+    for clean, protected in zip(found[::2], found[1::2], strict=True):
+        assert (clean.clean, protected.clean) == (True, False)
+        assert Cell(clean.network, clean.countermeasure, clean.seed, clean=False) == protected
+        assert cell_config(PAPER, clean) == cell_config(PAPER, protected)
+    assert found[0].countermeasure == countermeasures[0]
+
+
+def test_cells_draw_by_their_number_alone() -> None:
+    one, two = (Cell("mlp", "grey", seed, clean=True) for seed in (1, 2))
+    secret = cell_config(QUICK, one).seed
+    assert secret == cell_config(PAPER, one).seed != cell_config(PAPER, two).seed
+    assert cell_config(PAPER, one).appropriator == "mlp"
+
+
+def test_cells_of_unnamed_networks_are_a_defect() -> None:
+    with pytest.raises(ValueError, match="networks: expected at least one"):
+        cells(Evaluation())
+
+
+def test_asking(client: httpx2.Client, ready_dataset: str) -> None:
+    evaluation = {"countermeasures": ["crop-flip", "adversarial-4"], "seeds": 2}
+    answer = ask(client, ready_dataset, evaluation)
+    assert answer.status_code == 202, answer.text
+    shown: JSON = answer.json()
+    assert shown["requested"]["evaluation"] == evaluation
+    assert shown["evaluation"] is None
+    made = UUID(shown["id"])
+    assert [kind for kind, _ in states(made)].count(StepKind.EVALUATE) == 8
+    train(made)
+    frozen = client.get(f"/v1/protections/{made}").json()["evaluation"]
+    assert frozen == evaluation | {"networks": ["small"]}
+    assert protection(made).evaluation == frozen
+
+
+def test_nothing_asked_is_one_training_of_each(client: httpx2.Client, ready_dataset: str) -> None:
+    for nothing in ({}, {"seeds": None, "networks": None}):
+        shown = ask(client, ready_dataset, nothing).json()
+        assert shown["requested"]["evaluation"] == {}
+        assert [s["kind"] for s in shown["steps"]].count("evaluate") == 2
+    train(UUID(shown["id"]))
+    frozen = client.get(f"/v1/protections/{shown['id']}").json()["evaluation"]
+    assert frozen == {"countermeasures": ["crop-flip"], "networks": ["small"], "seeds": 1}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("evaluation", "code", "sentence"),
+    [
+        (None, "INVALID_REQUEST", "evaluation"),
+        ({"epochs": 3}, "INVALID_REQUEST", "epochs"),
+        ({"countermeasures": ["prayer"]}, "INVALID_REQUEST", "countermeasures"),
+        ({"countermeasures": "grey"}, "INVALID_REQUEST", "countermeasures"),
+        ({"networks": ["resnet19"]}, "INVALID_REQUEST", "networks"),
+        ({"seeds": "2"}, "INVALID_REQUEST", "seeds"),
+        ({"seeds": True}, "INVALID_REQUEST", "seeds"),
+        ({"countermeasures": []}, "INVALID_EVALUATION", "countermeasures: expected at least one"),
+        ({"countermeasures": ["grey", "grey"]}, "INVALID_EVALUATION", "expected different ones"),
+        ({"networks": ["mlp", "mlp"]}, "INVALID_EVALUATION", "expected different ones"),
+        ({"seeds": 0}, "INVALID_EVALUATION", "seeds: expected 1 to"),
+        ({"seeds": 10**30}, "INVALID_EVALUATION", "seeds: expected 1 to"),
+        ({"seeds": 251}, "INVALID_EVALUATION", "at most 500 trainings"),
+        ({"countermeasures": ["none", "grey"], "seeds": 126}, "INVALID_EVALUATION", "got 504"),
+        (
+            {"countermeasures": ["none", "pretrained-frozen"]},
+            "PRETRAINED_UNAVAILABLE",
+            "can't be given over this API yet",
+        ),
+    ],
+)
+def test_evaluations_that_are_refused(
+    client: httpx2.Client, ready_dataset: str, evaluation: object, code: str, sentence: str
+) -> None:
+    found = problem(ask(client, ready_dataset, evaluation), 422, code)
+    assert sentence in str(found)
+    assert client.get("/v1/protections").json()["items"] == []
+
+
+def test_an_evaluation_counts_in_what_a_key_stands_for(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    first = ask(client, ready_dataset, {"seeds": 2}, "key")
+    assert ask(client, ready_dataset, {"seeds": 2}, "key").json()["id"] == first.json()["id"]
+    for other in ({"seeds": 3}, {}):
+        problem(ask(client, ready_dataset, other, "key"), 422, "IDEMPOTENCY_KEY_REUSED")

@@ -1,0 +1,119 @@
+"""A change common to each class, from which every image's walk begins."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sep_core.config import Plan, SEPConfig
+from sep_core.patterns import CHECKPOINTS, MOMENTUM, STEP_SHARE, class_patterns
+from sep_core.pixels import project, to_images
+from sep_core.protection import begin, cross_entropy, loss_gradient, protect, target_classes
+from sep_core.randomness import generator
+from sep_core.surrogate import Checkpoint
+from sep_core.training import Progress, augment, draw_crops
+from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
+
+
+@pytest.fixture
+def asked(config: SEPConfig) -> SEPConfig:
+    return replace(config, variant="sep", class_steps=6, normalise_gradients=True, views="crop")
+
+
+def found(data: Data, ensemble: Sequence[Checkpoint], config: SEPConfig, plan: Plan) -> Tensor:
+    *progress, patterns = class_patterns(*data, CLASSES, ensemble, config, plan)
+    assert isinstance(patterns, Tensor)
+    assert all(isinstance(event, Progress) for event in progress)
+    return patterns
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_a_pattern_moves_the_images_of_its_class_to_their_target(
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan, k: int
+) -> None:
+    # Of networks that learned nothing each has a will of its own: one at a time.
+    alone = replace(asked, class_steps=16, views="identity")
+    patterns = found(data, ensemble[k : k + 1], alone, plan)
+    originals, targets = to_images(data[0]), target_classes(data[1], alone)
+
+    def losses(images: Tensor) -> Tensor:
+        each = cross_entropy(ensemble[k].network(images), targets)
+        return torch.stack([each[data[1] == y].mean() for y in range(CLASSES)])
+
+    before = losses(originals)
+    assert (losses(begin(originals, data[1], patterns, asked.epsilon_levels)) < before).all()
+    others = (data[1] + 1) % CLASSES
+    wrong = losses(begin(originals, others, patterns, asked.epsilon_levels))
+    assert (wrong > before).any()
+
+
+def test_patterns_are_those_of_a_plain_loop(
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan
+) -> None:
+    epsilon = asked.epsilon_levels / 255
+    patterns, velocity = torch.zeros(2, CLASSES, 3, SIDE, SIDE)
+    for step in range(asked.class_steps):
+        draws = generator(SEED, "class pattern", step)
+        visited = torch.randperm(3, generator=draws)[:CHECKPOINTS].tolist()
+        order = torch.randperm(len(data[0]), generator=draws)
+        velocity = MOMENTUM * velocity
+        for k in visited:
+            crops = draw_crops(len(order), asked, draws)
+            for n, crop in zip(order.tolist(), crops, strict=True):
+                label = data[1][n]
+                original = to_images(data[0][n : n + 1])
+                image = (original + patterns[label]).clamp(0, 1)
+                target = target_classes(label[None], asked)
+                show = partial(augment, crops=crop[None], padding=asked.crop_padding)
+                gradient = loss_gradient(ensemble[k], image, target, asked, plan, show)
+                velocity[label] += gradient[0]
+        step_size = epsilon * STEP_SHARE
+        patterns = (patterns - step_size * velocity.sign()).clamp(-epsilon, epsilon)
+    actual = found(data, ensemble, asked, plan)
+    # A sum in another order turns a sign here and there, where it is nearly zero.
+    assert (actual - patterns).abs().gt(epsilon / 100).double().mean() < 0.01
+
+
+def test_patterns_keep_the_budget_and_repeat(
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan
+) -> None:
+    many = replace(asked, class_steps=12)
+    patterns = found(data, ensemble, many, plan)
+    assert patterns.shape == (CLASSES, 3, SIDE, SIDE)
+    assert patterns.abs().max() == pytest.approx(asked.epsilon_levels / 255)
+    assert torch.equal(patterns, found(data, ensemble, many, plan))
+    other = replace(many, seed=SEED[::-1])
+    assert not torch.equal(patterns, found(data, ensemble, other, plan))
+
+
+@pytest.mark.parametrize("shape", [(3, SIDE, SIDE), (1, SIDE, SIDE), (3, 40, 27), (1, 9, 50)])
+def test_images_begin_at_their_class_pattern_at_their_own_size(shape: tuple[int, int, int]) -> None:
+    draws = torch.Generator().manual_seed(3)
+    originals = torch.rand(4, *shape, generator=draws)
+    originals[0], originals[1] = 0, 1
+    patterns = (torch.rand(CLASSES, 3, SIDE, SIDE, generator=draws) - 0.5) * 8 / 255
+    labels = torch.tensor([0, 1, 2, 0])
+    started = begin(originals, labels, patterns, 4)
+    whole = functional.interpolate(patterns, shape[1:], mode="bilinear", antialias=True)
+    whole = whole if shape[0] == 3 else whole.mean(1, keepdim=True)
+    expected = torch.stack([o + whole[y] for o, y in zip(originals, labels, strict=True)])
+    torch.testing.assert_close(started, expected.clamp(0, 1))
+    assert torch.equal(project(started, originals, 4), started)
+
+
+def test_the_walk_begins_there(
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan
+) -> None:
+    patterns = found(data, ensemble, asked, plan)
+    still = replace(asked, steps=1, step_levels=0.01)  # too short a step to change a level
+    *_, pixels = protect(*data, ensemble, still, plan, patterns)
+    assert isinstance(pixels, Tensor)
+    started = begin(to_images(data[0]), data[1], patterns, asked.epsilon_levels)
+    assert (pixels.double() - started.double() * 255).abs().max() < 0.52
+    *_, without = protect(*data, ensemble, still, plan)
+    assert isinstance(without, Tensor)
+    assert torch.equal(without, data[0])

@@ -1,0 +1,106 @@
+"""A worker's speed is measured once a process, by its first child, and registered."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from api import estimate, protections, steps
+from api.db import reading
+from api.models import Worker
+from api.planning import Device
+from sep_core.config import as_dict
+from tests import pictures
+from tests.worker import jobs
+from worker import calibration, facts
+
+ONE_THREAD = Device("cpu", bfloat16=False, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_measured() -> Any:
+    facts._speeds[:] = (0.0, 0.0)
+    yield
+    facts._speeds[:] = (0.0, 0.0)
+
+
+def test_speeds_are_those_of_this_machine() -> None:
+    calibration.measure(ONE_THREAD)  # imports, caches
+    began = time.monotonic()
+    gradient, training = calibration.measure(ONE_THREAD)
+    assert time.monotonic() - began < 30  # a second or so, where others do not want the cores
+    assert 0.1 < training < 1e5
+    assert 0.1 < gradient < 1e5
+    assert 1 / 20 < gradient / training < 20
+
+
+# As Celery's prefork pool does it: a parent without PyTorch, and one child after the other.
+PREFORK = """
+import multiprocessing, sys, time
+from api.db import reading
+from api.models import Worker
+from worker import facts, tasks
+
+def registered():
+    with reading() as session:
+        return session.get(Worker, facts.name())
+
+def live():
+    tasks._adopt()
+    deadline = time.monotonic() + 30
+    while registered() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+for _ in range(2):
+    child = multiprocessing.get_context("fork").Process(target=live)
+    child.start()
+    child.join()
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_child_that_follows_another_measures_nothing(environment: dict[str, str]) -> None:
+    variables = {**os.environ, **environment, "SEPGATE_WORKER_QUEUE": "gpu"}
+    subprocess.run([sys.executable, "-c", PREFORK], env=variables, check=True, timeout=120)
+    with reading() as session:
+        first, second = session.scalars(select(Worker).order_by(Worker.started_at)).all()
+    assert first.gradient_gflops
+    assert first.training_gflops
+    # Measured again, they would differ by the last digits at least.
+    assert second.gradient_gflops == first.gradient_gflops
+    assert second.training_gflops == first.training_gflops
+
+
+def test_what_can_not_be_measured_is_left_open() -> None:
+    nowhere = facts.Facts("tpu", "none of ours", 0, bfloat16=False, threads=1, versions={})
+    known = facts.calibrated(nowhere)
+    assert (known.gradient_gflops, known.training_gflops) == (None, None)
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("test_images", [0, 3])
+def test_an_estimate_is_what_is_planned_then(test_images: int) -> None:
+    """Same configuration, plan, steps and costs as the `train` step freezes on this worker."""
+    dataset = jobs.upload(pictures.zipped(pictures.class_folders(9, test_images)))
+    asked = {"countermeasures": ["none", "adversarial-2"]}
+    config = jobs.CONFIG | {"held_out_percent": 30, "precision": "float32"}
+    request = protections.Request(dataset.id, "quick", config, asked)
+    with reading() as session:
+        foreseen = estimate.estimate(session, dataset, request)
+    protection_id = jobs.ask(dataset.id, asked, **config)
+    jobs.work()
+    protection = jobs.show(protection_id)
+    assert json.dumps(protection.config) == json.dumps(as_dict(foreseen.config))
+    assert protection.plan is not None
+    assert as_dict(foreseen.plan) == protection.plan
+    with reading() as session:
+        parts = steps.of(session, protection_id)
+    costs = [cost for of_kind in foreseen.costs.values() for cost in of_kind]
+    assert [step.cost for step in parts] == pytest.approx(costs)
+    assert [step.kind for step in parts] == [k for k, v in foreseen.costs.items() for _ in v]

@@ -1,0 +1,187 @@
+"""Every cell a step, and trainings on originals that are done once."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from api import datasets, protections, report, steps, storage
+from api.baselines import PERTURBATION
+from api.db import reading, transaction
+from api.models import Baseline, Protection, ProtectionState, Step, StepKind
+from sep_core.config import COUNTERMEASURES
+from sep_core.costs import training_cost
+from sep_core.countermeasures.adversarial import RADIUS_LEVELS, STEPS
+from tests import pictures
+from tests.worker import jobs
+from worker import tensors
+from worker.data import load_index
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+TRAIN_ONLY = pictures.zipped(pictures.class_folders(12))
+# Every field that may differ without another baseline, with another value than in `jobs.CONFIG`.
+OTHERWISE: dict[str, Any] = {
+    "variant": "sep-fa",
+    "epsilon_levels": 4,
+    "steps": 2,
+    "step_levels": 2.0,
+    "checkpoints": 1,
+    "inner_steps": 3,
+    "checkpoints_per_step": 1,
+    "perturb_momentum": 0.5,
+    "class_steps": 2,
+    "normalise_gradients": False,
+    "views": "identity",
+    "target_map": (2, 0, 1),
+    "surrogate": "linear",
+    "epochs": 2,
+    "seed": jobs.SEED[::-1],
+}
+
+
+def evaluations(protection_id: UUID) -> list[Step]:
+    with reading() as session:
+        parts = steps.of(session, protection_id)
+    return [step for step in parts if step.kind is StepKind.EVALUATE]
+
+
+def outputs(protection_id: UUID) -> list[dict[str, Any]]:
+    return [step.output or {} for step in evaluations(protection_id)]
+
+
+def ran(dataset_id: UUID, evaluation: dict[str, Any] | None = None, **config: Any) -> UUID:
+    protection_id = jobs.ask(dataset_id, evaluation, **config)
+    jobs.work()
+    assert jobs.show(protection_id).error is None
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+    return protection_id
+
+
+def test_every_cell_is_a_step() -> None:
+    asked = {"countermeasures": ["none", "jpeg-10"], "networks": ["linear", "mlp"], "seeds": 2}
+    dataset = jobs.upload(pictures.zipped(pictures.class_folders(6, 3)))
+    protection_id = ran(dataset.id, asked)
+    found = outputs(protection_id)
+    names = [(o["network"], o["countermeasure"], o["seed"]) for o in found]
+    assert names == [
+        (network, countermeasure, seed)
+        for network in ("linear", "mlp")
+        for countermeasure in ("none", "jpeg-10")
+        for seed in (1, 2)
+        for _ in ("clean", "protected")
+    ]
+    clean = [tuple(o["accuracy_by_epoch"]) for o in found[::2]]
+    assert all(len(curve) == 2 for curve in clean)
+    assert len(set(clean)) > 1
+    protection = jobs.show(protection_id)
+    assert protection.evaluation == asked
+    with reading() as session:
+        record = report.build(protection, steps.of(session, protection_id))
+    assert len(record["matrix"]) == 4
+    assert record["accuracy"] == {"clean": found[0], "protected": found[1]}
+    assert "Of 4 ways" in record["verdict"]["sentence"]
+    page = report.render(record, None)
+    assert page.count("jpeg-10") >= 2
+    costs = [step.cost for step in evaluations(protection_id)]
+    assert len(set(costs[:8])) == 1 < len(set(costs))
+
+
+def test_another_protection_of_the_data_trains_no_baseline_again() -> None:
+    """Whatever it does to the images: and what is kept is what would have been found."""
+    assert set(OTHERWISE) == PERTURBATION
+    dataset = jobs.upload(TRAIN_ONLY)
+    first = outputs(ran(dataset.id))
+    second = outputs(ran(dataset.id, **OTHERWISE))
+    assert [o["reused"] for o in first + second] == [False, False, True, False]
+    assert second[0] | {"reused": False} == first[0]
+    anew = outputs(ran(jobs.upload(TRAIN_ONLY).id, **OTHERWISE))
+    assert anew[0] == first[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"held_out_percent": 40},
+        {"appropriator_epochs": 3},
+        {"learning_rate": 0.03},
+        {"precision": "bfloat16"},
+        {"appropriator": "linear"},
+    ],
+)
+def test_another_recipe_is_another_baseline(change: dict[str, Any]) -> None:
+    dataset = jobs.upload(TRAIN_ONLY)
+    ran(dataset.id, precision="float32")
+    assert not outputs(ran(dataset.id, **({"precision": "float32"} | change)))[0]["reused"]
+
+
+def test_two_protections_that_train_the_same_baseline_at_once() -> None:
+    """The second has begun before the first is done: the first one's is kept, both end well."""
+    dataset = jobs.upload(TRAIN_ONLY)
+    first, second = jobs.ask(dataset.id), jobs.ask(dataset.id, epsilon_levels=4)
+
+    def lose_the_baseline(step: Step) -> None:
+        # As the second one sees it when it looks before the first has written.
+        if step.protection_id == second and step.kind is StepKind.EVALUATE:
+            kept.extend(forget(dataset.id))
+
+    kept: list[Baseline] = []
+    jobs.work(lose_the_baseline)
+    assert kept
+    assert outputs(first)[0] == outputs(second)[0]
+    assert {jobs.show(first).state, jobs.show(second).state} == {ProtectionState.SUCCEEDED}
+
+
+def forget(dataset_id: UUID) -> list[Baseline]:
+    with transaction() as session:
+        found = session.scalars(select(Baseline).where(Baseline.dataset_id == dataset_id)).all()
+        for baseline in found:
+            session.delete(baseline)
+    return list(found)
+
+
+def test_baselines_go_with_the_data_set() -> None:
+    dataset = jobs.upload(TRAIN_ONLY)
+    protection_id = ran(dataset.id)
+    with transaction() as session:
+        datasets.delete(session, jobs.owner(), dataset.id)
+    with reading() as session:
+        assert session.scalars(select(Baseline)).all() == []
+    assert outputs(protection_id)[0]["accuracy_last"]
+    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE))
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_protection_from_before_evaluations_could_be_asked_for(planned: bool) -> None:
+    """As the migration finds it, before its plan is frozen or after."""
+    protection_id = jobs.ask(jobs.upload(TRAIN_ONLY).id)
+    if planned:
+        jobs.work(until=StepKind.PERTURB)
+    with transaction() as session:
+        row = session.get_one(Protection, protection_id)
+        row.requested = {name: row.requested[name] for name in ("preset", "config")}
+        row.evaluation = None
+    jobs.work()
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+    with reading() as session:
+        row = session.get_one(Protection, protection_id)
+        record = report.build(row, steps.of(session, protection_id))
+    assert [row["countermeasure"] for row in record["matrix"]] == ["crop-flip"]
+
+
+def test_what_is_held_out_depends_on_the_data_alone() -> None:
+    dataset = jobs.upload(TRAIN_ONLY)
+    index = load_index(dataset.id)
+    train, held = tensors.split(index, 25, dataset.sha256)
+    assert len(held) == 9
+    assert sorted([*train, *held], key=lambda r: r.name) == list(index.records)
+    assert (train, held) == tensors.split(index, 25, dataset.sha256)
+    assert held != tensors.split(index, 25, "0" * 64)[1]
+
+
+def test_an_adversarial_training_costs_its_attacks() -> None:
+    """A training image is three forward passes, each of the attack's gradients two."""
+    for countermeasure in COUNTERMEASURES:
+        attacks = STEPS if countermeasure in RADIUS_LEVELS else 0
+        assert training_cost(countermeasure) == pytest.approx((3 + 2 * attacks) / 3)

@@ -1,0 +1,82 @@
+"""How fast this worker trains and perturbs, measured for about a second on the small network."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from api.planning import BATCH_SIZE, Device
+from sep_core.config import Plan, SEPConfig, resolve
+from sep_core.costs import forward_gflop
+from sep_core.networks import Network
+from sep_core.presets import QUICK
+from sep_core.protection import protect
+from sep_core.randomness import generator
+from sep_core.surrogate import Checkpoint, freeze
+from sep_core.training import Epoch, Progress, Recipe, fit
+from worker import tensors
+
+SECONDS = 0.4
+"""Of each of the two measurements, after a first pass that loads and compiles what it needs."""
+CLASSES = 2
+SEED = "0" * 32
+
+
+def measure(device: Device) -> tuple[float, float]:
+    """GFLOP/s of gradient passes and of training, at the precision that a plan would take."""
+    plan = Plan(
+        device="cuda" if device.device == "cuda" else "cpu",
+        precision="bfloat16" if device.bfloat16 else "float32",
+        threads=device.threads,
+    )
+    tensors.prepare(plan)
+    config = resolve(replace(QUICK, seed=SEED, steps=10_000), CLASSES)
+    forward = forward_gflop(config.surrogate, config.input_pixels)
+    training, network = _training(config, plan)
+    passes = _passes(network, config, plan, BATCH_SIZE[device.device])
+    return 2 * forward * passes, 3 * forward * training
+
+
+def _training(config: SEPConfig, plan: Plan) -> tuple[float, Network]:
+    """Images a second, and the network that came of it."""
+    recipe = Recipe(config.surrogate, 10_000, "calibration")
+    pixels, labels = _images(config.batch_size, config)
+    events = fit(pixels, labels, CLASSES, recipe, config=config, plan=plan)
+    network = next(event.network for event in events if isinstance(event, Epoch))
+    steps = (event for event in events if isinstance(event, Progress))
+    return _a_second(steps, plan) * config.batch_size, network
+
+
+def _passes(network: Network, config: SEPConfig, plan: Plan, batch_size: int) -> float:
+    """Gradient passes a second, each of one image through one network."""
+    means = torch.zeros(CLASSES, network.head.in_features, device=plan.device)
+    ensemble = [Checkpoint(1, freeze(network), means)]
+    pixels, labels = _images(batch_size, config)
+    events = protect(pixels, labels, ensemble, replace(config, checkpoints=1), plan)
+    next(events)
+    return _a_second(events, plan) * batch_size
+
+
+def _a_second(events: Iterator[object], plan: Plan) -> float:
+    """Events a second; the device has done what it was given when the clock is read."""
+    _wait(plan)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS:
+        next(events)
+        count += 1
+    _wait(plan)
+    return count / (time.perf_counter() - began)
+
+
+def _wait(plan: Plan) -> None:
+    if plan.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _images(count: int, config: SEPConfig) -> tuple[Tensor, Tensor]:
+    draws = generator(SEED, "calibration", count)
+    side = config.input_pixels
+    pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=draws)
+    return pixels, torch.arange(count) % CLASSES
