@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.strength.cells import Cell
-from sep_core.config import forward_gflop
+from sep_core.costs import forward_gflop
 
 DASH = "-"
 Figure = Literal["last", "peak"]
