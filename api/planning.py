@@ -12,7 +12,7 @@ from api.errors import AppError
 from api.models import Protection, StepKind
 from sep_core.cells import Evaluation, cells
 from sep_core.config import MAX_EPSILON_LEVELS, NetworkName, Plan, SEPConfig, Variant, resolve
-from sep_core.costs import forward_gflop, gradient_passes, training_cost
+from sep_core.costs import forward_gflop, gradient_passes, pattern_passes, training_cost
 from sep_core.presets import PRESETS, at_budget, paper_for, quick_for
 
 AUTO = "auto"
@@ -193,7 +193,10 @@ def costs(
     """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
     pixels = sum(record.height * record.width for record in records)
     return {
-        StepKind.TRAIN: [_training_gflop(config.surrogate, config.epochs, config, train_images)],
+        StepKind.TRAIN: [
+            _training_gflop(config.surrogate, config.epochs, config, train_images)
+            + _patterns_gflop(config, train_images)
+        ],
         StepKind.PERTURB: [
             perturb_gflop(config, sum(map(len, shard))) for shard in shards(records, plan)
         ],
@@ -222,6 +225,11 @@ def perturb_gflop(config: SEPConfig, images: int) -> float:
     """GFLOP to perturb so many images: a gradient pass is two forward passes."""
     forward = forward_gflop(config.surrogate, config.input_pixels)
     return 2 * forward * gradient_passes(config) * images
+
+
+def _patterns_gflop(config: SEPConfig, images: int) -> float:
+    forward = forward_gflop(config.surrogate, config.input_pixels)
+    return 2 * forward * pattern_passes(config, images, len(config.target_map))
 
 
 def _training_gflop(network: NetworkName, epochs: int, config: SEPConfig, images: int) -> float:

@@ -41,6 +41,22 @@ def gradient_passes(config: SEPConfig) -> int:
     return config.steps * ((config.checkpoints_per_step or config.checkpoints) + inner)
 
 
+# A step towards the patterns (`sep_core.patterns`) looks at so many images, or at so many a
+# class on average, whichever are more, through so many checkpoints.
+PATTERN_IMAGES, PATTERN_IMAGES_A_CLASS = 512, 8
+PATTERN_CHECKPOINTS = 2
+
+
+def pattern_images(images: int, classes: int) -> int:
+    """Of `images` those that a step towards the classes' patterns looks at."""
+    return min(images, max(PATTERN_IMAGES, PATTERN_IMAGES_A_CLASS * classes))
+
+
+def pattern_passes(config: SEPConfig, images: int, classes: int) -> int:
+    """Gradient passes for the classes' patterns, of all images together."""
+    return config.class_steps * PATTERN_CHECKPOINTS * pattern_images(images, classes)
+
+
 def training_cost(countermeasure: Countermeasure) -> float:
     """Work of a training in plain trainings, three forward passes an image.
 

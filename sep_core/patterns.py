@@ -14,16 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core.config import Plan, SEPConfig, drawn_seed
+from sep_core.costs import PATTERN_CHECKPOINTS, pattern_images
 from sep_core.pixels import LEVELS, project, to_images
 from sep_core.protection import Images, Patterns, loss_gradient, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress, augment, draw_crops
 
-IMAGES, IMAGES_A_CLASS = 512, 8
-"""A step looks at so many images, or at so many a class on average, whichever are more."""
-CHECKPOINTS = 2
-"""Drawn for every step."""
 MOMENTUM = 0.9
 STEP_SHARE = 1 / 8
 """Of the budget in one step."""
@@ -43,13 +40,13 @@ def class_patterns(
         pixels: the training part at input size.
         ensemble: checkpoints of the surrogate; gradients are taken as in `protect`.
     """
-    count = min(len(pixels), max(IMAGES, IMAGES_A_CLASS * classes))
+    count = pattern_images(len(pixels), classes)
     epsilon = config.epsilon_levels / LEVELS
     patterns = torch.zeros(classes, 3, *pixels.shape[-2:], device=plan.device)
     velocity = torch.zeros_like(patterns)
     for step in range(config.class_steps):
         draws = generator(drawn_seed(config), "class pattern", step)
-        visited = torch.randperm(len(ensemble), generator=draws)[:CHECKPOINTS].tolist()
+        visited = torch.randperm(len(ensemble), generator=draws)[:PATTERN_CHECKPOINTS].tolist()
         chosen = torch.randperm(len(pixels), generator=draws)[:count]
         velocity = MOMENTUM * velocity
         for part in torch.split(chosen, plan.batch_size):

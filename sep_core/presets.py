@@ -12,8 +12,9 @@ PAPER = SEPConfig(precision="float32")
 QUICK = SEPConfig(
     variant="sep",
     epsilon_levels=8,
+    class_steps=40,
     steps=8,
-    step_levels=4.0,
+    step_levels=1.0,
     checkpoints=10,
     normalise_gradients=True,
     views="crop",
@@ -46,6 +47,7 @@ def quick_for(images: int) -> SEPConfig:
 
 FAST = replace(
     QUICK,
+    class_steps=0,
     steps=15,
     step_levels=2.0,
     checkpoints=15,

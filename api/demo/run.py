@@ -21,8 +21,7 @@ PER_CLASS, TEST_PER_CLASS = 200, 50
 CONFIG: Mapping[str, Any] = {
     "preset": "quick",
     "epsilon_levels": 8,
-    "steps": 10,
-    "step_levels": 2.0,
+    "steps": 6,
     "checkpoints": 4,
     "epochs": 20,
     "appropriator_epochs": 20,

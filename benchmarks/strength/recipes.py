@@ -21,6 +21,7 @@ COMMON: dict[str, Any] = {
     "batch_size": 128,
     "normalise_gradients": False,
     "views": "identity",
+    "class_steps": 0,
     "steps": 30,
     "step_levels": 1.0,
 }

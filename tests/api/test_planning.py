@@ -14,7 +14,7 @@ from api.models import StepKind
 from api.planning import Device
 from sep_core.cells import Evaluation, named
 from sep_core.config import Plan, SEPConfig, as_dict
-from sep_core.costs import gradient_passes
+from sep_core.costs import gradient_passes, pattern_passes
 from sep_core.presets import PAPER, PRESETS, QUICK, quick_for
 
 CPU = Device("cpu", bfloat16=False, threads=2)
@@ -76,7 +76,8 @@ def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
     )
     assert [len(costs[kind]) for kind in (StepKind.TRAIN, StepKind.PACKAGE)] == [1, 1]
     assert costs[StepKind.EVALUATE][0] == costs[StepKind.EVALUATE][1] > 0
-    assert costs[StepKind.TRAIN][0] == pytest.approx(3 * 0.07 * QUICK.epochs * images)
+    patterns = 2 * 0.07 * pattern_passes(QUICK, images, len(QUICK.target_map))
+    assert costs[StepKind.TRAIN][0] == pytest.approx(3 * 0.07 * QUICK.epochs * images + patterns)
 
 
 def test_the_papers_cost() -> None:
@@ -171,8 +172,8 @@ def test_the_papers_step_is_one_level_whatever_the_budget() -> None:
     assert planning.configure("paper", {"epsilon_levels": 8}, "cpu", IMAGES).step_levels == 1
 
 
-@pytest.mark.parametrize("levels", [0, 65, "8"])
-def test_a_budget_that_is_none_is_refused_by_its_name_alone(levels: object) -> None:
+@pytest.mark.parametrize("levels", [0, 65])
+def test_a_budget_that_is_none_is_refused_by_its_name_alone(levels: int) -> None:
     with pytest.raises(AppError, match="epsilon_levels") as refused:
         planning.configure("quick", {"epsilon_levels": levels}, "cpu", IMAGES)
     assert "step_levels" not in str(refused.value)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core.config import Plan, SEPConfig
-from sep_core.patterns import CHECKPOINTS, MOMENTUM, STEP_SHARE, class_patterns
+from sep_core.costs import PATTERN_CHECKPOINTS, pattern_passes
+from sep_core.patterns import MOMENTUM, STEP_SHARE, class_patterns
 from sep_core.pixels import project, to_images
 from sep_core.protection import begin, cross_entropy, loss_gradient, protect, target_classes
 from sep_core.randomness import generator
@@ -58,7 +59,7 @@ def test_patterns_are_those_of_a_plain_loop(
     patterns, velocity = torch.zeros(2, CLASSES, 3, SIDE, SIDE)
     for step in range(asked.class_steps):
         draws = generator(SEED, "class pattern", step)
-        visited = torch.randperm(3, generator=draws)[:CHECKPOINTS].tolist()
+        visited = torch.randperm(3, generator=draws)[:PATTERN_CHECKPOINTS].tolist()
         order = torch.randperm(len(data[0]), generator=draws)
         velocity = MOMENTUM * velocity
         for k in visited:
@@ -117,3 +118,13 @@ def test_the_walk_begins_there(
     *_, without = protect(*data, ensemble, still, plan)
     assert isinstance(without, Tensor)
     assert torch.equal(without, data[0])
+
+
+def test_passes_are_counted(
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan
+) -> None:
+    small = replace(plan, batch_size=1)
+    *progress, _ = class_patterns(*data, CLASSES, ensemble, asked, small)
+    assert len(progress) == pattern_passes(asked, len(data[0]), CLASSES) == 6 * 2 * 24
+    assert pattern_passes(asked, 5_000, 10) == 6 * 2 * 512
+    assert pattern_passes(asked, 50_000, 1_000) == 6 * 2 * 8_000
