@@ -17,9 +17,10 @@ from benchmarks.paper import __main__ as paper
 from benchmarks.paper.data import Data, read, write
 from benchmarks.paper.trials import STAGES, Trial, configure
 from benchmarks.strength import results
+from benchmarks.strength.cells import PERTURBATION
 from sep_core.config import checkpoint_epochs
 from sep_core.costs import gradient_passes
-from sep_core.presets import paper_for
+from sep_core.presets import FAST, at_budget, paper_for
 from tests import pictures
 
 ROOT = Path(__file__).parents[2]
@@ -173,8 +174,15 @@ def test_recipes_are_the_papers_and_share_their_checkpoints() -> None:
         "sep": 900,
         "last": 30,
     }
-    full = configure(Trial("sep-fa-vr", 2), base)
-    assert full == paper_for("sep-fa-vr")
+    assert configure(Trial("sep-fa-vr", 2), base) == paper_for("sep-fa-vr")
+
+
+def test_fast_changes_images_as_the_preset_does() -> None:
+    """Also in what the preset may begin to do one day."""
+    ours, preset = configure(Trial("fast", 4), paper_for("sep")), at_budget(FAST, 4)
+    trained = {"target_map", "appropriator", "appropriator_epochs", "inner_steps"}
+    for field in set(PERTURBATION) - trained:
+        assert getattr(ours, field) == getattr(preset, field), field
 
 
 def binary(pixels: torch.Tensor, labels: torch.Tensor) -> bytes:
