@@ -4,7 +4,7 @@
 
 ZIP holds `split/class/file`: for the committed tables 500 training and 200 test images a class of
 CIFAR-10. Prints the total cost, then measures what is missing; may be stopped at any time and run
-by several processes at once. `python -m benchmarks.strength --page` writes docs/results.md.
+by several processes at once. `python -m benchmarks.strength.page` writes docs/results.md.
 """
 
 import argparse

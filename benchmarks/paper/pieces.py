@@ -1,0 +1,227 @@
+"""The work in pieces: a surrogate, shards of changed images, trainings on them.
+
+A piece is done when its files are there, and they come whole or not at all. It is computed from
+the data, the configuration and the files of other pieces alone, so that it does not matter how
+often the work was cut off. A piece that was cut off begins anew.
+"""
+
+import io
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from benchmarks.paper.data import Data, Split
+from benchmarks.paper.trials import APPROPRIATOR_SEED, STAGES, Trial, configure
+from benchmarks.strength.recipes import CLEAN, hex_seed
+from sep_core import evaluation, protection, surrogate
+from sep_core.config import Plan, SEPConfig, as_dict, checkpoint_epochs
+from sep_core.costs import forward_gflop, gradient_passes
+from sep_core.surrogate import Checkpoint, restore
+from sep_core.training import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """On what data, by what configuration and plan, and the folder of all files."""
+
+    out: Path
+    data: Data
+    base: SEPConfig
+    plan: Plan
+    shard_images: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`work` yields the share that is done, in [0, 1], and leaves `files`."""
+
+    name: str
+    gflop: float
+    files: list[Path]
+    work: Callable[[], Iterator[float]]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(file.exists() for file in self.files)
+
+
+def pieces(bench: Bench, stages: list[str]) -> list[Piece]:
+    """All the work of some stages in the order in which it is done, what is done included."""
+    found = {"surrogate": _surrogate(bench)}
+    for trial in (trial for stage in stages for trial in STAGES[stage]):
+        shards = _shards(bench, trial) if trial.recipe != CLEAN else []
+        for piece in (*shards, _training(bench, trial)):
+            found.setdefault(piece.name, piece)
+    return list(found.values())
+
+
+def _surrogate(bench: Bench) -> Piece:
+    kept = checkpoint_epochs(bench.base.epochs, bench.base.checkpoints)
+    forward = forward_gflop(bench.base.surrogate, bench.base.input_pixels)
+    cost = (3 * bench.base.epochs + len(kept)) * forward * len(bench.data.train[0])
+    files = [_checkpoint_file(bench, epoch) for epoch in kept]
+    return Piece("surrogate", cost, files, partial(_train_surrogate, bench))
+
+
+def _train_surrogate(bench: Bench) -> Iterator[float]:
+    train, classes = bench.data.train, bench.data.classes
+    for event in surrogate.train(*train, classes, bench.base, bench.plan):
+        match event:
+            case Progress(done, total):
+                yield done / total
+            case Checkpoint(epoch, network, means):
+                state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+                _save(_checkpoint_file(bench, epoch), (state, means.cpu()))
+
+
+def _checkpoint_file(bench: Bench, epoch: int) -> Path:
+    return bench.out / f"surrogate/epoch-{epoch:04d}.pt"
+
+
+@lru_cache(maxsize=1)
+def _checkpoints(bench: Bench) -> dict[int, Checkpoint]:
+    """The surrogate's by their epochs, on the device."""
+    kept = {}
+    for epoch in checkpoint_epochs(bench.base.epochs, bench.base.checkpoints):
+        state, means = torch.load(_checkpoint_file(bench, epoch), weights_only=True)
+        kept[epoch] = restore(state, means, epoch, bench.base, bench.plan)
+    return kept
+
+
+def _shards(bench: Bench, trial: Trial) -> list[Piece]:
+    config, total = configure(trial, bench.base), len(bench.data.train[0])
+    forward = forward_gflop(config.surrogate, config.input_pixels)
+    shards = []
+    for first, file in zip(
+        range(0, total, bench.shard_images), _shard_files(bench, trial), strict=True
+    ):
+        part = slice(first, min(first + bench.shard_images, total))
+        cost = 2 * gradient_passes(config) * forward * (part.stop - part.start)
+        work = partial(_perturb, bench, config, part, file)
+        name = f"{trial.release}, images {part.start} to {part.stop - 1}"
+        shards.append(Piece(name, cost, [file], work))
+    return shards
+
+
+def _shard_files(bench: Bench, trial: Trial) -> list[Path]:
+    firsts = range(0, len(bench.data.train[0]), bench.shard_images)
+    return [bench.out / f"released/{trial.release}/{first:06d}.pt" for first in firsts]
+
+
+def _perturb(bench: Bench, config: SEPConfig, part: slice, file: Path) -> Iterator[float]:
+    epochs = checkpoint_epochs(config.epochs, config.checkpoints)
+    ensemble = [_checkpoints(bench)[epoch] for epoch in epochs]
+    split = [torch.split(tensor[part], bench.plan.batch_size) for tensor in bench.data.train]
+    released, passes = [], gradient_passes(config)
+    for number, (pixels, labels) in enumerate(zip(*split, strict=True)):
+        for event in protection.protect(pixels, labels, ensemble, config, bench.plan):
+            if isinstance(event, Tensor):
+                released.append(event)
+            else:
+                yield (number + event / passes) / len(split[0])
+    _save(file, torch.cat(released))
+
+
+def _training(bench: Bench, trial: Trial) -> Piece:
+    config = configure(trial, bench.base)
+    trained = replace(
+        config,
+        appropriator=trial.network or bench.base.appropriator,
+        seed=hex_seed(APPROPRIATOR_SEED),
+    )
+    forward = forward_gflop(trained.appropriator, trained.input_pixels)
+    cost = 3 * trained.appropriator_epochs * forward * len(bench.data.train[0])
+    file = (
+        f"results/paper/{trial.release}/{trained.appropriator}-crop-flip-{APPROPRIATOR_SEED}.json"
+    )
+    return Piece(
+        f"{trained.appropriator} on {trial.release}",
+        cost,
+        [bench.out / file],
+        partial(_appropriate, bench, trial, trained, bench.out / file),
+    )
+
+
+def _appropriate(bench: Bench, trial: Trial, config: SEPConfig, file: Path) -> Iterator[float]:
+    data, curve, began = bench.data, [], time.monotonic()
+    for event in evaluation.appropriate(
+        _released(bench, trial), data.test, data.classes, config, bench.plan
+    ):
+        match event:
+            case Progress(done, total):
+                yield done / total
+            case evaluation.Accuracy(accuracy=accuracy):
+                curve.append(accuracy)
+    result = _result(bench, trial, config, curve) | {"seconds": round(time.monotonic() - began, 1)}
+    write_whole(file, json.dumps(result, indent=1).encode() + b"\n")
+
+
+def _released(bench: Bench, trial: Trial) -> Split:
+    """The images as they would leave, within the budget."""
+    pixels, labels = bench.data.train
+    if trial.recipe == CLEAN:
+        return pixels, labels
+    files = _shard_files(bench, trial)
+    released = torch.cat([torch.load(file, weights_only=True) for file in files])
+    change = int((released.int() - pixels.int()).abs().max())
+    if change > trial.levels:
+        raise ValueError(f"change: expected at most {trial.levels} levels, got {change}")
+    return released, labels
+
+
+def _result(bench: Bench, trial: Trial, config: SEPConfig, curve: list[float]) -> dict[str, Any]:
+    """As benchmarks.strength.cells has it, so that the page can show it."""
+    return {
+        "half": "paper",
+        "recipe": trial.recipe,
+        "levels": trial.levels,
+        "surrogate_seed": trial.surrogate_seed,
+        "network": config.appropriator,
+        "countermeasure": "crop-flip",
+        "seed": APPROPRIATOR_SEED,
+        "last": curve[-1],
+        "peak": max(curve),
+        "accuracy_by_epoch": [round(accuracy, 4) for accuracy in curve],
+        "train_images": len(bench.data.train[0]),
+        "test_images": len(bench.data.test[0]),
+        "data_sha256": bench.data.sha256,
+        "config": as_dict(configure(trial, bench.base)),
+        "plan": as_dict(bench.plan),
+        "release": {"passes": gradient_passes(config) if trial.levels else 0},
+        "versions": versions(bench.plan),
+    }
+
+
+def versions(plan: Plan) -> dict[str, str]:
+    """Of what the figures depend on."""
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        plan.device: torch.cuda.get_device_name() if plan.device == "cuda" else cpu,
+    }
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _save(path: Path, value: object) -> None:
+    content = io.BytesIO()
+    torch.save(value, content)
+    write_whole(path, content.getvalue())

@@ -1,0 +1,111 @@
+"""The curve: gradient passes an image against what an appropriator still learns, as an SVG file."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+WIDTH, HEIGHT = 720, 400
+LEFT, RIGHT, TOP, BOTTOM = 60, 588, 50, 340  # of the plot, in units of the file
+BOX = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
+LINE = 15  # between two labels, at least
+TICKS = (1, 3, 10, 30, 100, 300, 1000, 3000)
+
+COLOURS = {"sep-fa-vr": "#1b7837", "sep-fa": "#2166ac", "sep": "#b2182b"}
+OTHER = "#555555"
+
+TEMPLATE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+    """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{ width }} {{ height }}" font-family="sans-serif" font-size="12" fill="#333">
+<title>{{ title }}</title>
+<rect width="100%" height="100%" fill="#fff"/>
+<text x="{{ left }}" y="22" font-size="14">{{ title }}</text>
+{% for y, label in rows %}
+<path d="M{{ left }} {{ y }}H{{ right }}" stroke="#e4e4e4"/>
+<text x="{{ left - 8 }}" y="{{ y + 4 }}" text-anchor="end">{{ label }}</text>
+{% endfor %}
+{% for x, label in columns %}
+<path d="M{{ x }} {{ top }}V{{ bottom }}" stroke="#e4e4e4"/>
+<text x="{{ x }}" y="{{ bottom + 18 }}" text-anchor="middle">{{ label }}</text>
+{% endfor %}
+<text x="{{ right }}" y="{{ bottom + 38 }}" text-anchor="end">gradient passes an image</text>
+<text x="{{ left }}" y="42">accuracy in percent: last (filled), peak (hollow)</text>
+{% if clean %}
+<path d="M{{ left }} {{ clean }}H{{ right }}" stroke="#333" stroke-dasharray="4 4"/>
+<text x="{{ right + 8 }}" y="{{ clean + 4 }}">clean</text>
+{% endif %}
+{% for mark in marks %}
+<g fill="{{ mark.colour }}" stroke="{{ mark.colour }}">
+<path d="M{{ mark.x }} {{ mark.last }}V{{ mark.peak }}" stroke-opacity="0.4"/>
+<circle cx="{{ mark.x }}" cy="{{ mark.last }}" r="4"/>
+<circle cx="{{ mark.x }}" cy="{{ mark.peak }}" r="3" fill="#fff"/>
+<text x="{{ mark.x + 9 }}" y="{{ mark.label }}" stroke="none">{{ mark.name }}</text>
+</g>
+{% endfor %}
+</svg>
+"""  # noqa: E501  a line of SVG
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A recipe: gradient passes an image, at least 1, and accuracies in percent."""
+
+    name: str
+    passes: int
+    last: float
+    peak: float
+
+
+def draw(points: Sequence[Point], clean: float | None, title: str) -> str:
+    """Passes to the right, on a logarithmic axis, accuracy upwards; `clean` is a dashed line."""
+    x = _axis([point.passes for point in points])
+    top = 10 * math.ceil(max([clean or 0, *(point.peak for point in points)]) / 10)
+    marks = [
+        {
+            "name": point.name,
+            "colour": next((c for n, c in COLOURS.items() if _is_of(n, point)), OTHER),
+            "x": x(point.passes),
+            "last": _y(point.last, top),
+            "peak": _y(point.peak, top),
+        }
+        for point in points
+    ]
+    for mark, label in zip(marks, _labels(marks), strict=True):
+        mark["label"] = label
+    return TEMPLATE.render(
+        BOX,
+        title=title.replace("`", ""),
+        rows=[(_y(value, top), value) for value in range(0, top + 1, 10)],
+        columns=[(x(tick), tick) for tick in TICKS if LEFT <= x(tick) <= RIGHT],
+        clean=None if clean is None else _y(clean, top),
+        marks=marks,
+    )
+
+
+def _is_of(family: str, point: Point) -> bool:
+    return point.name == family or point.name.startswith(f"{family}-")
+
+
+def _axis(passes: Sequence[int]) -> Callable[[float], float]:
+    """Logarithmic, a third of a decade of room on either side."""
+    low, high = math.log10(min(passes)) - 1 / 3, math.log10(max(passes)) + 1 / 3
+    return lambda value: round(LEFT + (math.log10(value) - low) / (high - low) * (RIGHT - LEFT), 1)
+
+
+def _y(value: float, top: float) -> float:
+    return round(BOTTOM - value / top * (BOTTOM - TOP), 1)
+
+
+def _labels(marks: Sequence[dict[str, Any]]) -> list[float]:
+    """Heights of the names, each beside its last accuracy or as far below as others make it."""
+    heights = dict.fromkeys(range(len(marks)), 0.0)
+    for x in {mark["x"] for mark in marks}:
+        free = -math.inf
+        column = [number for number, mark in enumerate(marks) if mark["x"] == x]
+        for number in sorted(column, key=lambda number: marks[number]["last"]):
+            heights[number] = max(marks[number]["last"] + 4, free)
+            free = heights[number] + LINE
+    return list(heights.values())

@@ -1,0 +1,285 @@
+"""Writes docs/results.md and its curves from the committed result files, and from nothing else.
+
+    python -m benchmarks.strength.page [--results docs/results] [--page docs/results.md] [--check]
+
+`--check` writes nothing and exits 1 where a file is not what the results say.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from benchmarks.strength.curve import Point, draw
+from benchmarks.strength.recipes import CLEAN, NOISES, known
+from benchmarks.strength.results import (
+    DASH,
+    Measured,
+    at_least_as_well,
+    excess,
+    mean,
+    over_seeds,
+    read,
+)
+from benchmarks.strength.tables import FAST, FULL, HARDENED, ROWS, TABLES
+
+PLAIN = "crop-flip"  # the recipe's own augmentation
+HALVES = {
+    "choose": "First half of the images, where recipes are chosen",
+    "judge": "Second half, where they are judged once",
+    "whole": "All images",
+    "paper": "The paper's row (`benchmarks.paper`)",
+}
+COLUMNS = (CLEAN, FULL, FAST, HARDENED)
+LEAST_EFFECT = 10.0  # points that the full recipe has to take away, or a cell decides nothing
+
+INTRODUCTION = f"""# Results
+
+Written by `python -m benchmarks.strength.page` from the files in [results](results), not by hand.
+
+A figure is the accuracy, in percent, of a network that was trained on changed images, on clean
+test images: lower is better protection. `last` is after the last epoch, `peak` the best epoch's,
+which is what early stopping gets at best; where a cell has two figures, they are last / peak. With
+several seeds it is mean ± standard deviation. A `{DASH}` is not measured.
+"""
+RECIPES = f"""Differences are to the full recipe, `{FULL}`, in points, seed by seed; in brackets the
+one-sided 95 % bound of their mean (Student's t). A recipe protects at least as well where the mean
+is at most 1 point and the bound at most 3 points higher, for last and for peak."""
+COLUMN_NOTE = "Each column is what the images were changed by, each row what was tried against it."
+NOTHING = "Nothing measured yet."
+
+Group = tuple[str, int, str]
+"""Half of the images, budget in levels, appropriator."""
+
+
+class Cells:
+    """The results, asked for by what they were measured on."""
+
+    def __init__(self, results: Iterable[Measured]) -> None:
+        self.all = list(results)
+
+    def at(self, group: Group, recipe: str, countermeasure: str = PLAIN) -> list[Measured]:
+        """Every seed of a recipe; clean images are the same at all levels."""
+        half, levels, network = group
+        wanted = (half, recipe, 0 if recipe == CLEAN else levels, network, countermeasure)
+        return [
+            result
+            for result in self.all
+            for cell in [result.cell]
+            if (cell.half, cell.recipe, cell.levels, cell.network, cell.countermeasure) == wanted
+        ]
+
+    def groups(self, wanted: Callable[[Measured], bool] = lambda _: True) -> list[Group]:
+        """Where changed images were measured that `wanted` holds for."""
+        cells = [r.cell for r in self.all if r.cell.recipe != CLEAN and wanted(r)]
+        found = {(cell.half, cell.levels, cell.network) for cell in cells}
+        return sorted(found, key=lambda group: (list(HALVES).index(group[0]), *group[1:]))
+
+    def recipes(self, group: Group) -> list[str]:
+        """Those measured on a group under the recipe's own augmentation, in their usual order."""
+        names = dict.fromkeys([*known(), *(result.cell.recipe for result in self.all)])
+        return [name for name in names if name not in NOISES and self.at(group, name)]
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    options = _options()
+    files = build(options.results, options.page)
+    stale = {path: text for path, text in files.items() if not _holds(path, text)}
+    for path, text in stale.items():
+        print(f"{path}: {'not what the results say' if options.check else 'written'}")
+        if not options.check:
+            path.write_text(text, encoding="utf-8")
+    return int(options.check and bool(stale))
+
+
+def build(results: Path, page: Path) -> dict[Path, str]:
+    """Contents of every file that is made from the results, by its path: page and curves."""
+    cells = Cells(read(results))
+    curves = {
+        results / f"curve-{'-'.join(map(str, group))}.svg": text for group, text in _curves(cells)
+    }
+    links = [f"![{path.stem}]({path.relative_to(page.parent)})" for path in curves]
+    sections = {
+        "Recipes": _recipes(cells),
+        "What it costs": iter(["\n".join(links) or NOTHING]),
+        "Countermeasures": _matrix(cells),
+        "Other networks": _networks(cells),
+        "Other methods": _baselines(cells),
+        "The data and the versions": _provenance(cells),
+        "How to reproduce": _commands(),
+    }
+    parts = [INTRODUCTION.strip()]
+    for title, blocks in sections.items():
+        parts += [f"## {title}", *(list(blocks) or [NOTHING])]
+    return {page: "\n\n".join(parts) + "\n", **curves}
+
+
+def _recipes(cells: Cells) -> Iterator[str]:
+    groups = _plain_groups(cells)
+    if groups:
+        yield RECIPES
+    for group in groups:
+        yield _heading(group)
+        undecided = _undecided(cells, group)
+        head = ["recipe", "passes an image", "GFLOP an image", "seeds", "last", "peak"]
+        head += ["last, to full", "peak, to full", "at least as well"]
+        rows = [_recipe_row(cells, group, name, undecided) for name in cells.recipes(group)]
+        yield _table(head, rows)
+        yield undecided or _surrogate_note(cells.at(group, FULL)[0])
+
+
+def _plain_groups(cells: Cells) -> list[Group]:
+    return cells.groups(lambda r: r.cell.countermeasure == PLAIN and r.cell.recipe not in NOISES)
+
+
+def _recipe_row(cells: Cells, group: Group, recipe: str, undecided: str | None) -> list[str]:
+    ours, full = cells.at(group, recipe), cells.at(group, FULL)
+    row = [f"`{recipe}`", _cost(ours[0].passes, ",d"), _cost(ours[0].gflop, ",.1f")]
+    row += [str(len(ours)), over_seeds(ours, "last"), over_seeds(ours, "peak")]
+    if recipe in (CLEAN, FULL) or not full:
+        return [*row, DASH, DASH, DASH]
+    row += [excess(ours, full, "last"), excess(ours, full, "peak")]
+    return [*row, "undecided" if undecided else at_least_as_well(ours, full)]
+
+
+def _undecided(cells: Cells, group: Group) -> str | None:
+    """Why a group decides nothing about its recipes."""
+    clean, full = cells.at(group, CLEAN), cells.at(group, FULL)
+    missing = [name for name, results in ((CLEAN, clean), (FULL, full)) if not results]
+    if missing:
+        return f"Decides nothing: `{'` and `'.join(missing)}` not measured here."
+    effect = mean(clean, "last") - mean(full, "last")
+    if effect >= LEAST_EFFECT:
+        return None
+    return (
+        f"Decides nothing: the full recipe lowers clean by {effect:.1f} points, "
+        f"less than {LEAST_EFFECT:g}."
+    )
+
+
+def _surrogate_note(full: Measured) -> str:
+    return f"The surrogate's training costs {full.surrogate_gflop:,.1f} GFLOP an image beside that."
+
+
+def _curves(cells: Cells) -> Iterator[tuple[Group, str]]:
+    """Of every group in which recipes of more than one cost were measured."""
+    for group in _plain_groups(cells):
+        measured = {name: cells.at(group, name) for name in cells.recipes(group)}
+        points = [
+            Point(name, passes, mean(results, "last"), mean(results, "peak"))
+            for name, results in measured.items()
+            if (passes := results[0].passes)
+        ]
+        if len({point.passes for point in points}) > 1:
+            clean = measured.get(CLEAN)
+            yield group, draw(points, mean(clean, "last") if clean else None, _title(group))
+
+
+def _matrix(cells: Cells) -> Iterator[str]:
+    groups = cells.groups(
+        lambda result: result.cell.countermeasure != PLAIN and result.cell.recipe in COLUMNS
+    )
+    if groups:
+        yield COLUMN_NOTE
+    for group in groups:
+        yield _heading(group)
+        rows = [[row, *(_both(cells.at(group, name, row)) for name in COLUMNS)] for row in ROWS]
+        yield _table(["countermeasure", *COLUMNS], rows)
+
+
+def _networks(cells: Cells) -> Iterator[str]:
+    groups = cells.groups(lambda result: result.cell.recipe in COLUMNS)
+    for half, levels in dict.fromkeys(group[:2] for group in groups):
+        names = [name for *place, name in groups if (half, levels) == tuple(place)]
+        for row in ("none", PLAIN):
+            rows = [
+                [name, *(_both(cells.at((half, levels, name), recipe, row)) for recipe in COLUMNS)]
+                for name in names
+                if any(cells.at((half, levels, name), recipe, row) for recipe in COLUMNS)
+            ]
+            if len(rows) > 1:
+                yield f"### {HALVES[half]}: {levels} levels, row `{row}`"
+                yield _table(["appropriator", *COLUMNS], rows)
+
+
+def _baselines(cells: Cells) -> Iterator[str]:
+    for group in cells.groups(lambda result: result.cell.recipe in NOISES):
+        yield _heading(group)
+        columns = ("none", PLAIN, "grey", "jpeg-10")
+        names = [CLEAN, FULL, FAST, *NOISES]
+        rows = [
+            [f"`{name}`", *(_both(cells.at(group, name, column)) for column in columns)]
+            for name in names
+        ]
+        yield _table(["images changed by", *columns], rows)
+
+
+def _provenance(cells: Cells) -> Iterator[str]:
+    seen = dict.fromkeys(
+        (
+            HALVES[record["half"]],
+            f"{record['train_images']:,}",
+            f"{record['test_images']:,}",
+            f"`{record['data_sha256'][:16]}`",
+            f"{record['plan']['device']}, {record['plan']['precision']}",
+            ", ".join(f"{name} {value}" for name, value in record["versions"].items()),
+        )
+        for result in cells.all
+        for record in [result.record]
+    )
+    if seen:
+        head = ["images", "training", "test", "SHA-256 of the pixels", "arithmetic", "versions"]
+        yield _table(head, [list(row) for row in seen])
+
+
+def _commands() -> Iterator[str]:
+    yield (
+        "Each command goes on where it was stopped. ZIP holds `split/class/file`, for these tables "
+        "a subset of CIFAR-10; its pixels' digest is above."
+    )
+    named = {
+        f"python -m benchmarks.strength {name} --data ZIP": (table.__doc__ or name).splitlines()[0]
+        for name, table in TABLES.items()
+    }
+    named["python -m benchmarks.paper --data ZIP --out FOLDER"] = "The paper's row, on a GPU."
+    named["python -m benchmarks.strength.page"] = "This page."
+    yield _table(["command", "measures"], [[f"`{c}`", what] for c, what in named.items()])
+
+
+def _heading(group: Group) -> str:
+    return f"### {_title(group)}"
+
+
+def _title(group: Group) -> str:
+    half, levels, network = group
+    return f"{HALVES[half]}: {levels} levels, `{network}` trained on them"
+
+
+def _both(results: list[Measured]) -> str:
+    return f"{over_seeds(results, 'last')} / {over_seeds(results, 'peak')}" if results else DASH
+
+
+def _cost(value: float | None, form: str) -> str:
+    return DASH if value is None else format(value, form)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""docs/results.md: every number is a result file's, worked out by hand here."""
+
+import json
+import math
+import sys
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from benchmarks.strength import page, results
+from benchmarks.strength.cells import Cell
+from benchmarks.strength.curve import Point, draw
+
+CLEAN = Cell("judge", "clean", 0, 0, "small", "crop-flip", 11)
+FULL = Cell("judge", "sep-fa-vr", 8, 1, "small", "crop-flip", 11)
+OURS = replace(FULL, recipe="sep-2x30")
+PASSES = {"sep-fa-vr": 900, "sep-2x30": 60, "clean": 0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def write(folder: Path, cell: Cell, last: float, peak: float) -> None:
+    """As `benchmarks.strength.cells` does."""
+    passes = {"passes": PASSES[cell.recipe]} if cell.recipe in PASSES else {}
+    record = asdict(cell) | {
+        "last": last,
+        "peak": peak,
+        "train_images": 2500,
+        "test_images": 1000,
+        "data_sha256": "abc" * 8,
+        "config": {"surrogate": "small", "input_pixels": 32, "epochs": 30},
+        "plan": {"device": "cpu", "precision": "bfloat16"},
+        "release": passes | {"seconds": 1.0},
+        "versions": {"torch": "2.14.1"},
+    }
+    path = folder / cell.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def three_seeds(folder: Path, cell: Cell, *both: tuple[float, float]) -> None:
+    for seed, (last, peak) in enumerate(both, start=1):
+        write(folder, replace(cell, surrogate_seed=seed), last, peak)
+
+
+def lines(folder: Path) -> list[str]:
+    return page.build(folder, folder.parent / "results.md")[
+        folder.parent / "results.md"
+    ].splitlines()
+
+
+def test_recipes_are_compared_seed_by_seed(folder: Path) -> None:
+    write(folder, CLEAN, 0.60, 0.61)
+    three_seeds(folder, FULL, (0.20, 0.30), (0.24, 0.34), (0.22, 0.32))
+    three_seeds(folder, OURS, (0.21, 0.29), (0.24, 0.33), (0.22, 0.31))
+    # last: +1, 0, 0 points: mean 0.33, deviation 0.577, bound 0.33 + 2.920 * 0.577 / sqrt 3 = 1.31.
+    # 60 passes * 2 * 0.07 GFLOP = 8.4.
+    row = "| `sep-2x30` | 60 | 8.4 | 3 | 22.3 ± 1.5 | 31.0 ± 2.0 "
+    row += "| +0.3 (≤ +1.3) | -1.0 (≤ -1.0) | yes |"
+    assert row in lines(folder)
+    assert "| `clean` | 0 | 0.0 | 1 | 60.0 | 61.0 | - | - | - |" in lines(folder)
+    # 3 * 30 epochs * 0.07 GFLOP
+    assert any("training costs 6.3 GFLOP an image" in line for line in lines(folder))
+
+
+def test_a_recipe_that_may_be_worse_is_not_called_as_good(folder: Path) -> None:
+    write(folder, CLEAN, 0.60, 0.60)
+    three_seeds(folder, FULL, (0.20, 0.30), (0.20, 0.30), (0.20, 0.30))
+    three_seeds(folder, OURS, (0.20, 0.30), (0.20, 0.30), (0.23, 0.30))
+    # mean +1.0, but the bound is 1 + 2.920 * 1.732 / sqrt 3 = 3.92
+    assert any("| +1.0 (≤ +3.9) | +0.0 (≤ +0.0) | no |" in line for line in lines(folder))
+
+
+def test_one_seed_has_no_bound_and_other_seeds_are_no_pair(folder: Path) -> None:
+    write(folder, CLEAN, 0.60, 0.60)
+    write(folder, FULL, 0.20, 0.30)
+    write(folder, OURS, 0.25, 0.31)
+    row = "+5.0 (one seed: no bound) | +1.0 (one seed: no bound) | no bound |"
+    assert any(line.endswith(row) for line in lines(folder))
+    (folder / OURS.path).unlink()
+    write(folder, replace(OURS, seed=12), 0.25, 0.31)
+    assert any(line.endswith("| 25.0 | 31.0 | - | - | - |") for line in lines(folder))
+
+
+def test_says_where_a_cell_decides_nothing(folder: Path) -> None:
+    write(folder, OURS, 0.50, 0.50)
+    expected = "Decides nothing: `clean` and `sep-fa-vr` not measured here."
+    assert expected in lines(folder)
+    write(folder, CLEAN, 0.60, 0.60)
+    write(folder, FULL, 0.505, 0.60)
+    expected = "Decides nothing: the full recipe lowers clean by 9.5 points, less than 10."
+    assert expected in lines(folder)
+    assert any(line.endswith("| undecided |") for line in lines(folder))
+    write(folder, FULL, 0.49, 0.60)
+    assert not any("undecided" in line or "Decides nothing" in line for line in lines(folder))
+
+
+def test_matrix_has_a_row_for_every_countermeasure_and_dashes(folder: Path) -> None:
+    write(folder, replace(CLEAN, countermeasure="jpeg-10"), 0.4, 0.45)
+    write(folder, replace(FULL, countermeasure="jpeg-10"), 0.38, 0.39)
+    write(folder, replace(FULL, countermeasure="jpeg-10", seed=12), 0.40, 0.41)
+    found = lines(folder)
+    both = "39.0 ± 1.4 / 40.0 ± 1.4"  # deviation of two values 2 apart is sqrt 2
+    assert f"| jpeg-10 | 40.0 / 45.0 | {both} | - | - |" in found
+    assert "| adversarial-8 | - | - | - | - |" in found
+
+
+def test_networks_and_other_methods_have_their_tables(folder: Path) -> None:
+    plain = replace(FULL, countermeasure="none")
+    write(folder, plain, 0.2, 0.2)
+    write(folder, replace(plain, network="vgg16"), 0.3, 0.3)
+    write(folder, replace(FULL, recipe="uniform", countermeasure="grey"), 0.5, 0.6)
+    found = lines(folder)
+    assert "| vgg16 | - | 30.0 / 30.0 | - | - |" in found
+    assert "| `uniform` | - | - | 50.0 / 60.0 | - |" in found
+    assert "| `autoregressive` | - | - | - | - |" in found
+
+
+def test_curve_places_points_by_passes_and_accuracy(folder: Path) -> None:
+    write(folder, FULL, 0.2, 0.3)
+    write(folder, OURS, 0.25, 0.35)
+    files = page.build(folder, folder.parent / "results.md")
+    assert folder / "curve-judge-8-small.svg" in files
+    assert "(results/curve-judge-8-small.svg)" in files[folder.parent / "results.md"]
+
+    drawn = draw([Point("sep", 10, 20, 30), Point("last", 1000, 0, 0)], 40, "t < u")
+    assert "t &lt; u" in drawn
+    # A third of a decade left of 10 and right of 1000, 2 2/3 in all: 1/8 and 7/8 of 60 to 588;
+    # 20 % is half of the height between 340 and 50, whose top is 40 %.
+    assert '<circle cx="126.0" cy="195.0" r="4"/>' in drawn
+    assert '<circle cx="522.0" cy="340.0" r="4"/>' in drawn
+    assert "M60 50.0H588" in drawn  # clean
+
+
+def test_labels_of_like_points_do_not_meet() -> None:
+    drawn = draw([Point(name, 60, 20, 30) for name in ("a", "b", "c")], None, "t")
+    heights = [float(part.split('"')[0]) for part in drawn.split('x="333.0" y="')[1:]]
+    assert [below - above for above, below in pairwise(heights)] == [15, 15]
+
+
+def test_quantiles_are_those_of_t() -> None:
+    """Half of the density's integral by Simpson's rule is 0.45 at each of them."""
+    for freedom, quantile in enumerate(results.T95, start=1):
+        scale = math.gamma((freedom + 1) / 2) / math.sqrt(freedom * math.pi)
+        width = quantile / 2000
+        density = [
+            (1 + (i * width) ** 2 / freedom) ** (-(freedom + 1) / 2) * (2 + 2 * (i % 2))
+            for i in range(1, 2000)
+        ]
+        ends = 1 + (1 + quantile**2 / freedom) ** (-(freedom + 1) / 2)
+        integral = scale / math.gamma(freedom / 2) * width / 3 * (sum(density) + ends)
+        assert integral == pytest.approx(0.45, abs=1e-4)
+
+
+def test_refuses_a_file_in_another_cells_place(folder: Path) -> None:
+    write(folder, FULL, 0.2, 0.3)
+    (folder / FULL.path).rename(folder / "moved.json")
+    with pytest.raises(ValueError, match=r"path: expected judge/sep-fa-vr-8-1/small-crop-flip-11"):
+        results.read(folder)
+
+
+def test_check_fails_until_the_page_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, FULL, 0.2, 0.3)
+    words = ["page", "--results", str(folder), "--page", str(folder.parent / "results.md")]
+
+    def run(*more: str) -> int:
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        return page.main()
+
+    assert run("--check") == 1
+    assert run() == 0
+    assert run("--check") == 0
+    write(folder, FULL, 0.21, 0.3)
+    assert run("--check") == 1
+
+
+def test_the_committed_page_is_up_to_date() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    if not (docs / "results").exists():
+        pytest.skip("no results committed")
+    for path, text in page.build(docs / "results", docs / "results.md").items():
+        assert path.read_text(encoding="utf-8") == text, "python -m benchmarks.strength.page"

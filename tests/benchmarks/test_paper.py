@@ -1,0 +1,234 @@
+"""benchmarks.paper at toy size: killed, resumed, read back; from every form of the data."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.paper import __main__ as paper
+from benchmarks.paper.data import Data, read, write
+from benchmarks.paper.trials import STAGES, Trial, configure
+from benchmarks.strength import results
+from benchmarks.strength.cells import PERTURBATION
+from sep_core.config import checkpoint_epochs
+from sep_core.costs import gradient_passes
+from sep_core.presets import FAST, at_budget, paper_for
+from tests import pictures
+
+ROOT = Path(__file__).parents[2]
+SIDE = 16
+SMALL = ["--device", "cpu", "--precision", "float32", "--shard", "25", "--batch", "10"]
+for change in (
+    *("surrogate=small", "appropriator=small", "epochs=8", "checkpoints=8", "inner_steps=2"),
+    *("steps=3", "appropriator_epochs=2", "batch_size=8"),
+):
+    SMALL += ["--set", change]
+# A machine with PyTorch and torchvision alone.
+BARE = """
+import runpy, sys
+for name in ("jaxtyping", "beartype", "pydantic", "jinja2", "skimage", "scipy"):
+    sys.modules[name] = None
+sys.argv[0] = "paper"
+runpy.run_module("benchmarks.paper", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 training and 9 test images of three classes, each with its colour."""
+    draws = torch.Generator().manual_seed(1)
+    splits = []
+    for images in (60, 9):
+        labels = torch.arange(images) % 3
+        pixels = torch.randint(0, 160, (images, 3, SIDE, SIDE), generator=draws)
+        pixels[torch.arange(images), labels] += 90
+        splits.append((pixels.to(torch.uint8), labels))
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    write(Data(splits[0], splits[1], 3, ""), path)
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, npz: Path, out: Path, *words: str) -> int:
+    monkeypatch.setattr(
+        sys, "argv", ["paper", "two", "--data", str(npz), "--out", str(out), *SMALL, *words]
+    )
+    try:
+        return paper.main()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def contents(out: Path) -> dict[str, object]:
+    """Of every file, what a training took apart."""
+    found: dict[str, object] = {}
+    for path in sorted(file for file in out.rglob("*") if file.suffix in (".pt", ".json")):
+        name = str(path.relative_to(out))
+        if path.suffix == ".pt":
+            found[name] = path.read_bytes()
+        else:
+            found[name] = json.loads(path.read_text()) | {"seconds": None}
+    return found
+
+
+def kill_when(npz: Path, out: Path, file: str) -> None:
+    """Start the work on a bare machine and kill it as soon as `file` is there."""
+    command = [sys.executable, "-c", BARE, "two", "--data", str(npz), "--out", str(out), *SMALL]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (out / file).exists():
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_killed_in_the_middle_and_resumed_to_the_same_bytes(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(monkeypatch, npz, whole) == 0
+    kill_when(npz, cut, "surrogate/epoch-0003.pt")  # in the middle of a training
+    kill_when(npz, cut, "released/fast-2-1/000000.pt")  # and of the images of one recipe
+    assert 0 < len(contents(cut)) < len(contents(whole))
+    assert run(monkeypatch, npz, cut) == 0
+    assert contents(cut) == contents(whole)
+
+    printed = capsys.readouterr().out
+    assert "clean 0 levels small last: " in printed
+    assert printed.rstrip().endswith("left: 0 PFLOP")
+    assert run(monkeypatch, npz, cut) == 0
+    assert "0 of 10 pieces left: 0 of" in capsys.readouterr().out
+
+
+def test_results_are_those_of_the_page_and_within_the_budget(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(monkeypatch, npz, tmp_path) == 0
+    measured = {result.cell.recipe: result for result in results.read(tmp_path / "results")}
+    # fast: 15 steps of 4 passes; sep-fa-vr: 3 steps of half the 8 checkpoints and 2 inner passes.
+    assert {name: m.passes for name, m in measured.items()} == {
+        "clean": 0,
+        "fast": 60,
+        "sep-fa-vr": 18,
+    }
+    clean = read(npz).train[0].int()
+    for name in ("fast-2-1", "sep-fa-vr-2-1"):
+        shards = sorted((tmp_path / "released" / name).glob("*.pt"))
+        assert [path.name for path in shards] == ["000000.pt", "000025.pt", "000050.pt"]
+        released = torch.cat([torch.load(path, weights_only=True) for path in shards])
+        assert (released.int() - clean).abs().amax() == 2
+
+
+def test_stops_at_the_limit_and_says_what_is_left(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, npz, tmp_path, "--limit-minutes", "0") == 75
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("10 of 10 pieces left: ")
+    total = printed[0].split(" of ")[2].split(" ")[0]
+    assert printed[-1] == f"left: {total} PFLOP"
+
+
+def test_refuses_the_folder_of_another_run(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, npz, tmp_path, "--limit-minutes", "0")
+    with pytest.raises(ValueError, match="out: expected a run as in"):
+        run(monkeypatch, npz, tmp_path, "--set", "epochs=9", "--limit-minutes", "0")
+
+
+def test_a_release_beyond_the_budget_is_not_trained_on(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(monkeypatch, npz, tmp_path) == 0
+    shard = tmp_path / "released/fast-2-1/000000.pt"
+    torch.save(torch.load(shard, weights_only=True) ^ 8, shard)
+    next((tmp_path / "results/paper/fast-2-1").iterdir()).unlink()
+    with pytest.raises(ValueError, match="change: expected at most 2 levels, got"):
+        run(monkeypatch, npz, tmp_path)
+
+
+def test_recipes_are_the_papers_and_share_their_checkpoints() -> None:
+    base = paper_for("sep")
+    kept = set(checkpoint_epochs(base.epochs, base.checkpoints))
+    passes = {}
+    for trial in (trial for trials in STAGES.values() for trial in trials):
+        config = configure(trial, base)
+        assert set(checkpoint_epochs(config.epochs, config.checkpoints)) <= kept
+        assert trial.recipe == "clean" or config.epsilon_levels == trial.levels
+        passes[trial.recipe] = gradient_passes(config)
+    assert passes | {"clean": 0} == {
+        "clean": 0,
+        "fast": 60,
+        "sep-fa-vr": 900,
+        "sep-fa": 900,
+        "sep": 900,
+        "last": 30,
+    }
+    assert configure(Trial("sep-fa-vr", 2), base) == paper_for("sep-fa-vr")
+
+
+def test_fast_changes_images_as_the_preset_does() -> None:
+    """Also in what the preset may begin to do one day."""
+    ours, preset = configure(Trial("fast", 4), paper_for("sep")), at_budget(FAST, 4)
+    trained = {"target_map", "appropriator", "appropriator_epochs", "inner_steps"}
+    for field in set(PERTURBATION) - trained:
+        assert getattr(ours, field) == getattr(preset, field), field
+
+
+def binary(pixels: torch.Tensor, labels: torch.Tensor) -> bytes:
+    """The official binary version: a label, then red, green and blue, row by row."""
+    rows = [bytes([label]) + p.numpy().tobytes() for p, label in zip(pixels, labels, strict=True)]
+    return b"".join(rows)
+
+
+def test_reads_the_binary_version_as_archive_and_as_folder(tmp_path: Path) -> None:
+    draws = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (12, 3, 32, 32), generator=draws, dtype=torch.uint8)
+    labels = torch.arange(12) % 10
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        for number, name in enumerate(names):
+            part = slice(2 * number, 2 * number + 2)
+            content = binary(pixels[part], labels[part])
+            (folder / name).write_bytes(content)
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    for path in (folder, tmp_path / "cifar-10-binary.tar.gz"):
+        data = read(path)
+        assert torch.equal(data.train[0], pixels[:10])
+        assert torch.equal(data.test[0], pixels[10:])
+        assert data.train[1].tolist() == list(range(10))
+        assert data.test[1].tolist() == [0, 1]
+        assert data.classes == 10
+    (folder / "data_batch_3.bin").unlink()
+    with pytest.raises(ValueError, match=r"\['data_batch_3.bin'\] missing"):
+        read(folder)
+
+
+def test_reads_a_zip_and_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "toy.zip"
+    path.write_bytes(pictures.zipped(pictures.class_folders(2, 1)))
+    data = read(path)
+    assert data.train[1].tolist() == [0, 0, 1, 1, 2, 2]
+    expected = np.stack([pictures.image(label, number) for label in range(3) for number in (0, 1)])
+    assert np.array_equal(data.train[0].permute(0, 2, 3, 1).numpy(), expected)
+    assert run(monkeypatch, path, tmp_path, "--convert", str(tmp_path / "toy.npz")) == 0
+    assert read(tmp_path / "toy.npz").sha256 == data.sha256
+
+
+def test_refuses_what_is_no_data(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data: expected a folder"):
+        read(tmp_path / "data.pickle")
