@@ -48,4 +48,4 @@ format: setup  ## format and mend what can be mended
 	$(RUN) ruff check --fix .
 
 bench: setup  ## how strong and how fast, on the demo's photographs
-	$(RUN) python -m benchmarks.strength
+	$(RUN) python -m benchmarks.trial
