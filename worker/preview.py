@@ -45,7 +45,7 @@ def draw_worst(crops: Sequence[Pair], epsilon_levels: int) -> bytes:
         captions += [f"{number}, 1:1", f"{number}, {ENLARGED}:1"]
         rows.append([_image(pixels) for pixels in _with_change(pair, epsilon_levels)])
         rows.append([_enlarged(pixels) for pixels in _with_change(near, epsilon_levels)])
-    captions[0] = "\n".join((captions[0], *ROWS[:2], ROWS[2], _legend(epsilon_levels)))
+    captions[0] += f"\n\n{ROWS[2]}\n{_legend(epsilon_levels)}"
     return _sheet(captions, rows)
 
 

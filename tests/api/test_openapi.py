@@ -62,7 +62,13 @@ def test_a_configuration_lists_its_fields_and_no_others() -> None:
     config = SCHEMA["components"]["schemas"]["ConfigIn"]
     assert set(config["properties"]) == {*SEPConfig.__dataclass_fields__, "preset"}
     assert config["additionalProperties"] is False
-    assert config["properties"]["preset"]["enum"] == ["auto", "quick", "paper"]
+    assert config["properties"]["preset"]["enum"] == [
+        "auto",
+        "quick",
+        "fast",
+        "hardened",
+        "paper",
+    ]
     assert SCHEMA["components"]["schemas"]["ProtectionIn"]["additionalProperties"] is False
 
 
