@@ -21,9 +21,8 @@ from benchmarks.strength.results import (
     over_seeds,
     read,
 )
-from benchmarks.strength.tables import FAST, FULL, HARDENED, ROWS, TABLES
+from benchmarks.strength.tables import FAST, FULL, HARDENED, PLAIN, ROWS, TABLES
 
-PLAIN = "crop-flip"  # the recipe's own augmentation
 HALVES = {
     "choose": "First half of the images, where recipes are chosen",
     "judge": "Second half, where they are judged once",

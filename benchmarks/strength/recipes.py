@@ -27,6 +27,8 @@ COMMON: dict[str, Any] = {
 }
 PER_STEP: dict[str, Any] = {"normalise_gradients": True, "views": "crop", "perturb_momentum": 0.9}
 
+PERTURBING = ("variant", "class_steps", "checkpoints_per_step", "steps", *PER_STEP)
+
 RECIPES: dict[str, dict[str, Any]] = {
     # The paper's, 900 and 450 passes an image.
     "sep-fa-vr": {"variant": "sep-fa-vr"},
@@ -43,6 +45,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sep-fa-4x15": PER_STEP | {"variant": "sep-fa", "checkpoints_per_step": 4, "steps": 15},
     "sep-6x10": PER_STEP | {"variant": "sep", "checkpoints_per_step": 6, "steps": 10},
     "sep-12x5": PER_STEP | {"variant": "sep", "checkpoints_per_step": 12, "steps": 5},
+    # The product's presets, as they perturb.
+    "fast": {name: getattr(PRESETS["fast"], name) for name in PERTURBING},
+    "hardened": {name: getattr(PRESETS["hardened"], name) for name in PERTURBING},
     # From a change common to each class.
     "class-4x15": PER_STEP
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 40},

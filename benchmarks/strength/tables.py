@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from itertools import product
 
 from benchmarks.strength.cells import Cell
-from benchmarks.strength.recipes import CLEAN, RECIPES
+from benchmarks.strength.recipes import CLEAN, NOISES, RECIPES
 from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
 
 FAST = "fast"
 HARDENED = "hardened"
 FULL = "sep-fa-vr"
+PLAIN: Countermeasure = "crop-flip"  # the recipe's own augmentation
 ROWS: tuple[Countermeasure, ...] = tuple(
     name for name in COUNTERMEASURES if not name.startswith("pretrained")
 )
@@ -18,7 +19,32 @@ ROWS: tuple[Countermeasure, ...] = tuple(
 def choose() -> Iterator[Cell]:
     """Candidates, on the first half of the images."""
     for recipe in [CLEAN, "last", "sep-fa-vr", *(n for n in RECIPES if "x" in n)]:
-        yield from _cells("choose", [recipe], [8], [1], ["small"], ["crop-flip"], [11])
+        yield from _cells("choose", [recipe], [8], [1], ["small"], [PLAIN], [11])
+
+
+def judge() -> Iterator[Cell]:
+    """The preset `fast` against the full recipe, once, on the second half of the images."""
+    networks: list[NetworkName] = ["small", "vgg16"]
+    recipes = [CLEAN, FAST, FULL]
+    for network, level, seed in product(networks, [8, 4], [1, 2, 3]):
+        yield from _cells("judge", recipes, [level], [seed], [network], [PLAIN], [10 + seed])
+
+
+def matrix() -> Iterator[Cell]:
+    """Every countermeasure, one seed; the plain row has the three of `judge`."""
+    yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], ["small"], list(ROWS), [11])
+
+
+def networks() -> Iterator[Cell]:
+    """Other appropriators, those that 30 minutes of one core suffice for; one seed."""
+    names: list[NetworkName] = ["linear", "mlp", "vit", "vgg16", "resnet18", "senet18"]
+    yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], names, [PLAIN], [11])
+
+
+def baselines() -> Iterator[Cell]:
+    """Other methods at the same budget, one seed."""
+    recipes = [CLEAN, *NOISES, FAST, HARDENED]
+    yield from _cells("judge", recipes, [8], [1], ["small"], ["crop-flip", "grey", "jpeg-10"], [11])
 
 
 def _cells(
@@ -39,4 +65,10 @@ def _cells(
             yield Cell(half, recipe, level, first, network, countermeasure, seed)
 
 
-TABLES = {"choose": choose}
+TABLES = {
+    "choose": choose,
+    "judge": judge,
+    "matrix": matrix,
+    "networks": networks,
+    "baselines": baselines,
+}
