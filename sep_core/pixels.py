@@ -28,16 +28,35 @@ def project(
 
 
 def to_input(images: Float32[Tensor, "b c h w"], side: int) -> Float32[Tensor, "b 3 s s"]:
-    """What a network sees: three channels, `side` x `side`, by a differentiable resize.
+    """What a network sees: three channels, `side` x `side`, by a differentiable resize."""
+    return resize(images, side).expand(-1, 3, -1, -1)
 
-    The resize is torch's antialiased bilinear one as two matrix products, since the gradient of
-    `interpolate` is summed in any order on a GPU, and protections there would not repeat.
+
+def resize(images: Float32[Tensor, "b c h w"], side: int) -> Float32[Tensor, "b c s s"]:
+    """R x C^T: torch's antialiased bilinear resize, as two matrix products.
+
+    The gradient of `interpolate` is summed in any order on a GPU, and protections there would not
+    repeat.
     """
     height, width = images.shape[-2:]
-    if (height, width) != (side, side):
-        rows, columns = _weights(height, side), _weights(width, side)
-        images = rows.to(images.device) @ images @ columns.T.to(images.device)
-    return images.expand(-1, 3, -1, -1)
+    if (height, width) == (side, side):
+        return images
+    rows, columns = _weights(height, side), _weights(width, side)
+    return rows.to(images.device) @ images @ columns.T.to(images.device)
+
+
+def pull_back(
+    gradients: Float32[Tensor, "b c s s"], height: int, width: int
+) -> Float32[Tensor, "b c h w"]:
+    """R^T g C: gradients at the images that `resize` was given, from those at what it made.
+
+    It is linear, as `resize` is: sums may be taken, and kept, at the smaller of both sizes.
+    """
+    side = gradients.shape[-1]
+    if (height, width) == (side, side):
+        return gradients
+    rows, columns = _weights(height, side), _weights(width, side)
+    return rows.T.to(gradients.device) @ (gradients @ columns.to(gradients.device))
 
 
 def _weights(length: int, side: int) -> Float32[Tensor, "side length"]:

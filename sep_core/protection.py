@@ -10,6 +10,9 @@ Every image is moved, within its budget, towards being taken for class g(y) by a
 
 Beyond the paper, and off in its presets: fewer checkpoints, drawn afresh for every step; momentum
 and gradients of equal weight (MI-FGSM; Dong et al. 2018, eq. 6); views (`sep_core.views`).
+
+Networks see images at their input size, and the way there is linear: gradients are taken, weighed
+and summed at that size, and only G is brought back to the image's own, where the step is taken.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,15 +25,17 @@ from torch.nn import functional
 
 from sep_core import views
 from sep_core.config import Plan, SEPConfig, drawn_seed
-from sep_core.pixels import LEVELS, project, to_images, to_input, to_pixels
+from sep_core.pixels import LEVELS, project, pull_back, resize, to_images, to_input, to_pixels
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import autocast
 
 Images = Float32[Tensor, "b c h w"]
+Seen = Float32[Tensor, "b c s s"]
+"""Images, or what is a sum of their gradients, at the networks' input size."""
 Patterns = Float32[Tensor, "y 3 s s"]
-Gradient = Callable[[int, Images], Images]
-"""g_k(x): the gradient of checkpoint k's loss at x."""
+Gradient = Callable[[int, Seen], Seen]
+"""g_k: the gradient of checkpoint k's loss at an image of input size."""
 TINY = 1e-20
 """Below any gradient that is not zero: an image without one stays as it is."""
 
@@ -53,26 +58,27 @@ def protect(
     originals = to_images(pixels.to(plan.device))
     targets = target_classes(labels, config).to(plan.device)
 
-    def gradient(k: int, images: Images, step: int) -> Images:
+    def gradient(k: int, seen: Seen, step: int) -> Seen:
         show = partial(views.show, view=views.draw(config, step, k), padding=config.crop_padding)
-        return loss_gradient(ensemble[k], images, targets, config, plan, show)
+        return loss_gradient(ensemble[k], seen, targets, config, plan, show)
 
     passes = 0
+    velocity: Tensor | float = 0.0
     images = begin(originals, labels, patterns, config.epsilon_levels)
-    velocity = torch.zeros_like(images)
     for step in range(config.steps):
         visited = visits(config, len(ensemble), step)
         gradient_now = partial(gradient, step=step)
         directions = (
             reduced_direction(images, originals, gradient_now, visited, step=step, config=config)
             if config.variant == "sep-fa-vr"
-            else mean_direction(images, gradient_now, visited)
+            else mean_direction(resize(images, config.input_pixels), gradient_now, visited)
         )
         for direction_so_far in directions:  # one gradient pass each; the last is the sum of all
             passes, direction = passes + 1, direction_so_far
             yield passes
         velocity = config.perturb_momentum * velocity + direction
-        images = step_along(velocity, images, originals, config)
+        own = pull_back(velocity, *originals.shape[-2:])
+        images = step_along(own, images, originals, config)
     yield to_pixels(images).cpu()
 
 
@@ -117,11 +123,11 @@ def target_classes(labels: Int64[Tensor, " b"], config: SEPConfig) -> Int64[Tens
     return torch.tensor(config.target_map)[labels]
 
 
-def mean_direction(images: Images, gradient: Gradient, visited: Sequence[int]) -> Iterator[Images]:
+def mean_direction(seen: Seen, gradient: Gradient, visited: Sequence[int]) -> Iterator[Seen]:
     """sep, sep-fa: the mean of g_k(x_t) over the k visited, after each the mean so far."""
-    total = torch.zeros_like(images)
+    total = torch.zeros_like(seen)
     for number, k in enumerate(visited, start=1):
-        total = total + gradient(k, images)
+        total = total + gradient(k, seen)
         yield total / number
 
 
@@ -133,19 +139,22 @@ def reduced_direction(
     *,
     step: int,
     config: SEPConfig,
-) -> Iterator[Images]:
+) -> Iterator[Seen]:
     """sep-fa-vr: G += g_k(z) - (g_k(x_t) - m) along an inner walk z over drawn checkpoints k."""
+    seen = resize(images, config.input_pixels)
     anchors = []
     for k in visited:
-        anchors.append(gradient(k, images))
+        anchors.append(gradient(k, seen))
         yield anchors[-1]
     mean = torch.stack(anchors).mean(0)
-    total, walker = torch.zeros_like(images), images
+    total, walker = torch.zeros_like(seen), images
     draws = generator(drawn_seed(config), "variance reduction", step)
     for at in torch.randint(len(visited), (config.inner_steps,), generator=draws).tolist():
-        total = total + gradient(visited[at], walker) - (anchors[at] - mean)
-        walker = step_along(total, walker, originals, config)
+        total = total + gradient(visited[at], seen) - (anchors[at] - mean)
         yield total
+        own = pull_back(total, *originals.shape[-2:])
+        walker = step_along(own, walker, originals, config)
+        seen = resize(walker, config.input_pixels)
 
 
 def step_along(direction: Images, images: Images, originals: Images, config: SEPConfig) -> Images:

@@ -26,6 +26,7 @@ class Member:
 
 
 Resize = Callable[[Tensor], Tensor]
+"""(1, c, h, w) to (1, c, s, s), in float64 and as autograd knows it."""
 
 
 class Kinks(TorchFunctionMode):
@@ -50,26 +51,45 @@ class Kinks(TorchFunctionMode):
         return function(*arguments, **(named or {}))
 
 
-def gradient(variant: str, member: Member, image: Tensor, target: int, resize: Resize) -> Tensor:
-    """Of one checkpoint's loss at one image (c, h, w) in [0, 1]."""
+def gradient(
+    variant: str,
+    member: Member,
+    image: Tensor,
+    target: int,
+    resize: Resize,
+    *,
+    equal: bool = False,
+) -> Tensor:
+    """Of one checkpoint's loss at one image (c, h, w) in [0, 1].
+
+    With `equal` divided by the mean absolute value of the gradient at the resized image.
+    """
     network = copy.deepcopy(member.network).double().eval()
     x = image.double().clone().requires_grad_()
-    features = network.features(resize(x[None]))[0]
+    resized = resize(x[None])
+    features = network.features(torch.cat([resized] * (3 // len(image)), dim=1))[0]
     if variant == "sep":
         logits = network.head.weight @ features + network.head.bias
         loss = torch.logsumexp(logits, 0) - logits[target]
     else:
         loss = ((features - member.means[target].double()) ** 2).sum()
-    return torch.autograd.grad(loss, x)[0]
+    at_resized, at_image = torch.autograd.grad(loss, (resized, x))
+    return at_image / at_resized.abs().mean() if equal else at_image
 
 
 def mean_direction(
-    variant: str, members: list[Member], image: Tensor, target: int, resize: Resize
+    variant: str,
+    members: list[Member],
+    image: Tensor,
+    target: int,
+    resize: Resize,
+    *,
+    equal: bool = False,
 ) -> Tensor:
     """1/n of the sum over k of g_k(x)."""
     total = torch.zeros_like(image, dtype=torch.float64)
     for member in members:
-        total += gradient(variant, member, image, target, resize)
+        total += gradient(variant, member, image, target, resize, equal=equal)
     return total / len(members)
 
 
@@ -83,6 +103,8 @@ def reduced_directions(
     step_levels: float,
     epsilon_levels: int,
     resize: Resize,
+    *,
+    equal: bool = False,
 ) -> list[Tensor]:
     """G after every inner step: G += g_k(z) - (g_k(x) - m), then z = P(z - a sign G).
 
@@ -91,11 +113,15 @@ def reduced_directions(
             value near zero, and a sign moves z by two whole steps: who compares two sums of
             gradients along a walk lets one of them steer both.
     """
-    anchors = [gradient("sep-fa", member, image, target, resize) for member in members]
+
+    def g(member: Member, at: Tensor) -> Tensor:
+        return gradient("sep-fa", member, at, target, resize, equal=equal)
+
+    anchors = [g(member, image) for member in members]
     mean = sum(anchors, torch.zeros_like(anchors[0])) / len(members)
     totals, total, walker = [], torch.zeros_like(mean), image.double()
     for k, steered in zip(drawn, steering, strict=True):
-        total = total + gradient("sep-fa", members[k], walker, target, resize) - anchors[k] + mean
+        total = total + g(members[k], walker) - anchors[k] + mean
         walker = step(steered, walker, original, step_levels, epsilon_levels)
         totals.append(total)
     return totals

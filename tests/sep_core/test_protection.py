@@ -9,7 +9,7 @@ from torch.nn import functional
 from sep_core.config import Plan, SEPConfig, Variant
 from sep_core.costs import gradient_passes
 from sep_core.networks import Network
-from sep_core.pixels import to_images, to_input, to_pixels
+from sep_core.pixels import pull_back, resize, to_images, to_pixels
 from sep_core.presets import PAPER
 from sep_core.protection import (
     Images,
@@ -34,11 +34,11 @@ ROUNDING = 2**-20
 KINK = 5e-2
 
 
-def resize(images: Tensor) -> Tensor:
-    """The networks' input, in whatever precision the reference works."""
+def interpolate(images: Tensor) -> Tensor:
+    """To the networks' input size, in whatever precision the reference works."""
     if images.shape[-1] != SIDE or images.shape[-2] != SIDE:
         images = functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-    return torch.cat([images] * (3 // images.shape[1]), dim=1)
+    return images
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Case:
         return loss_gradient(self.ensemble[k], images, targets, self.config, self.plan)
 
     def directions(self, images: Tensor, step: int) -> list[Tensor]:
-        """sep_core's G at `images`; for `sep-fa-vr` after every inner step, else the last alone."""
+        """sep_core's G at `images`, brought back to their size.
+
+        For `sep-fa-vr` after every inner step, else the last alone.
+        """
         count = len(self.ensemble)
         if self.config.variant == "sep-fa-vr":
             directions = reduced_direction(
@@ -69,8 +72,9 @@ class Case:
                 config=self.config,
             )
         else:
-            directions = mean_direction(images, self.gradient, range(count))
-        return list(directions)[count if self.config.variant == "sep-fa-vr" else -1 :]
+            directions = mean_direction(resize(images, SIDE), self.gradient, range(count))
+        kept = list(directions)[count if self.config.variant == "sep-fa-vr" else -1 :]
+        return [pull_back(direction, *images.shape[-2:]) for direction in kept]
 
     def reference_directions(self, images: Tensor, step: int, steering: list[Tensor]) -> "Expected":
         each, margins = [], []
@@ -86,9 +90,12 @@ class Case:
     ) -> list[Tensor]:
         assert not isinstance(self.config.target_map, str)
         target = self.config.target_map[int(self.labels[n])]
-        if self.config.variant != "sep-fa-vr":
+        variant, equal = self.config.variant, self.config.normalise_gradients
+        if variant != "sep-fa-vr":
             return [
-                reference.mean_direction(self.config.variant, self.members, image, target, resize)
+                reference.mean_direction(
+                    variant, self.members, image, target, interpolate, equal=equal
+                )
             ]
         return reference.reduced_directions(
             self.members,
@@ -99,7 +106,8 @@ class Case:
             steering,
             self.config.step_levels,
             self.config.epsilon_levels,
-            resize,
+            interpolate,
+            equal=equal,
         )
 
     def protected(self, **changes: int) -> Tensor:
@@ -170,22 +178,24 @@ def test_gradients_of_every_checkpoint_agree_with_the_reference(
         actual = case.gradient(k, images)
         for n, (image, target) in enumerate(zip(images, targets, strict=True)):
             with reference.Kinks() as kinks:
-                expected = reference.gradient(variant, member, image, target, resize)
+                expected = reference.gradient(variant, member, image, target, interpolate)
             bound = KINK if kinks.margin < ROUNDING else AGREEMENT
             assert differences(actual[n : n + 1], expected[None]) < bound
             bounds.append(bound)
     assert sum(bound == AGREEMENT for bound in bounds) > 0.5 * len(bounds)
 
 
-@pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (3, 40, 27), (1, 21, 33)])
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (3, 40, 27), (1, 21, 33), (3, 9, 12)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_directions_agree_with_the_reference(
-    make: Make, variant: Variant, shape: tuple[int, int, int]
+    make: Make, variant: Variant, shape: tuple[int, int, int], equal: bool
 ) -> None:
     draws = torch.Generator().manual_seed(8)
-    pixels = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=draws)
-    case = make(variant, pixels)
-    images = to_images(pixels)
+    drawn = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=draws)
+    case = make(variant, drawn)
+    case = replace(case, config=replace(case.config, normalise_gradients=equal))
+    images = to_images(drawn)
     actual = case.directions(images, 1)
     assert agree(actual, case.reference_directions(images, 1, actual))
 
@@ -353,4 +363,4 @@ def test_an_open_target_map_is_refused(config: SEPConfig) -> None:
 
 def test_the_reference_resizes_as_the_networks_do() -> None:
     images = torch.rand(2, 1, 29, 41)
-    torch.testing.assert_close(resize(images), to_input(images, SIDE))
+    torch.testing.assert_close(interpolate(images), resize(images, SIDE))
