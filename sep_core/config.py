@@ -156,7 +156,8 @@ class Plan:
         device: kind of device, `cpu` or `cuda`.
         precision: of the networks' arithmetic.
         batch_size: images of like size that are perturbed together.
-        max_batch_pixels: fewer are taken where the images are so large that this would be exceeded.
+        max_batch_pixels: fewer are taken where the images are so large that this would be exceeded;
+            the default is what stays in a CPU's cache.
         threads: of PyTorch on a CPU.
         world_size: processes that train the surrogate together.
         shard_batches: batches in one `perturb` step.
@@ -167,7 +168,7 @@ class Plan:
     device: Literal["cpu", "cuda"]
     precision: Precision
     batch_size: int = 128
-    max_batch_pixels: int = 2**22
+    max_batch_pixels: int = 2**20
     threads: int = 1
     world_size: int = 1
     shard_batches: int = 8
