@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, datasets, planning, storage
+from api import archive, datasets, planning, sides, storage
 from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
@@ -52,9 +52,10 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     workers = _workers(session)
     device = _device(workers[0]) if workers else NO_WORKER
     classes = len(dataset.summary["classes"])
-    config, plan = planning.freeze(request.kept, classes, training_images(counts), device)
-    evaluation = named(planning.load_evaluation(request.evaluation), config)
     index = _index(dataset)
+    side = sides.median_side(index.records)
+    config, plan = planning.freeze(request.kept, classes, training_images(counts), side, device)
+    evaluation = named(planning.load_evaluation(request.evaluation), config)
     trained = planning.trained_images(counts, config.held_out_percent)
     costs = planning.costs(config, plan, evaluation, index.records, trained)
     return Estimate(config, plan, evaluation, costs, len(workers), _seconds(costs, workers))

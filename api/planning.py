@@ -11,9 +11,27 @@ from api.archive import ImageRecord
 from api.errors import AppError
 from api.models import Protection, StepKind
 from sep_core.cells import Evaluation, cells
-from sep_core.config import MAX_EPSILON_LEVELS, NetworkName, Plan, SEPConfig, Variant, resolve
+from sep_core.config import (
+    MAX_EPSILON_LEVELS,
+    MAX_INPUT_PIXELS,
+    MIN_INPUT_PIXELS,
+    NetworkName,
+    Plan,
+    SEPConfig,
+    Variant,
+    resolve,
+)
 from sep_core.costs import forward_gflop, gradient_passes, pattern_passes, training_cost
-from sep_core.presets import PRESETS, at_budget, paper_for, quick_for
+from sep_core.presets import (
+    INPUT_SIDES,
+    PRESETS,
+    QUICK_SIDE,
+    at_budget,
+    at_side,
+    input_side,
+    paper_for,
+    quick_for,
+)
 
 AUTO = "auto"
 VARIANTS = get_args(Variant)
@@ -83,9 +101,12 @@ def frozen_evaluation(protection: Protection) -> Evaluation:
 
 
 def configure(
-    preset: str, overrides: Mapping[str, Any], device: str, train_images: int
+    preset: str, overrides: Mapping[str, Any], device: str, train_images: int, median_side: int
 ) -> SEPConfig:
     """A preset with some fields replaced; its steps fit the budget, but for the paper's one level.
+
+    Networks see images at a size that follows from `median_side`, of the shorter sides of the
+    training images, but for the paper's 32 pixels; crops are padded by an eighth of it.
 
     `auto` is `paper` with a random target map on a GPU, and on a CPU `quick` with epochs that suit
     the number of images.
@@ -93,7 +114,10 @@ def configure(
     Raises:
         AppError: 422 with every field that does not fit.
     """
-    base = _base(preset, overrides, device, train_images)
+    base = at_side(
+        _base(preset, overrides, device, train_images),
+        _side(preset, overrides, device, median_side),
+    )
     whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
     try:
         return load_config(whole)
@@ -120,7 +144,20 @@ def _base(preset: str, overrides: Mapping[str, Any], device: str, train_images: 
     return base
 
 
-def check(preset: str, overrides: Mapping[str, Any], classes: int, train_images: int) -> None:
+def _side(preset: str, overrides: Mapping[str, Any], device: str, median_side: int) -> int:
+    side = overrides.get("input_pixels")
+    # A side that is none is refused with the other fields.
+    if isinstance(side, int) and MIN_INPUT_PIXELS <= side <= MAX_INPUT_PIXELS:
+        return side
+    if preset == "paper":
+        return PRESETS["paper"].input_pixels
+    small = preset == "quick" or (preset == AUTO and device == "cpu")
+    return input_side(median_side, QUICK_SIDE if small else INPUT_SIDES[-1])
+
+
+def check(
+    preset: str, overrides: Mapping[str, Any], classes: int, train_images: int, median_side: int
+) -> None:
     """Refuse at once what planning would refuse later.
 
     Raises:
@@ -128,18 +165,18 @@ def check(preset: str, overrides: Mapping[str, Any], classes: int, train_images:
     """
     for device in ("cpu", "cuda"):
         try:
-            resolve(configure(preset, overrides, device, train_images), classes)
+            resolve(configure(preset, overrides, device, train_images, median_side), classes)
         except ValueError as error:
             raise AppError(422, "INVALID_CONFIG", str(error)) from error
 
 
 def freeze(
-    requested: Mapping[str, Any], classes: int, train_images: int, device: Device
+    requested: Mapping[str, Any], classes: int, train_images: int, median_side: int, device: Device
 ) -> tuple[SEPConfig, Plan]:
     """Everything that was open is decided here, once, and kept on the row."""
-    config = resolve(
-        configure(requested["preset"], requested["config"], device.device, train_images), classes
-    )
+    preset, overrides = requested["preset"], requested["config"]
+    asked = configure(preset, overrides, device.device, train_images, median_side)
+    config = resolve(asked, classes)
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.bfloat16 else "float32"
@@ -150,7 +187,7 @@ def freeze(
         max_batch_pixels=MAX_BATCH_PIXELS[device.device],
         threads=device.threads,
     )
-    batch_gflop = perturb_gflop(config, plan.batch_size)
+    batch_gflop = perturb_gflop(config, _batch_size(plan, median_side**2))
     return config, replace(
         plan, shard_batches=max(1, round(SHARD_GFLOP[device.device] / batch_gflop))
     )
@@ -163,9 +200,14 @@ def batches(records: Sequence[ImageRecord], plan: Plan) -> list[list[int]]:
         alike[record.height, record.width, record.channels].append(index)
     result = []
     for (height, width, _), members in sorted(alike.items()):
-        size = max(1, min(plan.batch_size, plan.max_batch_pixels // (height * width)))
+        size = _batch_size(plan, height * width)
         result += [members[at : at + size] for at in range(0, len(members), size)]
     return result
+
+
+def _batch_size(plan: Plan, pixels: int) -> int:
+    """Of images with so many pixels each."""
+    return max(1, min(plan.batch_size, plan.max_batch_pixels // pixels))
 
 
 def shards(records: Sequence[ImageRecord], plan: Plan) -> list[list[list[int]]]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import datasets, planning, steps, storage
+from api import datasets, planning, sides, steps, storage
 from api.db import now
 from api.errors import AppError, not_found
 from api.models import (
@@ -99,7 +99,8 @@ def check(session: Session, owner_id: UUID, request: Request, *, lock: bool = Fa
     assert dataset.summary is not None
     train_images = training_images(dataset.summary["counts"])
     planning.load_evaluation(request.evaluation)
-    planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
+    classes, side = len(dataset.summary["classes"]), sides.summary_side(dataset.summary)
+    planning.check(request.preset, request.config, classes, train_images, side)
     return dataset
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.trial [--data ZIP] [--preset quick] [--set epochs=20 ...] [--seeds 3]
 
-ZIP holds `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, all images of one size. Figures come last,
+ZIP holds `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, all images of one size. Presets are read as
+the service reads them: steps follow the budget, input size and `auto` the data. Figures come last,
 one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-ratio`.
 """
 
@@ -25,12 +26,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from api import planning
 from api.demo.photographs import write_zip
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.patterns import class_patterns
 from sep_core.pixels import to_images, to_input, to_pixels
-from sep_core.presets import PRESETS, quick_for
+from sep_core.presets import PRESETS
 
 Split = tuple[Tensor, Tensor]  # pixels (n, c, h, w) and labels (n)
 Figures = dict[str, float]
@@ -40,7 +42,7 @@ def main() -> int:
     """Measure every seed; figures are means over them, and the worst ratio."""
     options = _options()
     train, test, classes = read_zip(options.data or _photographs())
-    config = configured(options.preset, len(train[0]), options.set)
+    config = configured(options.preset, options.set, options.device, train[0])
     torch.set_num_threads(options.threads)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
     runs = []
@@ -84,14 +86,10 @@ def measure(
     return figures
 
 
-def configured(preset: str, images: int, changes: list[str]) -> SEPConfig:
-    """The preset with `field=value` changes; a value is JSON, or else a string.
-
-    `auto` is `quick_for` the number of training images.
-    """
-    base = quick_for(images) if preset == "auto" else PRESETS[preset]
+def configured(preset: str, changes: list[str], device: str, pixels: Tensor) -> SEPConfig:
+    """The preset with `field=value` changes, for training on `pixels`; a value is JSON, or text."""
     fields: dict[str, Any] = dict(map(_change, changes))
-    return dataclasses.replace(base, **fields)
+    return planning.configure(preset, fields, device, len(pixels), min(pixels.shape[-2:]))
 
 
 def read_zip(path: str) -> tuple[Split, Split, int]:

@@ -40,6 +40,7 @@ Views = Literal["identity", "crop", "hardened"]
 
 SEED_HEX_DIGITS = 32
 MAX_EPSILON_LEVELS = 64
+MIN_INPUT_PIXELS, MAX_INPUT_PIXELS = 16, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +64,16 @@ class SEPConfig:
             (`identity`, the paper), random crops as in training (`crop`), or these of images that
             are first compressed, greyed or shrunk as appropriators do (`hardened`).
         surrogate, appropriator: networks, see `sep_core.networks`.
-        input_pixels: side of the square that both networks see.
+        input_pixels: side of the square that both networks see; presets but `paper` choose it from
+            the data (`sep_core.presets.input_side`).
         epochs, appropriator_epochs: lengths of the two trainings.
         batch_size, learning_rate, momentum, weight_decay: SGD, for both trainings.
         warmup_epochs: length of a linear rise from `warmup_learning_rate`, in epochs.
         schedule: `step` divides the rate by ten at each of `milestones`, `cosine` lets it fall
             to 0.
         milestones: shares of the training in (0, 1), rising.
-        crop_padding: random-crop padding in pixels; flip: random horizontal flips.
+        crop_padding: random-crop padding in pixels, of a preset an eighth of `input_pixels`.
+        flip: random horizontal flips.
         target_map: g as a list (class y is moved towards class `target_map[y]`), `shift` (the
             paper's y + 1) or `random`, a derangement drawn from the seed.
         held_out_percent: share of each class set aside for testing where the data have no test
@@ -127,7 +130,7 @@ class SEPConfig:
         in_range("checkpoints_per_step", self.checkpoints_per_step, 0, self.checkpoints)
         in_range("class_steps", self.class_steps, 0, 10_000)
         in_range("perturb_momentum", self.perturb_momentum, 0, 0.9999)
-        in_range("input_pixels", self.input_pixels, 16, 1024)
+        in_range("input_pixels", self.input_pixels, MIN_INPUT_PIXELS, MAX_INPUT_PIXELS)
         in_range("batch_size", self.batch_size, 2, 65_536)
         in_range("learning_rate", self.learning_rate, 1e-8, 100)
         in_range("momentum", self.momentum, 0, 0.9999)

@@ -65,6 +65,26 @@ PRESETS: Mapping[str, SEPConfig] = MappingProxyType(
 )
 
 
+INPUT_SIDES = (32, 64, 128, 224)
+QUICK_SIDE = 64
+"""The largest for two CPU cores: of one form of a network the cost grows with the square."""
+
+
+def input_side(median_side: int, most: int = INPUT_SIDES[-1]) -> int:
+    """What networks are to see of images whose shorter sides have this median: at most `most`.
+
+    The largest of INPUT_SIDES that most images fill; smaller ones are enlarged to 32 pixels.
+    """
+    return max(
+        (side for side in INPUT_SIDES if side <= min(median_side, most)), default=INPUT_SIDES[0]
+    )
+
+
+def at_side(config: SEPConfig, side: int) -> SEPConfig:
+    """The same recipe at another input size: its crops grow and shrink with the image."""
+    return replace(config, input_pixels=side, crop_padding=side // 8)
+
+
 def at_budget(config: SEPConfig, epsilon_levels: int) -> SEPConfig:
     """The same recipe within another budget: its steps grow and shrink with the ball."""
     step_levels = config.step_levels * epsilon_levels / config.epsilon_levels

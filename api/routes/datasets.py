@@ -170,6 +170,7 @@ def _shown(session: Session, dataset: Dataset, step: Step) -> DatasetOut:
         classes=summary.get("classes"),
         counts=summary.get("counts"),
         sizes=summary.get("sizes"),
+        median_side=summary.get("median_side"),
         progress=round(steps.share_done(step), 4),
         eta_seconds=steps.step_eta_seconds(session, step),
         error_code=dataset.error_code,

@@ -29,6 +29,10 @@ class DatasetOut(BaseModel):
     classes: list[str] | None
     counts: dict[str, dict[str, int]] | None = Field(description="images by split and class")
     sizes: dict[str, int] | None = Field(description="the most frequent sizes, WIDTHxHEIGHT")
+    median_side: int | None = Field(
+        description="of the training images' shorter sides, in pixels: presets choose the size "
+        "that networks see by it"
+    )
     progress: float = Field(description="of the ingestion, 0 to 1")
     eta_seconds: Seconds | None = Field(
         description="to the end of the ingestion, judged by its progress; null unless it has some"
@@ -80,7 +84,20 @@ _FIELDS: dict[str, Any] = {
     "preset": (
         Literal["auto", "quick", "fast", "hardened", "paper"],
         Field("auto", description="`auto`: chosen from the data and the workers when planned"),
-    )
+    ),
+    "input_pixels": (
+        int | None,
+        Field(
+            None,
+            description="side of the square that networks see; default: 32, 64, 128 or 224, the "
+            "largest that the median of the training images' shorter sides reaches, at most 64 for "
+            "`quick` and for `auto` on a CPU, and 32 for `paper`",
+        ),
+    ),
+    "crop_padding": (
+        int | None,
+        Field(None, description="of random crops, in pixels; default: an eighth of `input_pixels`"),
+    ),
 }
 ConfigIn = create_model(
     "ConfigIn",

@@ -262,7 +262,7 @@ def freeze(claim: Claim) -> None:
     """As the `train` step does: a plan with two shards."""
     with db.transaction() as session:
         requested = session.get_one(Protection, claim.protection_id).requested
-        config, plan = planning.freeze(requested, 2, 5_000, CPU)
+        config, plan = planning.freeze(requested, 2, 5_000, 32, CPU)
         evaluation = named(planning.load_evaluation(requested["evaluation"]), config)
         costs = COSTS | {StepKind.EVALUATE: [3.0] * evaluation.trainings}
         steps.freeze(session, claim, config, plan, evaluation, costs)

@@ -97,7 +97,7 @@ def test_the_papers_cost() -> None:
 )
 def test_a_preset_is_resolved(preset: str, device: Device, base: SEPConfig) -> None:
     requested = {"preset": preset, "config": {"steps": 5}}
-    config, plan = planning.freeze(requested, 7, 5_000, device)
+    config, plan = planning.freeze(requested, 7, 5_000, 32, device)
     assert sorted(config.target_map) == list(range(7))
     assert all(target != label for label, target in enumerate(config.target_map))
     assert config.seed is not None
@@ -115,19 +115,20 @@ def test_a_preset_is_resolved(preset: str, device: Device, base: SEPConfig) -> N
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_precision(device: Device, precision: str) -> None:
     requested = {"preset": "quick", "config": {"precision": precision}}
-    _, plan = planning.freeze(requested, 2, 5_000, device)
+    _, plan = planning.freeze(requested, 2, 5_000, 32, device)
     best = "bfloat16" if device.bfloat16 else "float32"
     assert plan.precision == (best if precision == "auto" else precision)
 
 
 def test_a_seed_that_is_given_stays() -> None:
     requested = {"preset": "quick", "config": {"seed": "ab" * 16, "target_map": "random"}}
-    first, _ = planning.freeze(requested, 9, 5_000, CPU)
-    second, _ = planning.freeze(requested, 9, 5_000, GPU)
+    first, _ = planning.freeze(requested, 9, 5_000, 32, CPU)
+    second, _ = planning.freeze(requested, 9, 5_000, 32, GPU)
     assert first.seed == "ab" * 16
     assert first.target_map == second.target_map
     drawn = {
-        planning.freeze({"preset": "auto", "config": {}}, 2, 5_000, CPU)[0].seed for _ in range(3)
+        planning.freeze({"preset": "auto", "config": {}}, 2, 5_000, 32, CPU)[0].seed
+        for _ in range(3)
     }
     assert len(drawn) == 3
 
@@ -147,33 +148,73 @@ def test_a_request_that_could_not_be_planned_is_refused_at_once(
     overrides: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(AppError) as refused:
-        planning.check("auto", overrides, 3, 5_000)
+        planning.check("auto", overrides, 3, 5_000, 32)
     assert (refused.value.status, refused.value.code) == (422, "INVALID_CONFIG")
     assert sentence in refused.value.message
 
 
 def test_presets_fit_any_data() -> None:
     for preset in ("auto", *PRESETS):
-        planning.check(preset, {}, 2, 5_000)
-        planning.check(preset, {}, 1000, 5_000)
+        planning.check(preset, {}, 2, 5_000, 32)
+        planning.check(preset, {}, 1000, 5_000, 32)
 
 
 @pytest.mark.parametrize("preset", ["auto", "quick", "fast", "hardened"])
 @pytest.mark.parametrize("levels", [2, 4, 16])
 def test_a_budget_brings_its_step_along(preset: str, levels: int) -> None:
-    whole = planning.configure(preset, {}, "cpu", IMAGES)
-    config = planning.configure(preset, {"epsilon_levels": levels}, "cpu", IMAGES)
+    whole = planning.configure(preset, {}, "cpu", IMAGES, 32)
+    config = planning.configure(preset, {"epsilon_levels": levels}, "cpu", IMAGES, 32)
     assert config.step_levels / levels == whole.step_levels / whole.epsilon_levels
     asked = {"epsilon_levels": levels, "step_levels": 0.5}
-    assert planning.configure(preset, asked, "cpu", IMAGES).step_levels == 0.5
+    assert planning.configure(preset, asked, "cpu", IMAGES, 32).step_levels == 0.5
 
 
 def test_the_papers_step_is_one_level_whatever_the_budget() -> None:
-    assert planning.configure("paper", {"epsilon_levels": 8}, "cpu", IMAGES).step_levels == 1
+    assert planning.configure("paper", {"epsilon_levels": 8}, "cpu", IMAGES, 32).step_levels == 1
 
 
 @pytest.mark.parametrize("levels", [0, 65])
 def test_a_budget_that_is_none_is_refused_by_its_name_alone(levels: int) -> None:
     with pytest.raises(AppError, match="epsilon_levels") as refused:
-        planning.configure("quick", {"epsilon_levels": levels}, "cpu", IMAGES)
+        planning.configure("quick", {"epsilon_levels": levels}, "cpu", IMAGES, 32)
     assert "step_levels" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "device", "median_side", "side"),
+    [
+        ("quick", "cpu", 31, 32),
+        ("quick", "cpu", 100, 64),
+        ("quick", "cuda", 500, 64),
+        ("auto", "cpu", 500, 64),
+        ("auto", "cuda", 63, 32),
+        ("auto", "cuda", 500, 224),
+        ("fast", "cpu", 500, 224),
+        ("hardened", "cuda", 130, 128),
+        ("paper", "cuda", 500, 32),
+    ],
+)
+def test_the_input_size_follows_the_data(
+    preset: str, device: str, median_side: int, side: int
+) -> None:
+    config = planning.configure(preset, {}, device, IMAGES, median_side)
+    assert (config.input_pixels, config.crop_padding) == (side, side // 8)
+    asked = planning.configure(preset, {"input_pixels": 48}, device, IMAGES, median_side)
+    assert (asked.input_pixels, asked.crop_padding) == (48, 6)
+    asked = planning.configure(preset, {"crop_padding": 3}, device, IMAGES, median_side)
+    assert (asked.input_pixels, asked.crop_padding) == (side, 3)
+
+
+@pytest.mark.parametrize("side", [15, 1025, "x", None])
+def test_an_input_size_that_is_none_is_refused_by_its_name_alone(side: object) -> None:
+    with pytest.raises(AppError, match="input_pixels") as refused:
+        planning.configure("quick", {"input_pixels": side}, "cpu", IMAGES, 100)
+    assert "crop_padding" not in str(refused.value)
+
+
+def test_shards_of_large_images_are_as_much_work() -> None:
+    request = {"preset": "quick", "config": {"input_pixels": 64}}
+    small, large = (
+        planning.freeze(request, 2, IMAGES, side, CPU)[1].shard_batches for side in (64, 1024)
+    )
+    assert large == pytest.approx(128 * small, rel=0.05)

@@ -75,7 +75,7 @@ def test_an_upload(client: httpx2.Client, chunked: bool) -> None:
     found = ready.json()
     assert (found["state"], found["done"], found["progress"]) == ("ready", True, 1.0)
     assert found["counts"] == {"train": {"cat": 2, "dog": 2}}
-    assert found["sizes"] == {"10x12": 4}
+    assert (found["sizes"], found["median_side"]) == ({"10x12": 4}, 10)
     assert (found["images"], found["refused_count"]) == (4, 1)
     assert [refused["name"] for refused in found["refused"]] == ["notes/readme"]
     assert found["refused"][0]["reason"]

@@ -18,7 +18,7 @@ from sep_core.config import (
     stable_integer,
 )
 from sep_core.costs import gradient_passes
-from sep_core.presets import PAPER, PRESETS, QUICK, at_budget, quick_for
+from sep_core.presets import PAPER, PRESETS, QUICK, at_budget, at_side, input_side, quick_for
 
 # For every bounded field: the smallest and largest value allowed, the next ones outside.
 BOUNDS: dict[str, tuple[float, float, float, float]] = {
@@ -146,6 +146,32 @@ def test_steps_fit_the_budget(levels: int) -> None:
     assert fitted.epsilon_levels == levels
     assert fitted.step_levels / levels == QUICK.step_levels / QUICK.epsilon_levels
     assert replace(fitted, epsilon_levels=8, step_levels=QUICK.step_levels) == QUICK
+
+
+@pytest.mark.parametrize(
+    ("median_side", "most", "side"),
+    [
+        (8, 224, 32),
+        (32, 224, 32),
+        (63, 224, 32),
+        (64, 224, 64),
+        (127, 224, 64),
+        (128, 224, 128),
+        (223, 224, 128),
+        (224, 224, 224),
+        (5_000, 224, 224),
+        (5_000, 64, 64),
+        (40, 64, 32),
+    ],
+)
+def test_the_input_size_follows_the_data(median_side: int, most: int, side: int) -> None:
+    assert input_side(median_side, most) == side
+
+
+@pytest.mark.parametrize(("side", "padding"), [(16, 2), (32, 4), (64, 8), (128, 16), (224, 28)])
+def test_crops_grow_with_the_input(side: int, padding: int) -> None:
+    assert at_side(QUICK, side) == replace(QUICK, input_pixels=side, crop_padding=padding)
+    assert at_side(QUICK, QUICK.input_pixels) == QUICK
 
 
 @pytest.mark.parametrize(

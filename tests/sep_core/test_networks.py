@@ -138,7 +138,7 @@ def test_parameters_are_as_many_as_published(name: NetworkName, side: int, count
     assert sum(p.numel() for p in _trained(name, side).parameters()) == count
 
 
-@pytest.mark.parametrize("side", [32, 64, 224])
+@pytest.mark.parametrize("side", [32, 64, 128, 224])
 @every_network
 def test_cost_is_as_stated(name: NetworkName, side: int) -> None:
     # The convolutional networks have no weight that depends on the side.

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import asdict
 
-from api import archive, datasets, storage
+from api import archive, datasets, sides, storage
 from api.archive import IngestProgress, IngestResult
 from api.leases import Claim
 from worker.steps import Output, Work
@@ -36,4 +36,5 @@ def _summary(result: IngestResult) -> Output:
         "classes": list(result.classes),
         "counts": {s: {c: counts[s, c] for c in result.classes} for s in splits},
         "sizes": dict(sizes.most_common(20)),
+        "median_side": sides.median_side(result.records),
     }

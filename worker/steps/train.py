@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from api import planning, steps, storage
+from api import planning, sides, steps, storage
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Protection, Queue
@@ -85,7 +85,8 @@ def freeze_plan(claim: Claim) -> None:
     index = load_index(protection.dataset_id)
     device = facts.measure(Queue.GPU).plan_device
     train_images = sum(record.split == "train" for record in index.records)
-    config, plan = planning.freeze(protection.requested, len(index.classes), train_images, device)
+    side, classes = sides.median_side(index.records), len(index.classes)
+    config, plan = planning.freeze(protection.requested, classes, train_images, side, device)
     asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
     evaluation = named(asked, config)
     train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
