@@ -1,7 +1,8 @@
 """What an appropriator learns: trained on what left the house, tested on clean held-out images."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import torch
@@ -22,6 +23,10 @@ from sep_core.training import (
     inference_batches,
 )
 
+Room = Callable[[Sequence[int]], Tensor]
+"""Makes a uint8 tensor of a shape, not filled: where that is, is the caller's choice."""
+IN_MEMORY: Room = partial(torch.empty, dtype=torch.uint8)
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -40,6 +45,7 @@ def appropriate(
     *,
     countermeasure: Countermeasure = "crop-flip",
     pretrained: Mapping[str, Tensor] | None = None,
+    room: Room = IN_MEMORY,
 ) -> Iterator[Progress | Accuracy]:
     """Train the appropriator on `train`; yields progress, and its accuracy on `test` every epoch.
 
@@ -51,6 +57,7 @@ def appropriate(
         train, test: pixels at input size and labels. A countermeasure that preprocesses does so
             with both, as whoever uses it would with every image that comes along.
         pretrained: see `fit`.
+        room: for pixels that a countermeasure has changed: as many as there were.
 
     Raises:
         ValueError: as `fit`.
@@ -61,8 +68,8 @@ def appropriate(
     if countermeasure in PREPROCESSING:
         work += sum(inference_batches(size) for size in sizes)
     progress = (Progress(done, work) for done in count(1))
-    learned = yield from _preprocess(train[0], countermeasure, progress)
-    seen = yield from _preprocess(test[0], countermeasure, progress)
+    learned = yield from _preprocess(train[0], countermeasure, progress, room)
+    seen = yield from _preprocess(test[0], countermeasure, progress, room)
     for event in fit(
         learned,
         train[1],
@@ -86,15 +93,18 @@ def appropriate(
 
 
 def _preprocess(
-    pixels: UInt8[Tensor, "n 3 s s"], countermeasure: Countermeasure, progress: Iterator[Progress]
+    pixels: UInt8[Tensor, "n 3 s s"],
+    countermeasure: Countermeasure,
+    progress: Iterator[Progress],
+    room: Room,
 ) -> Generator[Progress, None, UInt8[Tensor, "n 3 s s"]]:
     if countermeasure not in PREPROCESSING:
         return pixels
-    changed = []
-    for batch in pixels.tensor_split(inference_batches(len(pixels))):
-        changed.append(PREPROCESSING[countermeasure](batch.cpu()))
+    changed, number = room(pixels.shape), inference_batches(len(pixels))
+    for batch, place in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
+        place.copy_(PREPROCESSING[countermeasure](batch.cpu()))
         yield next(progress)
-    return torch.cat(changed)
+    return changed
 
 
 def predictions(

@@ -1,5 +1,8 @@
 """From decoded pixels to the tensors that sep_core takes. The only bridge, and it needs PyTorch."""
 
+import math
+import os
+import tempfile
 from collections.abc import Generator, Sequence
 
 import numpy as np
@@ -11,6 +14,9 @@ from sep_core.config import Plan
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from worker.data import Reader
+
+MAPPED_BYTES = 2**28
+"""Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
 
 
 def prepare(plan: Plan) -> None:
@@ -55,16 +61,31 @@ def labels(records: Sequence[ImageRecord], index: IngestResult) -> Tensor:
 def at_input_size(
     reader: Reader, records: Sequence[ImageRecord], side: int
 ) -> Generator[tuple[int, int], None, Tensor]:
-    """Decode images at the size that networks see: (n, 3, s, s) uint8.
+    """Decode images at the size that networks see: (n, 3, s, s) uint8, in `room`.
 
     Yields (0, 0), a sign of life, after every image: the step's real work comes afterwards.
     """
-    result = torch.empty(len(records), 3, side, side, dtype=torch.uint8)
+    result = room((len(records), 3, side, side))
     for number, record in enumerate(records):
         image = to_images(tensor([reader.pixels(record)]))
         result[number] = to_pixels(to_input(image, side).contiguous())[0]
         yield 0, 0
     return result
+
+
+def room(shape: Sequence[int]) -> Tensor:
+    """uint8, not filled: in memory, or above MAPPED_BYTES in a file of the temporary folder.
+
+    The file has no name any more and goes with the tensor. Its blocks are taken at once: a disk
+    that is full is an error here, and not the end of the process where a page is written.
+    """
+    size = math.prod(shape)
+    if size <= MAPPED_BYTES:
+        return torch.empty(*shape, dtype=torch.uint8)
+    with tempfile.NamedTemporaryFile() as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        mapped = torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+    return mapped.view(*shape)
 
 
 def tensor(pixels: Sequence[Pixels]) -> Tensor:

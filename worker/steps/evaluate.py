@@ -53,6 +53,7 @@ def _train(job: Job, cell: Cell) -> Work:
         cell_config(job.config, cell),
         job.plan,
         countermeasure=cell.countermeasure,
+        room=tensors.room,
     ):
         match event:
             case Progress(done, total):
