@@ -18,7 +18,7 @@ from sep_core.config import Plan, SEPConfig
 
 # What `planning.SHARD_GFLOP` takes for two minutes of a CPU.
 PACKAGE_GFLOPS = planning.SHARD_GFLOP["cpu"] / 120
-NO_WORKER = Device("cpu", bfloat16=False, threads=1)
+NO_WORKER = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
 Costs = Mapping[StepKind, Sequence[float]]
 
@@ -78,7 +78,7 @@ def _workers(session: Session) -> list[Worker]:
 
 
 def _device(worker: Worker) -> Device:
-    return Device(worker.device, worker.bfloat16, worker.threads)
+    return Device(worker.device, worker.bfloat16, worker.threads, worker.memory_bytes)
 
 
 def _seconds(costs: Costs, workers: Sequence[Worker]) -> dict[StepKind, float] | None:

@@ -21,7 +21,13 @@ from sep_core.config import (
     Variant,
     resolve,
 )
-from sep_core.costs import forward_gflop, gradient_passes, pattern_passes, training_cost
+from sep_core.costs import (
+    forward_gflop,
+    gradient_bytes,
+    gradient_passes,
+    pattern_passes,
+    training_cost,
+)
 from sep_core.presets import (
     INPUT_SIDES,
     PRESETS,
@@ -35,7 +41,11 @@ from sep_core.presets import (
 
 AUTO = "auto"
 VARIANTS = get_args(Variant)
+# Images that are perturbed together: as many as MEMORY_SHARE of the device holds, within these. The
+# rest is for checkpoints, libraries, the batches before and after, and other processes of a host.
+LEAST_BATCH_SIZE = 16
 BATCH_SIZE: Mapping[str, int] = {"cpu": 128, "cuda": 512}
+MEMORY_SHARE = 1 / 4
 # Full-size images of a batch: on a CPU so few that a step stays in its cache (12 MiB a tensor).
 MAX_BATCH_PIXELS: Mapping[str, int] = {"cpu": 2**20, "cuda": 2**22}
 # About two minutes of work each, so that losing a shard costs little: GFLOP on two AVX-512 cores
@@ -58,6 +68,7 @@ class Device:
     device: str
     bfloat16: bool
     threads: int
+    memory_bytes: int
 
 
 def load_config(stored: Mapping[str, Any]) -> SEPConfig:
@@ -183,7 +194,7 @@ def freeze(
     plan = Plan(
         device="cuda" if device.device == "cuda" else "cpu",
         precision=precision,
-        batch_size=BATCH_SIZE[device.device],
+        batch_size=batch_size(config, device),
         max_batch_pixels=MAX_BATCH_PIXELS[device.device],
         threads=device.threads,
     )
@@ -191,6 +202,14 @@ def freeze(
     return config, replace(
         plan, shard_batches=max(1, round(SHARD_GFLOP[device.device] / batch_gflop))
     )
+
+
+def batch_size(config: SEPConfig, device: Device) -> int:
+    """Images that are perturbed together on such a device: a power of two."""
+    image = gradient_bytes(config.surrogate, config.input_pixels)
+    fitting = max(1, int(MEMORY_SHARE * device.memory_bytes / image))
+    power = 1 << (fitting.bit_length() - 1)
+    return min(max(power, LEAST_BATCH_SIZE), BATCH_SIZE[device.device])
 
 
 def batches(records: Sequence[ImageRecord], plan: Plan) -> list[list[int]]:

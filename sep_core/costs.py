@@ -1,4 +1,4 @@
-"""What trainings and gradient passes cost, in GFLOP. Imports no torch."""
+"""What trainings and gradient passes cost, in GFLOP and in memory. Imports no torch."""
 
 from sep_core.config import Countermeasure, NetworkName, SEPConfig
 
@@ -33,6 +33,35 @@ def forward_gflop(name: NetworkName, side: int) -> float:
     """GFLOP of one forward pass of one square image of `side` pixels, to 2 % at multiples of 32."""
     fixed, growing = (LARGE_FORWARD_GFLOP if side >= LARGE_PIXELS else FORWARD_GFLOP)[name]
     return fixed + growing * (side / 32) ** 2
+
+
+# MiB that a gradient pass of one image holds at its fullest, in float32 (counted tensor by tensor,
+# of frozen networks): a fixed part, and one for every 32 x 32 pixels. bfloat16 takes about half.
+GRADIENT_MIB: dict[NetworkName, tuple[float, float]] = {
+    "resnet18": (0.0, 2.20),
+    "senet18": (0.0, 3.15),
+    "vgg16": (0.0, 1.44),
+    "densenet121": (0.0, 32.9),
+    "googlenet": (0.0, 31.1),
+    "vit": (3.85, 0.034),
+    "mlp": (0.002, 0.0352),
+    "linear": (0.0, 0.0469),
+    "small": (0.0, 0.562),
+}
+LARGE_GRADIENT_MIB: dict[NetworkName, tuple[float, float]] = GRADIENT_MIB | {
+    "resnet18": (0.0, 0.252),
+    "senet18": (0.0, 0.312),
+    "vgg16": (0.12, 1.437),
+    "densenet121": (0.0, 2.15),
+    "googlenet": (0.0, 0.702),
+    "small": (0.0, 0.0806),
+}
+
+
+def gradient_bytes(name: NetworkName, side: int) -> int:
+    """Memory of a gradient pass of one square image of `side` pixels, to 5 %; see GRADIENT_MIB."""
+    fixed, growing = (LARGE_GRADIENT_MIB if side >= LARGE_PIXELS else GRADIENT_MIB)[name]
+    return round((fixed + growing * (side / 32) ** 2) * 2**20)
 
 
 def gradient_passes(config: SEPConfig) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from api.planning import BATCH_SIZE, Device
+from api.planning import Device, batch_size
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.costs import forward_gflop
 from sep_core.networks import Network
@@ -35,7 +35,7 @@ def measure(device: Device) -> tuple[float, float]:
     config = resolve(replace(QUICK, seed=SEED, steps=10_000), CLASSES)
     forward = forward_gflop(config.surrogate, config.input_pixels)
     training, network = _training(config, plan)
-    passes = _passes(network, config, plan, BATCH_SIZE[device.device])
+    passes = _passes(network, config, plan, batch_size(config, device))
     return 2 * forward * passes, 3 * forward * training
 
 
@@ -49,14 +49,14 @@ def _training(config: SEPConfig, plan: Plan) -> tuple[float, Network]:
     return _a_second(steps, plan) * config.batch_size, network
 
 
-def _passes(network: Network, config: SEPConfig, plan: Plan, batch_size: int) -> float:
+def _passes(network: Network, config: SEPConfig, plan: Plan, images: int) -> float:
     """Gradient passes a second, each of one image through one network."""
     means = torch.zeros(CLASSES, network.head.in_features, device=plan.device)
     ensemble = [Checkpoint(1, freeze(network), means)]
-    pixels, labels = _images(batch_size, config)
+    pixels, labels = _images(images, config)
     events = protect(pixels, labels, ensemble, replace(config, checkpoints=1), plan)
     next(events)
-    return _a_second(events, plan) * batch_size
+    return _a_second(events, plan) * images
 
 
 def _a_second(events: Iterator[object], plan: Plan) -> float:

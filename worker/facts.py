@@ -40,7 +40,7 @@ class Facts:
     @property
     def plan_device(self) -> Device:
         """The part of it that a plan depends on."""
-        return Device(self.device, self.bfloat16, self.threads)
+        return Device(self.device, self.bfloat16, self.threads, self.memory_bytes)
 
 
 def name() -> str:

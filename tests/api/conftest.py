@@ -29,7 +29,7 @@ Change = Callable[..., None]
 JSON = dict[str, Any]
 
 ARCHIVE_BYTES = bytes(range(256)) * 40
-CPU = planning.Device("cpu", bfloat16=False, threads=1)
+CPU = planning.Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 COSTS = {
     StepKind.TRAIN: [4.0],
     StepKind.PERTURB: [2.0, 2.0],

@@ -13,13 +13,13 @@ from api.errors import AppError
 from api.models import StepKind
 from api.planning import Device
 from sep_core.cells import Evaluation, named
-from sep_core.config import Plan, SEPConfig, as_dict
+from sep_core.config import NetworkName, Plan, SEPConfig, as_dict
 from sep_core.costs import gradient_passes, pattern_passes
 from sep_core.presets import PAPER, PRESETS, QUICK, quick_for
 
-CPU = Device("cpu", bfloat16=False, threads=2)
+CPU = Device("cpu", bfloat16=False, threads=2, memory_bytes=2**33)
 IMAGES = 5000
-GPU = Device("cuda", bfloat16=True, threads=16)
+GPU = Device("cuda", bfloat16=True, threads=16, memory_bytes=2**36)
 
 
 def record(name: str, height: int, width: int, channels: int) -> ImageRecord:
@@ -109,6 +109,29 @@ def test_a_preset_is_resolved(preset: str, device: Device, base: SEPConfig) -> N
     assert plan.shard_batches >= 1
     assert planning.load_config(as_dict(config)) == config
     assert planning.load_plan(as_dict(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    ("device", "memory_bytes", "network", "side", "size"),
+    [
+        (CPU, 2**33, "small", 32, 128),  # as many as pay
+        (GPU, 2**36, "small", 32, 512),
+        (CPU, 2**28, "small", 32, 64),  # 64 MiB, 0.562 of them an image
+        (CPU, 2**28, "small", 224, 16),  # 3.95
+        (CPU, 2**30, "resnet18", 32, 64),  # 256 MiB, 2.2 of them
+        (GPU, 2**34, "resnet18", 224, 256),  # 4 GiB, 12.3 MiB of them
+        (GPU, 2**34, "densenet121", 224, 32),
+        (CPU, 2**20, "densenet121", 224, 16),  # fewer would not be worth their while
+    ],
+)
+def test_a_batch_takes_its_share_of_memory(
+    device: Device, memory_bytes: int, network: NetworkName, side: int, size: int
+) -> None:
+    config = replace(QUICK, surrogate=network, input_pixels=side)
+    small = replace(device, memory_bytes=memory_bytes)
+    assert planning.batch_size(config, small) == size
+    request = {"preset": "quick", "config": {"surrogate": network, "input_pixels": side}}
+    assert planning.freeze(request, 2, 5_000, 32, small)[1].batch_size == size
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])

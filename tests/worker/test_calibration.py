@@ -19,7 +19,7 @@ from tests import pictures
 from tests.worker import jobs
 from worker import calibration, facts
 
-ONE_THREAD = Device("cpu", bfloat16=False, threads=1)
+ONE_THREAD = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
 
 @pytest.fixture(autouse=True)
