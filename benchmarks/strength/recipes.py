@@ -53,6 +53,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 40},
     "class-4x4": PER_STEP
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 4, "class_steps": 40},
+    "class-hardened": PER_STEP
+    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 100}
+    | {"views": "hardened"},
     "sep-2x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 2, "steps": 15},
 }
 # Drawn recipes walk to the edge of the ball in four steps: momentum keeps them from dithering.

@@ -22,6 +22,13 @@ def choose() -> Iterator[Cell]:
         yield from _cells("choose", [recipe], [8], [1], ["small"], [PLAIN], [11])
 
 
+def harden() -> Iterator[Cell]:
+    """Candidates for `hardened`, on the first half, against what undoes SEP most."""
+    recipes = [CLEAN, "sep-4x15", "class-4x15", "hardened", "class-hardened"]
+    for countermeasure in (PLAIN, "grey", "jpeg-10"):
+        yield from _cells("choose", recipes, [8], [1], ["small"], [countermeasure], [11])
+
+
 def judge() -> Iterator[Cell]:
     """The preset `fast` against the full recipe, once, on the second half of the images."""
     networks: list[NetworkName] = ["small", "vgg16"]
@@ -67,6 +74,7 @@ def _cells(
 
 TABLES = {
     "choose": choose,
+    "harden": harden,
     "judge": judge,
     "matrix": matrix,
     "networks": networks,
