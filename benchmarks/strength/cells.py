@@ -70,6 +70,10 @@ class Cell:
         """Of its result."""
         return f"{self.release}/{self.network}-{self.countermeasure}-{self.seed}.json"
 
+    def config(self, classes: int = 10) -> SEPConfig:
+        """Of the recipe, at this budget and with the surrogate's seed."""
+        return configure(self.recipe, self.levels, self.surrogate_seed, classes, self.half)
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -92,7 +96,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
         if not mine or bench.done(cell):
             return False
         data = bench.data(cell.half)
-        config = configure(cell.recipe, cell.levels, cell.surrogate_seed, data.classes)
+        config = cell.config(data.classes)
         train, made = release(cell, data, config, bench)
         trial = replace(config, appropriator=cell.network, seed=hex_seed(cell.seed))
         began = time.perf_counter()
@@ -192,7 +196,7 @@ def _ensemble(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> list[C
 
 def gflop(cell: Cell, images: int) -> float:
     """What is still to be computed for a cell, its share of what it has in common apart."""
-    config = configure(cell.recipe, cell.levels, cell.surrogate_seed, 10)
+    config = cell.config()
     forward = forward_gflop(cell.network, config.input_pixels)
     adversarial = cell.countermeasure.startswith("adversarial")
     training = 3 * forward * (1 + ADVERSARIAL_PASSES * adversarial)
@@ -205,7 +209,7 @@ def release_gflop(cell: Cell, images: int, bench: Bench) -> float:
         (bench.cache / cell.half).glob(f"{Path(cell.release).name}-*.pt")
     ):
         return 0.0
-    config = configure(cell.recipe, cell.levels, cell.surrogate_seed, 10)
+    config = cell.config()
     forward = forward_gflop(config.surrogate, config.input_pixels)
     return (3 * config.epochs + 2 * gradient_passes(config)) * forward * images
 

@@ -37,6 +37,11 @@ def judge() -> Iterator[Cell]:
         yield from _cells("judge", recipes, [level], [seed], [network], [PLAIN], [10 + seed])
 
 
+def two_levels() -> Iterator[Cell]:
+    """All of CIFAR-10 at the paper's two levels; one seed."""
+    yield from _cells("whole", [CLEAN, "last", FAST], [2], [1], ["small"], [PLAIN], [11])
+
+
 def matrix() -> Iterator[Cell]:
     """Every countermeasure, one seed; the plain row has the three of `judge`."""
     yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], ["small"], list(ROWS), [11])
@@ -76,6 +81,7 @@ TABLES = {
     "choose": choose,
     "harden": harden,
     "judge": judge,
+    "two-levels": two_levels,
     "matrix": matrix,
     "networks": networks,
     "baselines": baselines,
