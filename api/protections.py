@@ -99,7 +99,7 @@ def check(session: Session, owner_id: UUID, request: Request, *, lock: bool = Fa
     assert dataset.summary is not None
     train_images = training_images(dataset.summary["counts"])
     planning.load_evaluation(request.evaluation)
-    planning.check(request.preset, request.config, len(dataset.summary["classes"]), train_images)
+    planning.check(request.preset, request.config, dataset.summary["classes"], train_images)
     return dataset
 
 

@@ -42,6 +42,8 @@ PERTURBATION = (
     "normalise_gradients",
     "views",
     "class_steps",
+    "protected_classes",
+    "protected_fraction",
     "target_map",
     "appropriator",
     "appropriator_epochs",
