@@ -218,13 +218,10 @@ def release_gflop(cell: Cell, images: int, bench: Bench) -> float:
 
 def _digest(config: Mapping[str, object], data: Data, plan: Plan) -> str:
     """A field that has its default does not count: what is kept outlives new fields."""
-    parts = (_telling(config, as_dict(SEPConfig())), _telling(as_dict(plan), as_dict(Plan())))
-    whole = repr([parts[0], data.sha256, parts[1]])
+    defaults = as_dict(SEPConfig())
+    told = sorted((name, value) for name, value in config.items() if value != defaults[name])
+    whole = repr([told, data.sha256, sorted(as_dict(plan).items())])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
-
-
-def _telling(values: Mapping[str, object], defaults: Mapping[str, object]) -> list[object]:
-    return sorted((name, value) for name, value in values.items() if value != defaults[name])
 
 
 def versions() -> dict[str, str]:
