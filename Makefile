@@ -41,7 +41,7 @@ check: setup  ## format, lint, types, import contracts, Dockerfile and compose f
 	$(RUN) check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 test: check  ## `check` and every test, on a real Redis and a real PostgreSQL
-	$(RUN) pytest
+	$(RUN) pytest -n auto --dist loadfile
 
 format: setup  ## format and mend what can be mended
 	$(RUN) ruff format .

@@ -17,7 +17,7 @@ from sep_core.config import Plan, SEPConfig, as_dict
 PERTURBATION = {
     *("variant", "epsilon_levels", "steps", "step_levels", "checkpoints", "inner_steps"),
     *("checkpoints_per_step", "perturb_momentum", "normalise_gradients", "views", "target_map"),
-    "class_steps",
+    *("class_steps", "protected_classes", "protected_fraction"),
     *("surrogate", "epochs", "seed"),
 }
 """Fields of a configuration that no appropriator's training reads."""

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from api.archive import ImageRecord
+from api.choice import check_classes, chosen
 from api.errors import AppError
 from api.models import Protection, StepKind
 from sep_core.cells import Evaluation, cells
@@ -167,16 +168,22 @@ def _side(preset: str, overrides: Mapping[str, Any], device: str, median_side: i
 
 
 def check(
-    preset: str, overrides: Mapping[str, Any], classes: int, train_images: int, median_side: int
+    preset: str,
+    overrides: Mapping[str, Any],
+    classes: Sequence[str],
+    train_images: int,
+    median_side: int,
 ) -> None:
-    """Refuse at once what planning would refuse later.
+    """Refuse at once what planning would refuse later, and classes that the data don't have.
 
     Raises:
         AppError: 422.
     """
     for device in ("cpu", "cuda"):
         try:
-            resolve(configure(preset, overrides, device, train_images, median_side), classes)
+            config = configure(preset, overrides, device, train_images, median_side)
+            resolve(config, len(classes))
+            check_classes(config, classes)
         except ValueError as error:
             raise AppError(422, "INVALID_CONFIG", str(error)) from error
 
@@ -212,10 +219,11 @@ def batch_size(config: SEPConfig, device: Device) -> int:
     return min(max(power, LEAST_BATCH_SIZE), BATCH_SIZE[device.device])
 
 
-def batches(records: Sequence[ImageRecord], plan: Plan) -> list[list[int]]:
+def batches(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[list[int]]:
     """Indices of images that are perturbed together: of like shape, in the order of their names."""
     alike: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
+    for index in chosen(records, config):
+        record = records[index]
         alike[record.height, record.width, record.channels].append(index)
     result = []
     for (height, width, _), members in sorted(alike.items()):
@@ -229,11 +237,11 @@ def _batch_size(plan: Plan, pixels: int) -> int:
     return max(1, min(plan.batch_size, plan.max_batch_pixels // pixels))
 
 
-def shards(records: Sequence[ImageRecord], plan: Plan) -> list[list[list[int]]]:
+def shards(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[list[list[int]]]:
     """The batches of each `perturb` step: so many as the plan says, in at most SHARD_BYTES."""
     result: list[list[list[int]]] = []
     room = 0
-    for batch in batches(records, plan):
+    for batch in batches(records, config, plan):
         size = sum(_bytes(records[index]) for index in batch)
         if not result or len(result[-1]) == plan.shard_batches or size > room:
             result.append([])
@@ -262,7 +270,7 @@ def costs(
             + _patterns_gflop(config, train_images)
         ],
         StepKind.PERTURB: [
-            perturb_gflop(config, sum(map(len, shard))) for shard in shards(records, plan)
+            perturb_gflop(config, sum(map(len, shard))) for shard in shards(records, config, plan)
         ],
         StepKind.PACKAGE: [pixels * PACKAGE_GFLOP_A_PIXEL],
         StepKind.EVALUATE: [

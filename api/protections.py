@@ -99,7 +99,7 @@ def check(session: Session, owner_id: UUID, request: Request, *, lock: bool = Fa
     assert dataset.summary is not None
     train_images = training_images(dataset.summary["counts"])
     planning.load_evaluation(request.evaluation)
-    classes, side = len(dataset.summary["classes"]), sides.summary_side(dataset.summary)
+    classes, side = dataset.summary["classes"], sides.summary_side(dataset.summary)
     planning.check(request.preset, request.config, classes, train_images, side)
     return dataset
 

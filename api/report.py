@@ -32,7 +32,9 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     found = [outputs[StepKind.EVALUATE, index] for index in range(evaluation.trainings)]
     clean, protected = found[CLEAN], found[PROTECTED]
     rows, classes = matrix.build(evaluation, found), len(protection.config["target_map"])
-    change = outputs[StepKind.PACKAGE, 0]
+    packaged = outputs[StepKind.PACKAGE, 0]
+    # What was packaged when there was no choice was protected whole.
+    change = {"protected_images": packaged["images"]} | packaged
     key = storage.protection_key(protection.id, protections.RECORD)
     stored: Record = json.loads(storage.read(key))
     return {
@@ -41,7 +43,7 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
         "verdict": _with_strongest(_verdict(clean, protected, change, classes), rows, classes),
         "accuracy": {"clean": clean, "protected": protected},
         "matrix": rows,
-        "change": change | {"sentence": _where_it_shows(change)},
+        "change": change | {"sentence": _where_it_shows(change), "scope": _scope(change)},
         "training": outputs[StepKind.TRAIN, 0],
         "requested": protection.requested,
         "config": protection.config,
@@ -74,6 +76,7 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
     decides = clean["accuracy_last"] * classes >= DECIDES_ABOVE_CHANCE
     unchanged = change["unchanged_images"]
     worked = decides and share <= WORKED_BELOW_SHARE and not unchanged
+    partial = change["protected_images"] < change["images"]
     measured = (
         f"On clean images, a network trained on the protected data reaches "
         f"{protected['accuracy_last']:.1%} (peak {protected['accuracy_peak']:.1%}) where one "
@@ -86,13 +89,15 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
         word = f"{unchanged} images leave as they came: the method found no way to change them."
     elif worked:
         word = "The protection holds against this network and recipe."
+    elif partial:
+        word = "What leaves can, as a whole, still be learned from: do not rely on it."
     else:
         word = "The protection did not work on these data: do not rely on it."
     return {
         "worked": worked,
         "decides": decides,
         "share_of_clean_accuracy": round(share, 4),
-        "sentence": f"{measured} {word}",
+        "sentence": f"{measured} {word}" + (f" {_scope(change)}" if partial else ""),
     }
 
 
@@ -115,15 +120,28 @@ def _with_strongest(verdict: Record, rows: Sequence[Record], classes: int) -> Re
     return verdict | {"strongest": strongest, "sentence": sentence}
 
 
+def _scope(change: Record) -> str:
+    """How many images are protected, of how many, and what that means for the others."""
+    images, protected = change["images"], change["protected_images"]
+    if protected == images:
+        return f"All {images} images are protected."
+    return (
+        f"Only {protected} of {images} images are protected; the rest leave as clean copies, and "
+        "can be learned from."
+    )
+
+
 def _where_it_shows(change: Record) -> str:
     """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
-    shows, may_show, images = change["shows"], change["may_show"], change["images"]
+    shows, may_show = change["shows"], change["may_show"]
+    partial = change["protected_images"] < change["images"]
+    images = f"{change['protected_images']} {'protected ' if partial else ''}images"
     if not may_show["images"]:
         limit = may_show["ssim_below"]
-        return f"By SSIM the change shows in none of {images} images: none is below {limit}."
+        return f"By SSIM the change shows in none of {images}: none is below {limit}."
     more, share = may_show["images"] - shows["images"], may_show["share"] - shows["share"]
     return (
-        f"By SSIM the change shows in {shows['images']} of {images} images "
+        f"By SSIM the change shows in {shows['images']} of {images} "
         f"({shows['share']:.1%}: below {shows['ssim_below']}), "
         f"and may show in {more} more ({share:.1%}: below {may_show['ssim_below']})."
     )

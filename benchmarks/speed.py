@@ -8,10 +8,12 @@ other side is our own network as PyTorch runs it untouched: batch norm not folde
 float32. Both sides have the same weights and the same images, in memory, and take turns. Figures
 come last, one a line, `name: value unit`; a ratio is the median over the rounds. Exits 1 where one
 is below `--min-float32` or `--min-bfloat16` (the latter judged where the device has bfloat16).
+`--record` keeps them for docs/results.md.
 """
 
 import argparse
 import itertools
+import json
 import statistics
 import sys
 import time
@@ -25,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import authors
+from benchmarks.strength.cells import versions
 from sep_core.config import Plan, Precision, SEPConfig, Variant, resolve
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
@@ -67,7 +70,23 @@ def main() -> int:
         measured[name] = _throughput(options.batch, training_seconds(precision, options))
     for name, (value, unit) in measured.items():
         print(f"{name}: {value:.4g} {unit}")
+    if options.record:
+        _record(measured, options)
     return int(low)
+
+
+def _record(measured: Measured, options: argparse.Namespace) -> None:
+    """What `benchmarks.strength.page` shows."""
+    figures = {name: f"{value:.3g} {unit}" for name, (value, unit) in measured.items()}
+    record = {
+        "reference": "the authors' code" if options.reference else "our network, untouched",
+        "network": options.network,
+        "batch": options.batch,
+        "device": options.device,
+        "versions": versions(),
+        "figures": figures,
+    }
+    options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def gradient_passes(variant: Variant, options: argparse.Namespace) -> dict[str, Pass]:
@@ -220,6 +239,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--network", choices=("resnet18", "small"), default="resnet18")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--record", type=Path, help="docs/speed.json for docs/results.md")
     parser.add_argument("--min-float32", type=float, default=1.3)
     parser.add_argument("--min-bfloat16", type=float, default=2.2)
     return parser.parse_args()

@@ -78,6 +78,9 @@ class SEPConfig:
             paper's y + 1) or `random`, a derangement drawn from the seed.
         held_out_percent: share of each class set aside for testing where the data have no test
             split.
+        protected_classes: names of the classes whose images are changed; None takes all.
+        protected_fraction: share of the images of each split and class that is changed, in (0, 1],
+            at least one of each; which ones is drawn from the seed.
         seed: 32 hexadecimal digits; drawn when the protection is planned if None.
         precision: of the networks' arithmetic; `auto` is bfloat16 where the device has it.
 
@@ -116,6 +119,8 @@ class SEPConfig:
     flip: bool = True
     target_map: Literal["shift", "random"] | tuple[int, ...] = "shift"
     held_out_percent: int = 10
+    protected_classes: tuple[str, ...] | None = None
+    protected_fraction: float = 1.0
     seed: str | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -143,6 +148,7 @@ class SEPConfig:
             self.milestones
         ):
             raise ValueError(f"milestones: expected rising shares in (0, 1), got {self.milestones}")
+        _check_protected(self.protected_classes, self.protected_fraction)
         if self.seed is not None and not _is_seed(self.seed):
             raise ValueError(
                 f"seed: expected {SEED_HEX_DIGITS} lower-case hexadecimal digits, got {self.seed!r}"
@@ -243,6 +249,15 @@ def _check_target_map(target_map: tuple[int, ...]) -> None:
             "target_map: expected a permutation of the classes without fixed points, "
             f"got {target_map}"
         )
+
+
+def _check_protected(classes: tuple[str, ...] | None, fraction: float) -> None:
+    if classes is not None and not 0 < len(set(classes)) == len(classes):
+        raise ValueError(
+            f"protected_classes: expected names of classes, one or more, none twice, got {classes}"
+        )
+    if not 0 < fraction <= 1:  # also refuses NaN
+        raise ValueError(f"protected_fraction: expected a share in (0, 1], got {fraction}")
 
 
 def _is_seed(seed: str) -> bool:

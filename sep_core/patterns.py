@@ -13,6 +13,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from sep_core import views
 from sep_core.config import Plan, SEPConfig, drawn_seed
 from sep_core.costs import PATTERN_CHECKPOINTS, pattern_images
 from sep_core.pixels import LEVELS, project, to_images
@@ -51,7 +52,7 @@ def class_patterns(
         velocity = MOMENTUM * velocity
         for part in torch.split(chosen, plan.batch_size):
             for k in visited:
-                show = _crops(len(part), config, draws)
+                show = _view(len(part), config, draws)
                 members = pixels[part], labels[part]
                 velocity += _direction(members, patterns, ensemble[k], show, config, plan)
                 yield Progress(step, config.class_steps)
@@ -60,13 +61,18 @@ def class_patterns(
     yield patterns.cpu()
 
 
-def _crops(
+def _view(
     images: int, config: SEPConfig, draws: torch.Generator
 ) -> Callable[[Images], Images] | None:
-    """A crop of each image's own: a pattern has to hold wherever an appropriator's crop puts it."""
+    """What `views` draws, but a crop of each image's own.
+
+    A pattern has to hold wherever an appropriator's crop puts it.
+    """
     if config.views == "identity":
         return None
-    return partial(augment, crops=draw_crops(images, config, draws), padding=config.crop_padding)
+    crop = partial(augment, crops=draw_crops(images, config, draws), padding=config.crop_padding)
+    change = views.CHANGES[views.draw_change(config, draws)]
+    return lambda seen: crop(change(seen))
 
 
 def _direction(

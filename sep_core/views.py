@@ -48,10 +48,14 @@ def draw(config: SEPConfig, step: int, checkpoint: int) -> View | None:
     draws = generator(drawn_seed(config), "view", step, checkpoint)
     top, left = torch.randint(0, 2 * config.crop_padding + 1, (2,), generator=draws).tolist()
     mirrored = config.flip and bool(torch.randint(0, 2, (1,), generator=draws))
-    change = PLAIN
-    if config.views == "hardened":
-        change = HARDENED[int(torch.randint(0, len(HARDENED), (1,), generator=draws))]
-    return View(change, top, left, mirrored)
+    return View(draw_change(config, draws), top, left, mirrored)
+
+
+def draw_change(config: SEPConfig, draws: torch.Generator) -> str:
+    """One of `CHANGES`."""
+    if config.views != "hardened":
+        return PLAIN
+    return HARDENED[int(torch.randint(0, len(HARDENED), (1,), generator=draws))]
 
 
 def show(images: Images, view: View | None, padding: int) -> Images:

@@ -18,6 +18,8 @@ from api import db, launcher, queue, storage
 from api.settings import settings
 from tests import servers
 
+MOST_PROCESSES = 4
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
@@ -28,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="minutes of computing: --slow runs it"))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """A process a core, each with servers of its own; one where the servers are given."""
+    given = "TEST_REDIS_URL" in os.environ or "TEST_DATABASE_URL" in os.environ
+    return 1 if given else min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session")

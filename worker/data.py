@@ -5,10 +5,12 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from uuid import UUID
 
 from api import archive, datasets, protections, storage
 from api.archive import ImageRecord, IngestResult, Pixels
+from api.choice import chosen
 from api.db import reading
 from api.leases import Claim
 from api.models import Protection
@@ -33,6 +35,11 @@ class Job:
     def records(self) -> Sequence[ImageRecord]:
         """Accepted images, sorted by name."""
         return self.index.records
+
+    @cached_property
+    def protected(self) -> frozenset[int]:
+        """Indices of the records whose images are changed; the others leave as they came."""
+        return frozenset(chosen(self.records, self.config))
 
 
 def load_index(dataset_id: UUID) -> IngestResult:

@@ -77,7 +77,7 @@ def largest(original: Pixels, released: Pixels) -> int:
 
 
 def summarise(changes: list[Change]) -> dict[str, Any]:
-    """Of a data set: the worst, means over its images, the fifth percentile of SSIM.
+    """Of a data set's protected images: the worst, means over them, the fifth percentile of SSIM.
 
     PSNR, in decibels, is that of the mean squared error. The histogram is over all values and has
     an entry for each change from 0 to 64 levels, the largest budget there is.

@@ -164,11 +164,16 @@ def _print_dataset(dataset: Resource) -> None:
         console.print(f"  refused {refused['name']}: {refused['reason']}")
 
 
+def _protected(change: Resource) -> str:
+    images, protected = change["images"], change.get("protected_images", change["images"])
+    return str(images) if protected == images else f"{protected} protected of {images}"
+
+
 def _print_verdict(report: Resource, protection: Resource, out: Path) -> None:
     config, change, accuracy = report["config"], report["change"], report["accuracy"]
     console.rule("verdict")
     rows = {
-        "images": f"{change['images']}, {change['unchanged_images']} of them unchanged",
+        "images": f"{_protected(change)}, {change['unchanged_images']} of them unchanged",
         "method": f"{config['variant']}, {config['steps']} steps of {config['step_levels']:g} "
         f"through {config['checkpoints']} checkpoints of {config['surrogate']}, "
         f"{config['epochs']} epochs",

@@ -78,8 +78,15 @@ class _Strict(BaseModel):
         return {name: tuple(v) if isinstance(v, list) else v for name, v in body.items()}
 
 
+_CONFIG_HELP = {
+    "protected_classes": "names of the data set's classes whose images are changed; default all. "
+    "Images of the others leave as clean copies, and can be learned from",
+    "protected_fraction": "share of the images of each split and class that is changed, above 0 up "
+    "to 1, at least one of each; default 1. The others leave as clean copies",
+}
 _FIELDS: dict[str, Any] = {
-    name: (kind | None, None) for name, kind in get_type_hints(SEPConfig).items()
+    name: (kind | None, Field(None, description=_CONFIG_HELP.get(name)))
+    for name, kind in get_type_hints(SEPConfig).items()
 } | {
     "preset": (
         Literal["auto", "quick", "fast", "hardened", "paper"],

@@ -42,6 +42,8 @@ PERTURBATION = (
     "normalise_gradients",
     "views",
     "class_steps",
+    "protected_classes",
+    "protected_fraction",
     "target_map",
     "appropriator",
     "appropriator_epochs",
@@ -70,6 +72,10 @@ class Cell:
         """Of its result."""
         return f"{self.release}/{self.network}-{self.countermeasure}-{self.seed}.json"
 
+    def config(self, classes: int = 10) -> SEPConfig:
+        """Of the recipe, at this budget and with the surrogate's seed."""
+        return configure(self.recipe, self.levels, self.surrogate_seed, classes, self.half)
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -92,7 +98,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
         if not mine or bench.done(cell):
             return False
         data = bench.data(cell.half)
-        config = configure(cell.recipe, cell.levels, cell.surrogate_seed, data.classes)
+        config = cell.config(data.classes)
         train, made = release(cell, data, config, bench)
         trial = replace(config, appropriator=cell.network, seed=hex_seed(cell.seed))
         began = time.perf_counter()
@@ -192,7 +198,7 @@ def _ensemble(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> list[C
 
 def gflop(cell: Cell, images: int) -> float:
     """What is still to be computed for a cell, its share of what it has in common apart."""
-    config = configure(cell.recipe, cell.levels, cell.surrogate_seed, 10)
+    config = cell.config()
     forward = forward_gflop(cell.network, config.input_pixels)
     adversarial = cell.countermeasure.startswith("adversarial")
     training = 3 * forward * (1 + ADVERSARIAL_PASSES * adversarial)
@@ -205,13 +211,16 @@ def release_gflop(cell: Cell, images: int, bench: Bench) -> float:
         (bench.cache / cell.half).glob(f"{Path(cell.release).name}-*.pt")
     ):
         return 0.0
-    config = configure(cell.recipe, cell.levels, cell.surrogate_seed, 10)
+    config = cell.config()
     forward = forward_gflop(config.surrogate, config.input_pixels)
     return (3 * config.epochs + 2 * gradient_passes(config)) * forward * images
 
 
 def _digest(config: Mapping[str, object], data: Data, plan: Plan) -> str:
-    whole = repr([sorted(config.items()), data.sha256, sorted(as_dict(plan).items())])
+    """A field that has its default does not count: what is kept outlives new fields."""
+    defaults = as_dict(SEPConfig())
+    told = sorted((name, value) for name, value in config.items() if value != defaults[name])
+    whole = repr([told, data.sha256, sorted(as_dict(plan).items())])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -105,6 +106,7 @@ def build(results: Path, page: Path) -> dict[Path, str]:
         "Countermeasures": _matrix(cells),
         "Other networks": _networks(cells),
         "Other methods": _baselines(cells),
+        "Speed of a gradient pass": _speed(page.parent / "speed.json"),
         "The data and the versions": _provenance(cells),
         "How to reproduce": _commands(),
     }
@@ -206,12 +208,24 @@ def _baselines(cells: Cells) -> Iterator[str]:
     for group in cells.groups(lambda result: result.cell.recipe in NOISES):
         yield _heading(group)
         columns = ("none", PLAIN, "grey", "jpeg-10")
-        names = [CLEAN, FULL, FAST, *NOISES]
+        names = [CLEAN, FULL, FAST, HARDENED, *NOISES]
         rows = [
             [f"`{name}`", *(_both(cells.at(group, name, column)) for column in columns)]
             for name in names
         ]
         yield _table(["images changed by", *columns], rows)
+
+
+def _speed(path: Path) -> Iterator[str]:
+    if not path.exists():
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    made = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    yield (
+        f"Reference: {record['reference']}. `{record['network']}`, batches of {record['batch']}, "
+        f"{record['device']}; both sides in turns; {made}."
+    )
+    yield _table(["what", "measured"], [[name, value] for name, value in record["figures"].items()])
 
 
 def _provenance(cells: Cells) -> Iterator[str]:
@@ -242,6 +256,8 @@ def _commands() -> Iterator[str]:
         for name, table in TABLES.items()
     }
     named["python -m benchmarks.paper --data ZIP --out FOLDER"] = "The paper's row, on a GPU."
+    record = "python -m benchmarks.speed --reference PATH --record docs/speed.json"
+    named[record] = "The speed of a gradient pass beside the authors'."
     named["python -m benchmarks.strength.page"] = "This page."
     yield _table(["command", "measures"], [[f"`{c}`", what] for c, what in named.items()])
 

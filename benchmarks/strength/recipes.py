@@ -25,6 +25,8 @@ COMMON: dict[str, Any] = {
     "steps": 30,
     "step_levels": 1.0,
 }
+# Twenty times the images of a half.
+EPOCHS: dict[str, dict[str, Any]] = {"whole": {"epochs": 15, "appropriator_epochs": 15}}
 PER_STEP: dict[str, Any] = {"normalise_gradients": True, "views": "crop", "perturb_momentum": 0.9}
 
 PERTURBING = ("variant", "class_steps", "checkpoints_per_step", "steps", *PER_STEP)
@@ -53,6 +55,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 40},
     "class-4x4": PER_STEP
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 4, "class_steps": 40},
+    "class-hardened": PER_STEP
+    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 100}
+    | {"views": "hardened"},
     "sep-2x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 2, "steps": 15},
 }
 # Drawn recipes walk to the edge of the ball in four steps: momentum keeps them from dithering.
@@ -64,8 +69,10 @@ NOISES: dict[str, Baseline] = {
 }
 
 
-def configure(recipe: str, levels: int, seed: int, classes: int) -> SEPConfig:
+def configure(recipe: str, levels: int, seed: int, classes: int, half: str) -> SEPConfig:
     """The whole configuration of a recipe; clean images and baselines have the common one.
+
+    `half` of the images: all of them need fewer epochs.
 
     Raises:
         ValueError: no such recipe.
@@ -75,7 +82,8 @@ def configure(recipe: str, levels: int, seed: int, classes: int) -> SEPConfig:
     changes = RECIPES.get(recipe, {})
     if "checkpoints_per_step" in changes:
         changes = {"step_levels": levels * STEP_SHARE} | changes
-    config = replace(PRESETS["quick"], **(COMMON | changes), epsilon_levels=levels or 1)
+    whole = COMMON | EPOCHS.get(half, {}) | changes
+    config = replace(PRESETS["quick"], **whole, epsilon_levels=levels or 1)
     return resolve(replace(config, seed=hex_seed(seed)), classes)
 
 

@@ -22,12 +22,24 @@ def choose() -> Iterator[Cell]:
         yield from _cells("choose", [recipe], [8], [1], ["small"], [PLAIN], [11])
 
 
+def harden() -> Iterator[Cell]:
+    """Candidates for `hardened`, on the first half, against what undoes SEP most."""
+    recipes = [CLEAN, "sep-4x15", "class-4x15", "hardened", "class-hardened"]
+    for countermeasure in (PLAIN, "grey", "jpeg-10"):
+        yield from _cells("choose", recipes, [8], [1], ["small"], [countermeasure], [11])
+
+
 def judge() -> Iterator[Cell]:
     """The preset `fast` against the full recipe, once, on the second half of the images."""
     networks: list[NetworkName] = ["small", "vgg16"]
     recipes = [CLEAN, FAST, FULL]
     for network, level, seed in product(networks, [8, 4], [1, 2, 3]):
         yield from _cells("judge", recipes, [level], [seed], [network], [PLAIN], [10 + seed])
+
+
+def two_levels() -> Iterator[Cell]:
+    """All of CIFAR-10 at the paper's two levels; one seed."""
+    yield from _cells("whole", [CLEAN, "last", FAST], [2], [1], ["small"], [PLAIN], [11])
 
 
 def matrix() -> Iterator[Cell]:
@@ -67,7 +79,9 @@ def _cells(
 
 TABLES = {
     "choose": choose,
+    "harden": harden,
     "judge": judge,
+    "two-levels": two_levels,
     "matrix": matrix,
     "networks": networks,
     "baselines": baselines,

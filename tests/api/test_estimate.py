@@ -63,6 +63,17 @@ def test_a_plan_without_workers(client: httpx2.Client, ready_dataset: str) -> No
     assert rows() == (0, 0)
 
 
+def test_images_that_are_not_protected_are_no_work(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    whole = planned(client, ready_dataset, config={"preset": "quick"})["gflop"]
+    for partly in ({"protected_classes": ["cat"]}, {"protected_fraction": 0.5}):
+        gflop = planned(client, ready_dataset, config={"preset": "quick"} | partly)["gflop"]
+        assert gflop["perturb"] == pytest.approx(whole["perturb"] / 2, abs=2e-3)
+        assert gflop["train"] == whole["train"]
+        assert gflop["evaluate"] == whole["evaluate"]
+
+
 def test_work_is_what_the_papers_arithmetic_says(client: httpx2.Client, ready_dataset: str) -> None:
     """`small` takes 0.07 GFLOP an image; a training image three of them, a gradient pass two."""
     found = planned(client, ready_dataset, config={"preset": "quick"}, evaluation=MATRIX)

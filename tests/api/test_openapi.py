@@ -62,6 +62,8 @@ def test_a_configuration_lists_its_fields_and_no_others() -> None:
     config = SCHEMA["components"]["schemas"]["ConfigIn"]
     assert set(config["properties"]) == {*SEPConfig.__dataclass_fields__, "preset"}
     assert config["additionalProperties"] is False
+    for name in ("protected_classes", "protected_fraction"):
+        assert "clean copies" in config["properties"][name]["description"]
     assert config["properties"]["preset"]["enum"] == [
         "auto",
         "quick",

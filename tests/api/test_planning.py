@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from api import planning
 from api.archive import ImageRecord
+from api.choice import chosen
 from api.errors import AppError
 from api.models import StepKind
 from api.planning import Device
@@ -20,6 +21,7 @@ from sep_core.presets import PAPER, PRESETS, QUICK, quick_for
 CPU = Device("cpu", bfloat16=False, threads=2, memory_bytes=2**33)
 IMAGES = 5000
 GPU = Device("cuda", bfloat16=True, threads=16, memory_bytes=2**36)
+CLASSES = ["ant", "bee", "cat"]
 
 
 def record(name: str, height: int, width: int, channels: int) -> ImageRecord:
@@ -46,7 +48,7 @@ plans = st.builds(
 def test_batches_are_disjoint_whole_and_of_like_shape(
     records: list[ImageRecord], plan: Plan
 ) -> None:
-    batches = planning.batches(records, plan)
+    batches = planning.batches(records, QUICK, plan)
     assert sorted(index for batch in batches for index in batch) == list(range(len(records)))
     for batch in batches:
         assert 0 < len(batch) <= plan.batch_size
@@ -59,18 +61,18 @@ def test_batches_are_disjoint_whole_and_of_like_shape(
 
 @given(records_, plans)
 def test_shards_are_the_batches_in_their_order(records: list[ImageRecord], plan: Plan) -> None:
-    shards = planning.shards(records, plan)
-    assert [batch for shard in shards for batch in shard] == planning.batches(records, plan)
+    shards = planning.shards(records, QUICK, plan)
+    assert [batch for shard in shards for batch in shard] == planning.batches(records, QUICK, plan)
     assert all(0 < len(shard) <= plan.shard_batches for shard in shards)
     assert all(len(shard) == plan.shard_batches for shard in shards[:-1])
-    assert shards == planning.shards(list(records), replace(plan))
+    assert shards == planning.shards(list(records), QUICK, replace(plan))
 
 
 @given(records_, st.integers(2, 100))
 def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
     plan = Plan(device="cpu", precision="float32", batch_size=4, shard_batches=2)
     costs = planning.costs(QUICK, plan, named(Evaluation(), QUICK), records, images)
-    assert len(costs[StepKind.PERTURB]) == len(planning.shards(records, plan))
+    assert len(costs[StepKind.PERTURB]) == len(planning.shards(records, QUICK, plan))
     assert sum(costs[StepKind.PERTURB]) == pytest.approx(
         planning.perturb_gflop(QUICK, len(records))
     )
@@ -78,6 +80,20 @@ def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
     assert costs[StepKind.EVALUATE][0] == costs[StepKind.EVALUATE][1] > 0
     patterns = 2 * 0.07 * pattern_passes(QUICK, images, len(QUICK.target_map))
     assert costs[StepKind.TRAIN][0] == pytest.approx(3 * 0.07 * QUICK.epochs * images + patterns)
+
+
+@given(records_, plans)
+def test_only_chosen_images_are_perturbed(records: list[ImageRecord], plan: Plan) -> None:
+    config = replace(QUICK, protected_fraction=0.3, seed="0" * 32)
+    batches = planning.batches(records, config, plan)
+    assert sorted(index for batch in batches for index in batch) == chosen(records, config)
+    costs = planning.costs(config, plan, named(Evaluation(), config), records, 9)
+    assert sum(costs[StepKind.PERTURB]) == pytest.approx(
+        planning.perturb_gflop(config, len(chosen(records, config)))
+    )
+    whole = planning.costs(QUICK, plan, named(Evaluation(), QUICK), records, 9)
+    for kind in (StepKind.TRAIN, StepKind.PACKAGE, StepKind.EVALUATE):
+        assert costs[kind] == whole[kind]
 
 
 def test_the_papers_cost() -> None:
@@ -164,6 +180,13 @@ def test_a_seed_that_is_given_stays() -> None:
         ({"steps": "x", "epochs": None}, "epochs"),
         ({"target_map": [1, 0, 2]}, "target_map"),
         ({"target_map": [1, 0]}, "target_map: expected one entry for each of 3 classes, got 2"),
+        (
+            {"protected_classes": ["bee", "Ant", ""]},
+            "names of the data set's classes ('ant', 'bee', 'cat'), got 'Ant', ''",
+        ),
+        ({"protected_classes": []}, "protected_classes: expected names of classes, one or more"),
+        ({"protected_classes": "ant"}, "protected_classes"),
+        ({"protected_fraction": 0.0}, "protected_fraction: expected a share in (0, 1], got 0.0"),
         ({"checkpoints": 100}, "checkpoints"),  # `auto` may turn out to be `quick`: fewer epochs
     ],
 )
@@ -171,15 +194,15 @@ def test_a_request_that_could_not_be_planned_is_refused_at_once(
     overrides: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(AppError) as refused:
-        planning.check("auto", overrides, 3, 5_000, 32)
+        planning.check("auto", overrides, CLASSES, 5_000, 32)
     assert (refused.value.status, refused.value.code) == (422, "INVALID_CONFIG")
     assert sentence in refused.value.message
 
 
 def test_presets_fit_any_data() -> None:
     for preset in ("auto", *PRESETS):
-        planning.check(preset, {}, 2, 5_000, 32)
-        planning.check(preset, {}, 1000, 5_000, 32)
+        planning.check(preset, {}, CLASSES[:2], 5_000, 32)
+        planning.check(preset, {}, [str(number) for number in range(1000)], 5_000, 32)
 
 
 @pytest.mark.parametrize("preset", ["auto", "quick", "fast", "hardened"])

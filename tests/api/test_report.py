@@ -210,11 +210,47 @@ def test_one_training_has_no_matrix_to_show(done: UUID) -> None:
     ],
 )
 def test_where_the_change_shows(shows: int, may_show: int, sentence: str) -> None:
-    change = {"images": 8} | {
+    change = {"images": 8, "protected_images": 8} | {
         name: {"ssim_below": limit, "images": images, "share": images / 8}
         for name, limit, images in (("shows", 0.92, shows), ("may_show", 0.95, may_show))
     }
     assert report._where_it_shows(change) == f"By SSIM the change shows in {sentence}"
+
+
+def protected_only(protection_id: UUID, images: int) -> None:
+    with transaction() as session:
+        package = next(s for s in steps.of(session, protection_id) if s.kind is StepKind.PACKAGE)
+        row = session.get_one(Step, package.id)
+        row.output = {**(row.output or {}), "protected_images": images}
+
+
+@pytest.mark.parametrize(
+    ("accuracy_last", "word"), [(0.3, "holds"), (0.8, "can, as a whole, still be learned from")]
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_is_not_protected_is_said_plainly(done: UUID, accuracy_last: float, word: str) -> None:
+    measured(done, 0.9, accuracy_last)
+    protected_only(done, 3)
+    record = build(done)
+    assert (record["change"]["images"], record["change"]["protected_images"]) == (4, 3)
+    scope = (
+        "Only 3 of 4 images are protected; the rest leave as clean copies, and can be learned from."
+    )
+    assert record["change"]["scope"] == scope
+    assert word in record["verdict"]["sentence"]
+    assert record["verdict"]["sentence"].endswith(scope)
+    assert "shows in 1 of 3 protected images" in record["change"]["sentence"]
+    assert Page(report.render(record, None)).text.count(scope) == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_record_from_before_there_was_a_choice(done: UUID) -> None:
+    record = build(done)
+    assert record["change"]["protected_images"] == 4
+    assert "All 4 images are protected." in Page(report.render(record, None)).text
+    for name in ("protected_images", "scope"):
+        del record["change"][name]
+    assert Page(report.render(record, None)).open == []
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

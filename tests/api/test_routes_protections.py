@@ -160,12 +160,42 @@ REFUSED: list[tuple[JSON, str]] = [
     ({"seed": "\ud800" * 32}, "seed"),
     ({"\ud800": 1}, "config"),
     ({"variant": {"a": 1}}, "variant"),
+    ({"protected_classes": []}, "protected_classes: expected names of classes, one or more"),
+    ({"protected_classes": ["cat", "cat"]}, "protected_classes: expected names of classes"),
+    ({"protected_classes": "cat"}, "protected_classes"),
+    ({"protected_classes": [1]}, "protected_classes"),
+    ({"protected_classes": ["cat", None]}, "protected_classes"),
+    ({"protected_classes": ["\0"]}, "protected_classes"),
+    ({"protected_classes": ["\ud800"]}, "protected_classes"),
+    ({"protected_fraction": 0}, "protected_fraction: expected a share in (0, 1], got 0"),
+    ({"protected_fraction": 1.5}, "protected_fraction: expected a share in (0, 1], got 1.5"),
+    ({"protected_fraction": "0.5"}, "protected_fraction"),
+    ({"protected_fraction": True}, "protected_fraction"),
+    ({"protected_fraction": float("nan")}, "protected_fraction"),
 ]
 
 
 def test_configurations_that_are_refused(client: httpx2.Client, ready_dataset: str) -> None:
     for config, named in REFUSED:
         assert named in refused(client, ready_dataset, **config), config
+
+
+def test_a_class_that_the_data_do_not_have(client: httpx2.Client, ready_dataset: str) -> None:
+    sentence = (
+        "protected_classes: expected names of the data set's classes ('cat', 'dog'), got 'Dog'"
+    )
+    for preset in ("auto", "paper"):
+        found = refused(client, ready_dataset, preset=preset, protected_classes=["cat", "Dog"])
+        assert sentence in found
+
+
+def test_some_classes_and_a_share_are_taken(client: httpx2.Client, ready_dataset: str) -> None:
+    partly: JSON = {"protected_classes": ["dog"], "protected_fraction": 0.5}
+    made = ask(client, ready_dataset, **partly)
+    assert made["requested"]["config"] == partly
+    train(UUID(made["id"]))
+    planned = client.get(f"/v1/protections/{made['id']}").json()["config"]
+    assert {name: planned[name] for name in partly} == partly  # they are no keys
 
 
 def test_bodies_that_are_refused(client: httpx2.Client, ready_dataset: str) -> None:

@@ -1,13 +1,16 @@
 """benchmarks.speed on a stand-in that is laid out as the authors' checkout, on a small network."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import authors, speed
+from benchmarks.strength.page import build as build_page
 from sep_core.networks import build
 
 MODEL = """
@@ -80,13 +83,22 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_compares_with_the_checkout_named(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "--reference", str(checkout), *NO_LIMIT) == 0
+    record = checkout / "speed.json"
+    assert run(monkeypatch, "--reference", str(checkout), "--record", str(record), *NO_LIMIT) == 0
+    kept = json.loads(record.read_text())
+    assert kept["reference"] == "the authors' code"
+    page = build_page(checkout / "results", checkout / "results.md")[checkout / "results.md"]
+    assert f"sep 1 thread gradient pass ratio | {_ratio_in(kept)} |" in page
     printed = capsys.readouterr().out
     assert f"reference: {checkout}" in printed
     for variant in ("sep", "sep-fa"):
         for precision in ("float32", "bfloat16"):
             assert f"{precision} {variant} 1 thread gradient pass ratio: " in printed
     assert "bfloat16 surrogate training 1 thread: " in printed
+
+
+def _ratio_in(kept: dict[str, Any]) -> str:
+    return str(kept["figures"]["bfloat16 sep 1 thread gradient pass ratio"])
 
 
 def test_refuses_a_reference_that_does_other_work(

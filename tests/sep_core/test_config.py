@@ -72,6 +72,12 @@ def test_bounds_are_the_last_values_allowed(field: str) -> None:
         ("target_map", (0,)),
         ("target_map", ()),
         ("target_map", (1, 0, 2)),
+        ("protected_classes", ()),
+        ("protected_classes", ("ant", "bee", "ant")),
+        ("protected_fraction", 0),
+        ("protected_fraction", -0.1),
+        ("protected_fraction", 1.001),
+        ("protected_fraction", math.nan),
     ],
 )
 def test_other_fields_are_refused_by_name(field: str, value: object) -> None:
@@ -102,11 +108,17 @@ def test_words_and_keys_that_are_not_known_are_refused_from_json(field: str, val
 def test_every_field_has_a_refusal_here() -> None:
     words = {"variant", "surrogate", "appropriator", "schedule", "precision", "flip", "views"}
     others = {"milestones", "seed", "target_map", "normalise_gradients"}
+    others |= {"protected_classes", "protected_fraction"}
     assert {field.name for field in fields(SEPConfig)} == BOUNDS.keys() | words | others
 
 
 @pytest.mark.parametrize(
-    "config", [*PRESETS.values(), SEPConfig(target_map=(1, 2, 0), seed="a" * 32)]
+    "config",
+    [
+        *PRESETS.values(),
+        SEPConfig(target_map=(1, 2, 0), seed="a" * 32),
+        SEPConfig(protected_classes=("ant", "bee"), protected_fraction=1e-9),
+    ],
 )
 def test_json_brings_a_configuration_back(config: SEPConfig) -> None:
     assert TypeAdapter(SEPConfig).validate_json(json.dumps(as_dict(config))) == config

@@ -35,6 +35,8 @@ OTHERWISE: dict[str, Any] = {
     "normalise_gradients": False,
     "views": "identity",
     "target_map": (2, 0, 1),
+    "protected_classes": ("ant", "cat"),
+    "protected_fraction": 0.5,
     "surrogate": "linear",
     "epochs": 2,
     "seed": jobs.SEED[::-1],

@@ -16,6 +16,7 @@ from api.leases import Claim
 from worker import alive, metrics, preview
 from worker.data import (
     Job,
+    Reader,
     dump_json,
     load_job,
     open_released,
@@ -51,19 +52,18 @@ class _Found:
 
     Attributes:
         changes: of all images, in the order of their records.
-        columns: for the picture, of one image of each of the first classes.
-        worst: those of lowest SSIM, the lowest first.
+        columns: for the picture, of one protected image of each of the first classes.
+        worst: the protected ones of lowest SSIM, the lowest first.
     """
 
     changes: list[Change] = field(default_factory=list)
     columns: dict[str, preview.Cells] = field(default_factory=dict)
     worst: list[_Worst] = field(default_factory=list)
 
-    def add(
+    def picture(
         self, record: ImageRecord, pair: preview.Pair, change: Change, epsilon_levels: int
     ) -> None:
-        """Take in one image more."""
-        self.changes.append(change)
+        """Take in what the pictures show of one protected image more."""
         if record.class_name not in self.columns and len(self.columns) < PREVIEW_COLUMNS:
             self.columns[record.class_name] = preview.column(pair, epsilon_levels)
         if len(self.worst) < WORST or change.ssim < self.worst[-1].change.ssim:
@@ -76,7 +76,8 @@ def run(claim: Claim) -> Work:
     """Output: the archive's digest and size, and how much the images that go out have changed.
 
     Raises:
-        AppError: BUDGET_EXCEEDED, an image in the finished archive has changed by more than it may.
+        AppError: BUDGET_EXCEEDED, an image in the finished archive has changed by more than it may;
+            UNPROTECTED_CHANGED, one that was not to be protected has changed at all.
     """
     job = load_job(claim)
     total = 2 * len(job.records)
@@ -92,7 +93,7 @@ def run(claim: Claim) -> Work:
         (total, total), alive.computing(lambda: _figures(job, manifest, found))
     )
     storage.write(storage.protection_key(job.protection_id, protections.RECORD), record)
-    return {"archive_sha256": digest, "archive_bytes": size, "images": total // 2} | summary
+    return {"archive_sha256": digest, "archive_bytes": size} | summary
 
 
 def _at(progress: Progress, work: Generator[None, None, T]) -> Generator[Progress, None, T]:
@@ -120,7 +121,7 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, O
     box: list[tuple[str, bytes]] = []
     writer = archive.write(file, _emptied(box))
     with open_source(job.dataset_id) as reader:
-        for record, pixels in _protected(job):
+        for record, pixels in _released(job, reader):
             data = yield from _at((len(files), total), _encoded(pixels, record.released_name))
             files.append(_entry(record, data, metrics.largest(reader.pixels(record), pixels)))
             box.append((record.released_name, data))
@@ -154,10 +155,10 @@ def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
     }
 
 
-def _protected(job: Job) -> Iterator[tuple[ImageRecord, Pixels]]:
-    """Protected pixels in the order of names, picked from the shards."""
+def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels]]:
+    """Pixels in the order of names, picked from the shards, or as they came."""
     places: dict[int, tuple[int, int]] = {}
-    shards = planning.shards(job.records, job.plan)
+    shards = planning.shards(job.records, job.config, job.plan)
     for shard_index, shard in enumerate(shards):
         offset = 0
         for index in (index for batch in shard for index in batch):
@@ -169,6 +170,9 @@ def _protected(job: Job) -> Iterator[tuple[ImageRecord, Pixels]]:
             for index in range(len(shards))
         ]
         for index, record in enumerate(job.records):
+            if index not in places:
+                yield record, source.pixels(record)
+                continue
             shard_index, offset = places[index]
             files[shard_index].seek(offset)
             raw = files[shard_index].read(size_bytes(record))
@@ -180,14 +184,16 @@ def _verify(job: Job, manifest: Output, total: int) -> Generator[Progress, None,
     """Decode every image again from the stored archive and compare it with its original."""
     found = _Found()
     with open_source(job.dataset_id) as source, open_released(job.protection_id) as released:
-        for record, entry in zip(job.records, manifest["files"], strict=True):
+        for index, (record, entry) in enumerate(zip(job.records, manifest["files"], strict=True)):
             progress = len(job.records) + len(found.changes), total
             original = source.pixels(record)
             yield progress
             pair = original, released.pixels(record)
             change = yield from _at(progress, metrics.compare(*pair))
-            _check_budget(job, record, change, entry)
-            found.add(record, pair, change, job.config.epsilon_levels)
+            _check_change(job, index, change, entry)
+            found.changes.append(change)
+            if index in job.protected:
+                found.picture(record, pair, change, job.config.epsilon_levels)
             yield len(job.records) + len(found.changes), total
     return found
 
@@ -202,8 +208,15 @@ def _store_pictures(job: Job, found: _Found) -> None:
         storage.write(storage.protection_key(job.protection_id, name), picture)
 
 
-def _check_budget(job: Job, record: ImageRecord, change: Change, entry: Output) -> None:
-    allowed = job.config.epsilon_levels
+def _check_change(job: Job, index: int, change: Change, entry: Output) -> None:
+    record, allowed = job.records[index], job.config.epsilon_levels
+    if index not in job.protected and change.largest_levels:
+        raise AppError(
+            500,
+            "UNPROTECTED_CHANGED",
+            f"{record.released_name}: expected no change in the finished archive, since this image "
+            f"is not among those to protect, got {change.largest_levels} levels.",
+        )
     if change.largest_levels > allowed:
         raise AppError(
             500,
@@ -220,13 +233,15 @@ def _check_budget(job: Job, record: ImageRecord, change: Change, entry: Output) 
 
 
 def _figures(job: Job, manifest: Output, found: _Found) -> tuple[bytes, Output]:
-    """The owner's record of every file, and the summary of all."""
+    """The owner's record of every file, and a summary of the protected: others would flatter."""
     files = _owners_record(job, manifest, found.changes)
     record = {"files": files, "refused": [asdict(refusal) for refusal in job.index.refusals]}
     worst = [
         {"name": image.record.released_name} | _measured(image.change) for image in found.worst
     ]
-    return dump_json(record), metrics.summarise(found.changes) | {"worst": worst}
+    changes = [found.changes[index] for index in sorted(job.protected)]
+    counts = {"images": len(job.records), "protected_images": len(changes)}
+    return dump_json(record), counts | metrics.summarise(changes) | {"worst": worst}
 
 
 def _owners_record(job: Job, manifest: Output, changes: list[Change]) -> list[Output]:
@@ -237,10 +252,13 @@ def _owners_record(job: Job, manifest: Output, changes: list[Change]) -> list[Ou
             "original_pixels_sha256": record.pixels_sha256,
             "split": record.split,
             "class": record.class_name,
+            "protected": index in job.protected,
             "histogram": change.histogram,
         }
         | _measured(change)
-        for record, entry, change in zip(job.records, manifest["files"], changes, strict=True)
+        for index, (record, entry, change) in enumerate(
+            zip(job.records, manifest["files"], changes, strict=True)
+        )
     ]
 
 

@@ -21,7 +21,7 @@ def run(claim: Claim) -> Work:
     """Writes the shard's protected pixels, raw, in the order of its batches. Output: its digest."""
     job = load_job(claim)
     tensors.prepare(job.plan)
-    shard = planning.shards(job.records, job.plan)[claim.index]
+    shard = planning.shards(job.records, job.config, job.plan)[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
     ensemble, patterns = list(_ensemble(job)), _patterns(job)

@@ -1,0 +1,55 @@
+"""Which images of a data set are changed: those of some classes, or a share of all. Pure."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from api.archive import ImageRecord
+from sep_core.config import SEPConfig, drawn_seed, stable_integer
+
+# So many names of classes are enough to see which kind of name is meant.
+CLASSES_SHOWN = 20
+
+
+def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> list[int]:
+    """Indices of the images that are changed, rising: of each split and class the share asked for.
+
+    Every image draws its own number from the seed, and the smallest are taken. So nothing depends
+    on the order of the records, and a larger share takes the same images and some more.
+    """
+    classes = None if config.protected_classes is None else frozenset(config.protected_classes)
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        if classes is None or record.class_name in classes:
+            groups[record.split, record.class_name].append(index)
+    return sorted(i for members in groups.values() for i in _drawn(records, members, config))
+
+
+def _drawn(records: Sequence[ImageRecord], members: list[int], config: SEPConfig) -> list[int]:
+    if config.protected_fraction == 1:
+        return members
+    seed = drawn_seed(config)
+    count = max(1, round(len(members) * config.protected_fraction))
+    by_number = sorted(
+        members, key=lambda index: stable_integer(seed, "protected images", records[index].name)
+    )
+    return by_number[:count]
+
+
+def check_classes(config: SEPConfig, classes: Sequence[str]) -> None:
+    """Refuse names of classes that the data set doesn't have.
+
+    Raises:
+        ValueError: naming field, expectation and value.
+    """
+    known = frozenset(classes)
+    unknown = [name for name in config.protected_classes or () if name not in known]
+    if unknown:
+        raise ValueError(
+            f"protected_classes: expected names of the data set's classes ({_some(classes)}), "
+            f"got {_some(unknown)}"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
+    return ", ".join(map(repr, names[:CLASSES_SHOWN])) + more

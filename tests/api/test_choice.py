@@ -1,0 +1,105 @@
+"""Which images are changed: by split and class, from the seed alone."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.archive import ImageRecord
+from api.choice import CLASSES_SHOWN, check_classes, chosen
+from sep_core.config import SEPConfig
+
+SEED = "0123456789abcdef" * 2
+CONFIG = SEPConfig(seed=SEED)
+
+
+def record(name: str, split: str, class_name: str) -> ImageRecord:
+    return ImageRecord(name, split, class_name, 32, 32, 3, "PNG", "0" * 64, name)
+
+
+groups = st.tuples(st.sampled_from(["train", "val", "test"]), st.sampled_from(["ant", "bee"]))
+data_sets = st.lists(groups, max_size=80).map(
+    lambda found: [record(f"{at:05d}.png", *group) for at, group in enumerate(found)]
+)
+fractions = st.floats(0, 1, exclude_min=True)
+
+
+def by_group(records: list[ImageRecord]) -> Counter[tuple[str, str]]:
+    return Counter((found.split, found.class_name) for found in records)
+
+
+def names(records: list[ImageRecord], config: SEPConfig) -> set[str]:
+    return {records[index].name for index in chosen(records, config)}
+
+
+@given(data_sets)
+def test_by_default_all(records: list[ImageRecord]) -> None:
+    assert chosen(records, SEPConfig()) == list(range(len(records)))  # without a seed even
+
+
+@given(data_sets, fractions)
+def test_of_each_split_and_class_the_share_and_at_least_one(
+    records: list[ImageRecord], fraction: float
+) -> None:
+    indices = chosen(records, replace(CONFIG, protected_fraction=fraction))
+    assert indices == sorted(set(indices))
+    taken = by_group([records[index] for index in indices])
+    for group, count in by_group(records).items():
+        assert taken[group] == max(1, round(count * fraction))
+
+
+@given(data_sets, fractions)
+def test_some_classes_are_as_they_would_be_among_all(
+    records: list[ImageRecord], fraction: float
+) -> None:
+    config = replace(CONFIG, protected_fraction=fraction)
+    bees = {found.name for found in records if found.class_name == "bee"}
+    only = names(records, replace(config, protected_classes=("bee",)))
+    assert only == names(records, config) & bees
+    both = replace(config, protected_classes=("bee", "ant"))
+    assert names(records, both) == names(records, config)
+
+
+@given(data_sets, st.randoms(use_true_random=False), fractions)
+def test_neither_order_nor_another_field_matters(
+    records: list[ImageRecord], draws: object, fraction: float
+) -> None:
+    config = replace(CONFIG, protected_fraction=fraction)
+    mixed = records.copy()
+    draws.shuffle(mixed)  # type: ignore[attr-defined]  # hypothesis gives no type
+    assert names(mixed, config) == names(records, config)
+    other = replace(config, epsilon_levels=3, steps=1, target_map=(1, 0), precision="float32")
+    assert chosen(records, other) == chosen(records, config)
+
+
+@given(data_sets, fractions, fractions)
+def test_a_larger_share_takes_the_same_and_more(
+    records: list[ImageRecord], one: float, other: float
+) -> None:
+    small, large = (
+        names(records, replace(CONFIG, protected_fraction=share)) for share in sorted((one, other))
+    )
+    assert small <= large
+
+
+def test_another_seed_takes_others() -> None:
+    records = [record(f"{at}.png", "train", "ant") for at in range(200)]
+    half = replace(CONFIG, protected_fraction=0.5)
+    first, second = names(records, half), names(records, replace(half, seed=SEED[::-1]))
+    assert 25 < len(first & second) < 75  # 50 on average, deviation 3.5
+
+
+def test_a_share_needs_a_seed() -> None:
+    with pytest.raises(ValueError, match=r"^seed: expected"):
+        chosen([record("a.png", "train", "ant")], SEPConfig(protected_fraction=0.5))
+
+
+def test_of_many_classes_some_are_named() -> None:
+    classes = [f"class {number}" for number in range(1000)]
+    check_classes(replace(CONFIG, protected_classes=tuple(classes)), classes)
+    with pytest.raises(ValueError, match=r"^protected_classes: expected") as refused:
+        check_classes(replace(CONFIG, protected_classes=("class 7", "dog")), classes)
+    assert str(refused.value).endswith("'class 19' and 980 more), got 'dog'")
+    assert str(refused.value).count("class ") == CLASSES_SHOWN
