@@ -30,9 +30,7 @@ from sep_core.costs import (
     training_cost,
 )
 from sep_core.presets import (
-    INPUT_SIDES,
     PRESETS,
-    QUICK_SIDE,
     at_budget,
     at_side,
     input_side,
@@ -41,6 +39,8 @@ from sep_core.presets import (
 )
 
 AUTO = "auto"
+# Their networks see 32 pixels whatever the data: the paper's, and what two cores can do.
+AS_IT_IS = ("paper", "quick")
 VARIANTS = get_args(Variant)
 # Images that are perturbed together: as many as MEMORY_SHARE of the device holds, within these. The
 # rest is for checkpoints, libraries, the batches before and after, and other processes of a host.
@@ -117,8 +117,9 @@ def configure(
 ) -> SEPConfig:
     """A preset with some fields replaced; its steps fit the budget, but for the paper's one level.
 
-    Networks see images at a size that follows from `median_side`, of the shorter sides of the
-    training images, but for the paper's 32 pixels; crops are padded by an eighth of it.
+    Networks see images at 32 pixels, and in `fast`, in `hardened` and on a GPU at a size that
+    follows from `median_side`, of the shorter sides of the training images; crops are padded by an
+    eighth of it.
 
     `auto` is `paper` with a random target map on a GPU, and on a CPU `quick` with epochs that suit
     the number of images.
@@ -161,10 +162,9 @@ def _side(preset: str, overrides: Mapping[str, Any], device: str, median_side: i
     # A side that is none is refused with the other fields.
     if isinstance(side, int) and MIN_INPUT_PIXELS <= side <= MAX_INPUT_PIXELS:
         return side
-    if preset == "paper":
-        return PRESETS["paper"].input_pixels
-    small = preset == "quick" or (preset == AUTO and device == "cpu")
-    return input_side(median_side, QUICK_SIDE if small else INPUT_SIDES[-1])
+    if preset in AS_IT_IS or (preset == AUTO and device == "cpu"):
+        return SEPConfig.input_pixels
+    return input_side(median_side)
 
 
 def check(

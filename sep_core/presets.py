@@ -13,7 +13,7 @@ QUICK = SEPConfig(
     variant="sep",
     epsilon_levels=8,
     class_steps=100,
-    steps=8,
+    steps=4,
     step_levels=1.0,
     checkpoints=10,
     normalise_gradients=True,
@@ -66,18 +66,14 @@ PRESETS: Mapping[str, SEPConfig] = MappingProxyType(
 
 
 INPUT_SIDES = (32, 64, 128, 224)
-QUICK_SIDE = 64
-"""The largest for two CPU cores: of one form of a network the cost grows with the square."""
 
 
-def input_side(median_side: int, most: int = INPUT_SIDES[-1]) -> int:
-    """What networks are to see of images whose shorter sides have this median: at most `most`.
+def input_side(median_side: int) -> int:
+    """What networks are to see of images whose shorter sides have this median.
 
     The largest of INPUT_SIDES that most images fill; smaller ones are enlarged to 32 pixels.
     """
-    return max(
-        (side for side in INPUT_SIDES if side <= min(median_side, most)), default=INPUT_SIDES[0]
-    )
+    return max((side for side in INPUT_SIDES if side <= median_side), default=INPUT_SIDES[0])
 
 
 def at_side(config: SEPConfig, side: int) -> SEPConfig:

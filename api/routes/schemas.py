@@ -96,9 +96,9 @@ _FIELDS: dict[str, Any] = {
         int | None,
         Field(
             None,
-            description="side of the square that networks see; default: 32, 64, 128 or 224, the "
-            "largest that the median of the training images' shorter sides reaches, at most 64 for "
-            "`quick` and for `auto` on a CPU, and 32 for `paper`",
+            description="side of the square that networks see; default: 32 for `quick`, `paper` and "
+            "`auto` on a CPU, else 32, 64, 128 or 224, the largest that the median of the training "
+            "images' shorter sides reaches",
         ),
     ),
     "crop_padding": (

@@ -230,9 +230,9 @@ def test_a_budget_that_is_none_is_refused_by_its_name_alone(levels: int) -> None
     ("preset", "device", "median_side", "side"),
     [
         ("quick", "cpu", 31, 32),
-        ("quick", "cpu", 100, 64),
-        ("quick", "cuda", 500, 64),
-        ("auto", "cpu", 500, 64),
+        ("quick", "cpu", 100, 32),
+        ("quick", "cuda", 500, 32),
+        ("auto", "cpu", 500, 32),
         ("auto", "cuda", 63, 32),
         ("auto", "cuda", 500, 224),
         ("fast", "cpu", 500, 224),
