@@ -7,17 +7,17 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, datasets, planning, sides, storage
+from api import archive, datasets, planning, sides, storage, workload
 from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
-from api.planning import Device
 from api.protections import Request, training_images
+from api.workload import Device
 from sep_core.cells import Evaluation, named
 from sep_core.config import Plan, SEPConfig
 
-# What `planning.SHARD_GFLOP` takes for two minutes of a CPU.
-PACKAGE_GFLOPS = planning.SHARD_GFLOP["cpu"] / 120
+# What `workload.SHARD_GFLOP` takes for two minutes of a CPU.
+PACKAGE_GFLOPS = workload.SHARD_GFLOP["cpu"] / 120
 NO_WORKER = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
 Costs = Mapping[StepKind, Sequence[float]]
@@ -56,8 +56,8 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     side = sides.median_side(index.records)
     config, plan = planning.freeze(request.kept, classes, training_images(counts), side, device)
     evaluation = named(planning.load_evaluation(request.evaluation), config)
-    trained = planning.trained_images(counts, config.held_out_percent)
-    costs = planning.costs(config, plan, evaluation, index.records, trained)
+    trained = workload.trained_images(counts, config.held_out_percent)
+    costs = workload.costs(config, plan, evaluation, index.records, trained)
     return Estimate(config, plan, evaluation, costs, len(workers), _seconds(costs, workers))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from api.planning import Device, batch_size
+from api.workload import Device, batch_size
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.costs import forward_gflop
 from sep_core.networks import Network

@@ -13,8 +13,8 @@ from multiprocessing.sharedctypes import RawArray
 
 from api.db import now, transaction
 from api.models import Queue, Worker
-from api.planning import Device
 from api.settings import settings
+from api.workload import Device
 
 HEARTBEAT_SECONDS = 15
 log = logging.getLogger(__name__)

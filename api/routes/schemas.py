@@ -96,9 +96,9 @@ _FIELDS: dict[str, Any] = {
         int | None,
         Field(
             None,
-            description="side of the square that networks see; default: 32 for `quick`, `paper` and "
-            "`auto` on a CPU, else 32, 64, 128 or 224, the largest that the median of the training "
-            "images' shorter sides reaches",
+            description="side of the square that networks see; default: 32 for `quick`, `paper` "
+            "and, on a CPU, `auto`; else 32, 64, 128 or 224, the largest that the median of the "
+            "training images' shorter sides reaches",
         ),
     ),
     "crop_padding": (

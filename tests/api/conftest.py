@@ -15,7 +15,19 @@ import pytest
 import uvicorn
 from sqlalchemy import select
 
-from api import datasets, db, keys, leases, main, planning, protections, queue, steps, storage
+from api import (
+    datasets,
+    db,
+    keys,
+    leases,
+    main,
+    planning,
+    protections,
+    queue,
+    steps,
+    storage,
+    workload,
+)
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue, Step, StepKind, StepState
 from api.settings import settings
@@ -29,7 +41,7 @@ Change = Callable[..., None]
 JSON = dict[str, Any]
 
 ARCHIVE_BYTES = bytes(range(256)) * 40
-CPU = planning.Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
+CPU = workload.Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 COSTS = {
     StepKind.TRAIN: [4.0],
     StepKind.PERTURB: [2.0, 2.0],

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import planning
+from api import planning, workload
 from api.archive import ImageRecord
 from api.choice import chosen
 from api.errors import AppError
 from api.models import StepKind
-from api.planning import Device
+from api.workload import Device
 from sep_core.cells import Evaluation, named
 from sep_core.config import NetworkName, Plan, SEPConfig, as_dict
 from sep_core.costs import gradient_passes, pattern_passes
@@ -48,7 +48,7 @@ plans = st.builds(
 def test_batches_are_disjoint_whole_and_of_like_shape(
     records: list[ImageRecord], plan: Plan
 ) -> None:
-    batches = planning.batches(records, QUICK, plan)
+    batches = workload.batches(records, QUICK, plan)
     assert sorted(index for batch in batches for index in batch) == list(range(len(records)))
     for batch in batches:
         assert 0 < len(batch) <= plan.batch_size
@@ -61,20 +61,20 @@ def test_batches_are_disjoint_whole_and_of_like_shape(
 
 @given(records_, plans)
 def test_shards_are_the_batches_in_their_order(records: list[ImageRecord], plan: Plan) -> None:
-    shards = planning.shards(records, QUICK, plan)
-    assert [batch for shard in shards for batch in shard] == planning.batches(records, QUICK, plan)
+    shards = workload.shards(records, QUICK, plan)
+    assert [batch for shard in shards for batch in shard] == workload.batches(records, QUICK, plan)
     assert all(0 < len(shard) <= plan.shard_batches for shard in shards)
     assert all(len(shard) == plan.shard_batches for shard in shards[:-1])
-    assert shards == planning.shards(list(records), QUICK, replace(plan))
+    assert shards == workload.shards(list(records), QUICK, replace(plan))
 
 
 @given(records_, st.integers(2, 100))
 def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
     plan = Plan(device="cpu", precision="float32", batch_size=4, shard_batches=2)
-    costs = planning.costs(QUICK, plan, named(Evaluation(), QUICK), records, images)
-    assert len(costs[StepKind.PERTURB]) == len(planning.shards(records, QUICK, plan))
+    costs = workload.costs(QUICK, plan, named(Evaluation(), QUICK), records, images)
+    assert len(costs[StepKind.PERTURB]) == len(workload.shards(records, QUICK, plan))
     assert sum(costs[StepKind.PERTURB]) == pytest.approx(
-        planning.perturb_gflop(QUICK, len(records))
+        workload.perturb_gflop(QUICK, len(records))
     )
     assert [len(costs[kind]) for kind in (StepKind.TRAIN, StepKind.PACKAGE)] == [1, 1]
     assert costs[StepKind.EVALUATE][0] == costs[StepKind.EVALUATE][1] > 0
@@ -85,13 +85,13 @@ def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
 @given(records_, plans)
 def test_only_chosen_images_are_perturbed(records: list[ImageRecord], plan: Plan) -> None:
     config = replace(QUICK, protected_fraction=0.3, seed="0" * 32)
-    batches = planning.batches(records, config, plan)
+    batches = workload.batches(records, config, plan)
     assert sorted(index for batch in batches for index in batch) == chosen(records, config)
-    costs = planning.costs(config, plan, named(Evaluation(), config), records, 9)
+    costs = workload.costs(config, plan, named(Evaluation(), config), records, 9)
     assert sum(costs[StepKind.PERTURB]) == pytest.approx(
-        planning.perturb_gflop(config, len(chosen(records, config)))
+        workload.perturb_gflop(config, len(chosen(records, config)))
     )
-    whole = planning.costs(QUICK, plan, named(Evaluation(), QUICK), records, 9)
+    whole = workload.costs(QUICK, plan, named(Evaluation(), QUICK), records, 9)
     for kind in (StepKind.TRAIN, StepKind.PACKAGE, StepKind.EVALUATE):
         assert costs[kind] == whole[kind]
 
@@ -99,7 +99,7 @@ def test_only_chosen_images_are_perturbed(records: list[ImageRecord], plan: Plan
 def test_the_papers_cost() -> None:
     """900 gradient passes an image of CIFAR-10 are 100 PFLOP (two forward passes each)."""
     assert gradient_passes(PAPER) == 900
-    assert planning.perturb_gflop(PAPER, 50_000) == pytest.approx(100e6, rel=0.01)
+    assert workload.perturb_gflop(PAPER, 50_000) == pytest.approx(100e6, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_batch_takes_its_share_of_memory(
 ) -> None:
     config = replace(QUICK, surrogate=network, input_pixels=side)
     small = replace(device, memory_bytes=memory_bytes)
-    assert planning.batch_size(config, small) == size
+    assert workload.batch_size(config, small) == size
     request = {"preset": "quick", "config": {"surrogate": network, "input_pixels": side}}
     assert planning.freeze(request, 2, 5_000, 32, small)[1].batch_size == size
 

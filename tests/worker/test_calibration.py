@@ -13,7 +13,7 @@ from sqlalchemy import select
 from api import estimate, protections, steps
 from api.db import reading
 from api.models import Worker
-from api.planning import Device
+from api.workload import Device
 from sep_core.config import as_dict
 from tests import pictures
 from tests.worker import jobs

@@ -9,7 +9,7 @@ from typing import IO, TypeVar
 
 import numpy as np
 
-from api import archive, planning, protections, storage
+from api import archive, protections, storage, workload
 from api.archive import ImageRecord, Pixels
 from api.errors import AppError
 from api.leases import Claim
@@ -158,7 +158,7 @@ def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
 def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels]]:
     """Pixels in the order of names, picked from the shards, or as they came."""
     places: dict[int, tuple[int, int]] = {}
-    shards = planning.shards(job.records, job.config, job.plan)
+    shards = workload.shards(job.records, job.config, job.plan)
     for shard_index, shard in enumerate(shards):
         offset = 0
         for index in (index for batch in shard for index in batch):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, load
 
-from api import planning, storage
+from api import storage, workload
 from api.leases import Claim
 from sep_core.config import checkpoint_epochs
 from sep_core.costs import gradient_passes
@@ -21,7 +21,7 @@ def run(claim: Claim) -> Work:
     """Writes the shard's protected pixels, raw, in the order of its batches. Output: its digest."""
     job = load_job(claim)
     tensors.prepare(job.plan)
-    shard = planning.shards(job.records, job.config, job.plan)[claim.index]
+    shard = workload.shards(job.records, job.config, job.plan)[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
     ensemble, patterns = list(_ensemble(job)), _patterns(job)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from api import planning, sides, steps, storage
+from api import planning, sides, steps, storage, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Protection, Queue
@@ -90,6 +90,6 @@ def freeze_plan(claim: Claim) -> None:
     asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
     evaluation = named(asked, config)
     train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
-    costs = planning.costs(config, plan, evaluation, index.records, len(train))
+    costs = workload.costs(config, plan, evaluation, index.records, len(train))
     with transaction() as session:
         steps.freeze(session, claim, config, plan, evaluation, costs)
