@@ -40,8 +40,9 @@ check: setup  ## format, lint, types, import contracts, Dockerfile and compose f
 	$(RUN) hadolint Dockerfile.gpu
 	$(RUN) check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
+# Not reordered: the acceptance tests take longest and come first.
 test: check  ## `check` and every test, on a real Redis and a real PostgreSQL
-	$(RUN) pytest -n auto --dist loadfile
+	$(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder
 
 format: setup  ## format and mend what can be mended
 	$(RUN) ruff format .

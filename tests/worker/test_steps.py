@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import planning, protections, report, steps, storage
+from api import protections, report, steps, storage, workload
 from api.db import reading
 from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
@@ -109,10 +109,10 @@ def test_same_seed_same_bytes_and_other_seed_other_bytes() -> None:
 
 
 def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "BATCH_SIZE", {"cpu": 4})
+    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
     archive = pictures.zipped(FILES)
     whole = jobs.protect(archive)[1]
-    monkeypatch.setattr(planning, "SHARD_GFLOP", {"cpu": 0.0})
+    monkeypatch.setattr(workload, "SHARD_GFLOP", {"cpu": 0.0})
     protection, in_parts = jobs.protect(archive)
     with reading() as session:
         kinds = [step.kind for step in steps.of(session, protection.id)]
@@ -251,10 +251,10 @@ def test_nothing_to_test_on_is_refused_before_any_training() -> None:
 
 
 def test_a_shard_is_no_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "BATCH_SIZE", {"cpu": 4})
+    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
     archive = pictures.zipped(FILES)
     whole = jobs.protect(archive)[1]
-    monkeypatch.setattr(planning, "SHARD_BYTES", 4 * 32 * 32 * 3)
+    monkeypatch.setattr(workload, "SHARD_BYTES", 4 * 32 * 32 * 3)
     protection, in_parts = jobs.protect(archive)
     with reading() as session:
         kinds = [step.kind for step in steps.of(session, protection.id)]
