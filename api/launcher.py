@@ -59,7 +59,7 @@ class Part:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us: we stop them in order
-                preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509  we start no threads
+                preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509  we start no threads
             )
 
     def ended(self) -> bool:
@@ -181,7 +181,7 @@ def _start_valkey(logs: Path) -> "subprocess.Popen[bytes] | None":
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509  we start no threads
+            preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509  we start no threads
         )
     deadline = time.monotonic() + START_SECONDS
     while not _answers(path):

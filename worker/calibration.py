@@ -17,6 +17,7 @@ from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze
 from sep_core.training import Epoch, Progress, Recipe, fit
 from worker import tensors
+from worker.lease import DrainFlag, WorkerDraining
 
 SECONDS = 0.4
 """Of each of the two measurements, after a first pass that loads and compiles what it needs."""
@@ -24,8 +25,12 @@ CLASSES = 2
 SEED = "0" * 32
 
 
-def measure(device: Device) -> tuple[float, float]:
-    """GFLOP/s of gradient passes and of training, at the precision that a plan would take."""
+def measure(device: Device, drain: DrainFlag) -> tuple[float, float]:
+    """GFLOP/s of gradient passes and of training, at the precision that a plan would take.
+
+    Raises:
+        WorkerDraining: this worker is to end; on a busy machine it is not to wait for the clock.
+    """
     plan = Plan(
         device="cuda" if device.device == "cuda" else "cpu",
         precision="bfloat16" if device.bfloat16 else "float32",
@@ -34,27 +39,30 @@ def measure(device: Device) -> tuple[float, float]:
     tensors.prepare(plan)
     config = resolve(replace(QUICK, seed=SEED, steps=10_000), CLASSES)
     forward = forward_gflop(config.surrogate, config.input_pixels)
-    training, network = _training(config, plan)
-    passes = _passes(network, config, plan, batch_size(config, device))
+    training, network = _training(config, plan, drain)
+    passes = _passes(network, config, plan, batch_size(config, device), drain)
     return 2 * forward * passes, 3 * forward * training
 
 
-def _training(config: SEPConfig, plan: Plan) -> tuple[float, Network]:
+def _training(config: SEPConfig, plan: Plan, drain: DrainFlag) -> tuple[float, Network]:
     """Images a second, and the network that came of it."""
     recipe = Recipe(config.surrogate, 10_000, "calibration")
     pixels, labels = _images(config.batch_size, config)
     events = fit(pixels, labels, CLASSES, recipe, config=config, plan=plan)
-    network = next(event.network for event in events if isinstance(event, Epoch))
+    network = next(event.network for event in _until(drain, events) if isinstance(event, Epoch))
     steps = (event for event in events if isinstance(event, Progress))
-    return _a_second(steps, plan) * config.batch_size, network
+    return _a_second(_until(drain, steps), plan) * config.batch_size, network
 
 
-def _passes(network: Network, config: SEPConfig, plan: Plan, images: int) -> float:
+def _passes(
+    network: Network, config: SEPConfig, plan: Plan, images: int, drain: DrainFlag
+) -> float:
     """Gradient passes a second, each of one image through one network."""
     means = torch.zeros(CLASSES, network.head.in_features, device=plan.device)
     ensemble = [Checkpoint(1, freeze(network), means)]
     pixels, labels = _images(images, config)
-    events = protect(pixels, labels, ensemble, replace(config, checkpoints=1), plan)
+    work = protect(pixels, labels, ensemble, replace(config, checkpoints=1), plan)
+    events = _until(drain, work)
     next(events)
     return _a_second(events, plan) * images
 
@@ -68,6 +76,14 @@ def _a_second(events: Iterator[object], plan: Plan) -> float:
         count += 1
     _wait(plan)
     return count / (time.perf_counter() - began)
+
+
+def _until(drain: DrainFlag, events: Iterator[object]) -> Iterator[object]:
+    """The events, as long as this worker is to live."""
+    for event in events:
+        if drain.is_set():
+            raise WorkerDraining
+        yield event
 
 
 def _wait(plan: Plan) -> None:

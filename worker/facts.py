@@ -15,6 +15,7 @@ from api.db import now, transaction
 from api.models import Queue, Worker
 from api.settings import settings
 from api.workload import Device
+from worker.lease import DrainFlag, WorkerDraining
 
 HEARTBEAT_SECONDS = 15
 log = logging.getLogger(__name__)
@@ -73,13 +74,15 @@ def measure(queue: Queue) -> Facts:
     return Facts("cpu", _processor_name(), _memory_bytes(), _cpu_has_bfloat16(), threads, versions)
 
 
-def calibrated(facts: Facts) -> Facts:
+def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
     """With the speed of this device, measured by the first child of this process, in about 2 s."""
     if not _speeds[0]:
         from worker import calibration  # noqa: PLC0415  imports torch, which the parent must not
 
         try:
-            _speeds[:] = calibration.measure(facts.plan_device)
+            _speeds[:] = calibration.measure(facts.plan_device, drain)
+        except WorkerDraining:
+            return facts
         except Exception:  # a worker that can't tell its speed may still do its work
             log.exception("the speed of %s was not measured", name())
             return facts

@@ -1,6 +1,7 @@
 """`run_step`: claim, run, finish. One `try` turns an exception into a code on the row."""
 
 import logging
+import os
 import signal
 import time
 from uuid import UUID
@@ -21,6 +22,7 @@ from worker.lease import DrainFlag, Lease, LeaseLost, StepStopped, WorkerDrainin
 
 log = logging.getLogger(__name__)
 draining = DrainFlag()
+_parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
 
@@ -33,10 +35,10 @@ def _drain(**_: object) -> None:
 @signals.worker_process_init.connect
 def _adopt(**_: object) -> None:
     """A child must not outlive its parent: nobody would stop it, and it would hold the device."""
-    die_with_parent(signal.SIGKILL)
+    die_with_parent(signal.SIGKILL, _parent)
     queue = Queue(settings().worker_queue)
     found = facts.measure(queue)
-    facts.register(queue, facts.calibrated(found) if queue is Queue.GPU else found)
+    facts.register(queue, facts.calibrated(found, draining) if queue is Queue.GPU else found)
 
 
 @app.task(name=RUN_STEP)

@@ -18,6 +18,7 @@ from sep_core.config import as_dict
 from tests import pictures
 from tests.worker import jobs
 from worker import calibration, facts
+from worker.lease import DrainFlag, WorkerDraining
 
 ONE_THREAD = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
@@ -30,9 +31,9 @@ def _nothing_measured() -> Any:
 
 
 def test_speeds_are_those_of_this_machine() -> None:
-    calibration.measure(ONE_THREAD)  # imports, caches
+    calibration.measure(ONE_THREAD, DrainFlag())  # imports, caches
     began = time.monotonic()
-    gradient, training = calibration.measure(ONE_THREAD)
+    gradient, training = calibration.measure(ONE_THREAD, DrainFlag())
     assert time.monotonic() - began < 30  # a second or so, where others do not want the cores
     assert 0.1 < training < 1e5
     assert 0.1 < gradient < 1e5
@@ -79,8 +80,17 @@ def test_a_child_that_follows_another_measures_nothing(environment: dict[str, st
 
 def test_what_can_not_be_measured_is_left_open() -> None:
     nowhere = facts.Facts("tpu", "none of ours", 0, bfloat16=False, threads=1, versions={})
-    known = facts.calibrated(nowhere)
+    known = facts.calibrated(nowhere, DrainFlag())
     assert (known.gradient_gflops, known.training_gflops) == (None, None)
+
+
+def test_a_worker_that_is_to_end_does_not_measure_to_the_end() -> None:
+    drain = DrainFlag()
+    drain.set()
+    with pytest.raises(WorkerDraining):
+        calibration.measure(ONE_THREAD, drain)
+    here = facts.Facts("cpu", "this one", 2**33, bfloat16=False, threads=1, versions={})
+    assert facts.calibrated(here, drain) == here
 
 
 @pytest.mark.usefixtures("environment")
