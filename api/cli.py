@@ -1,9 +1,10 @@
 """The `sepgate` command: serve everything, protect a file, keys, the demo."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from api import keys, launcher
 from api.db import transaction
@@ -45,9 +46,14 @@ def protect(
     key: Annotated[str, typer.Option(envvar="SEPGATE_API_KEY", help="API key")] = "",
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("sepgate-output"),
     preset: Annotated[str, typer.Option(help="auto, quick, fast, hardened or paper")] = "auto",
+    config: Annotated[str, typer.Option(help="fields in place of the preset's, as JSON")] = "{}",
 ) -> None:
     """Upload a file to a running service, protect it, download archive and report."""
-    raise typer.Exit(run_demo.protect_file(url, key, data, {"preset": preset}, out))
+    try:
+        fields = TypeAdapter(dict[str, Any]).validate_json(config)
+    except ValidationError as error:
+        raise typer.BadParameter(f"expected a JSON object, got {config!r}") from error
+    raise typer.Exit(run_demo.protect_file(url, key, data, {"preset": preset} | fields, out))
 
 
 @app.command()

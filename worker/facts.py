@@ -6,10 +6,12 @@ import platform
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
 
 from api.db import now, transaction
 from api.models import Queue, Worker
@@ -22,6 +24,11 @@ log = logging.getLogger(__name__)
 # In memory that the parent shares with its children: who follows a child measures nothing again.
 _speeds = RawArray("d", 2)
 
+# Control groups, version 2 and 1, as a container sees its own.
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -110,8 +117,15 @@ def _beat(queue: Queue, facts: Facts) -> None:
         time.sleep(HEARTBEAT_SECONDS)
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _memory_bytes(limits: Iterable[Path] = CONTAINER_LIMITS) -> int:
+    """Of this machine, or of this container where that has less."""
+    known = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in limits:
+        try:
+            known.append(int(path.read_text()))
+        except (OSError, ValueError):  # not this version of control groups, or "max"
+            continue
+    return min(known)
 
 
 def _cpuinfo() -> str:

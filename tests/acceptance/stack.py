@@ -125,6 +125,14 @@ class Stack:
         )
         self._http.headers["Authorization"] = f"Bearer {made.stdout.strip()}"
 
+    def protect(self, data: Path, out: Path, config: str) -> "subprocess.CompletedProcess[str]":
+        """Run `sepgate protect`."""
+        key = self._http.headers["Authorization"].removeprefix("Bearer ")
+        words = ["sepgate", "protect", str(data), "--out", str(out), "--config", config]
+        where = {"SEPGATE_URL": self.url, "SEPGATE_API_KEY": key}
+        environment = self.environment("api") | where
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
     def upload(self, archive: bytes) -> str:
         """Upload; returns the id at once."""
         answer = self._http.post("/v1/datasets", params={"name": "test"}, content=archive)

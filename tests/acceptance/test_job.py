@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests import pictures
-from tests.acceptance.stack import Stack, running
+from tests.acceptance.stack import SMALL_JOB, Stack, running
 from tests.servers import wait_for
 
 STOP_SECONDS = 15
@@ -60,6 +60,24 @@ def test_whole_job(stack: Stack, tmp_path: Path) -> None:
     assert stack.delete(f"/v1/protections/{protection['id']}") == 204
     assert stack.delete(f"/v1/datasets/{dataset_id}") == 204
     assert blobs(tmp_path) == []
+
+
+def test_the_command_takes_fields_of_the_configuration(stack: Stack, tmp_path: Path) -> None:
+    data, out = tmp_path / "data.zip", tmp_path / "out"
+    data.write_bytes(pictures.zipped(pictures.class_folders(20, 6)))
+    refused = stack.protect(data, out, "{'epochs': 4}")
+    assert refused.returncode == 2
+    assert "expected a JSON object" in refused.stderr
+    assert not out.exists()
+
+    done = stack.protect(data, out, json.dumps(SMALL_JOB | {"protected_classes": ["ant"]}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((out / "report.json").read_bytes())
+    assert report["config"]["protected_classes"] == ["ant"]
+    with zipfile.ZipFile(out / "protected.zip") as released:
+        manifest = json.loads(released.read("manifest.json"))
+    changed = [entry["name"] for entry in manifest["files"] if entry["largest_change_levels"]]
+    assert {name.split("/")[1] for name in changed} == {"ant"}
 
 
 def test_cancel_in_the_middle_of_training_leaves_nothing(stack: Stack, tmp_path: Path) -> None:

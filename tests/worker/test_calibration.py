@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,3 +115,12 @@ def test_an_estimate_is_what_is_planned_then(test_images: int) -> None:
     costs = [cost for of_kind in foreseen.costs.values() for cost in of_kind]
     assert [step.cost for step in parts] == pytest.approx(costs)
     assert [step.kind for step in parts] == [k for k, v in foreseen.costs.items() for _ in v]
+
+
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path) -> None:
+    here = facts._memory_bytes([])
+    limits = [tmp_path / name for name in ("none", "low", "high", "missing")]
+    for path, text in zip(limits, ("max\n", "1073741824\n", f"{2 * here}\n"), strict=False):
+        path.write_text(text)
+    assert facts._memory_bytes(limits) == min(2**30, here)
+    assert facts._memory_bytes([limits[0], limits[2], limits[3]]) == here
