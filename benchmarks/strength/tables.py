@@ -32,6 +32,8 @@ def choose() -> Iterator[Cell]:
     """Candidates, on the first half of the images."""
     for recipe in [CLEAN, "last", FULL, "sep-fa", "sep", *(n for n in RECIPES if "x" in n)]:
         yield from _cells("choose", [recipe], [8], [1], ["small"], [PLAIN])
+    for recipe in (CLEAN, FULL, "sep-4x15", "class-4x15", "class-4x4", "class-1x4"):
+        yield from _cells("choose", [recipe], [8], [1], ["small"], ["projection"])
     for recipe in ("sep-4x15", "class-4x15", "class-4x4", "class-1x4"):
         yield from _cells("choose", [recipe], [4], [1], ["small"], [PLAIN])
 
