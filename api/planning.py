@@ -1,7 +1,6 @@
 """From data, request and worker to a frozen configuration, a plan and its steps. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,9 +23,9 @@ from sep_core.presets import (
     PRESETS,
     at_budget,
     at_side,
+    for_images,
     input_side,
     paper_for,
-    quick_for,
 )
 
 AUTO = "auto"
@@ -88,8 +87,7 @@ def configure(
     follows from `median_side`, of the shorter sides of the training images; crops are padded by an
     eighth of it.
 
-    `auto` is `paper` with a random target map on a GPU, and on a CPU `quick` with epochs that suit
-    the number of images.
+    `auto` is `fast` on a GPU and `quick` on a CPU, with epochs that suit the number of images.
 
     Raises:
         AppError: 422 with every field that does not fit.
@@ -110,13 +108,14 @@ def configure(
 
 
 def _base(preset: str, overrides: Mapping[str, Any], device: str, train_images: int) -> SEPConfig:
-    if preset == "paper" or (preset == AUTO and device != "cpu"):
+    if preset == "paper":
         variant: Any = overrides.get("variant")
         # A variant that is none is refused with the other fields.
-        paper = paper_for(variant) if variant in VARIANTS else PRESETS["paper"]
-        # The paper's own map, y + 1, is one that every attacker would try first.
-        return paper if preset == "paper" else replace(paper, target_map="random")
-    base = quick_for(train_images) if preset == AUTO else PRESETS[preset]
+        return paper_for(variant) if variant in VARIANTS else PRESETS["paper"]
+    if preset == AUTO:
+        base = for_images(PRESETS["quick" if device == "cpu" else "fast"], train_images)
+    else:
+        base = PRESETS[preset]
     levels = overrides.get("epsilon_levels")
     # A budget that is none is refused with the other fields.
     if isinstance(levels, int) and 1 <= levels <= MAX_EPSILON_LEVELS:

@@ -24,7 +24,8 @@ from benchmarks.paper.trials import APPROPRIATOR_SEED, STAGES, Trial, configure
 from benchmarks.strength.recipes import CLEAN, hex_seed
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import Plan, SEPConfig, as_dict, checkpoint_epochs
-from sep_core.costs import forward_gflop, gradient_passes
+from sep_core.costs import forward_gflop, gradient_passes, pattern_passes
+from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
 from sep_core.training import Progress
 
@@ -101,16 +102,43 @@ def _checkpoints(bench: Bench) -> dict[int, Checkpoint]:
 def _shards(bench: Bench, trial: Trial) -> list[Piece]:
     config, total = configure(trial, bench.base), len(bench.data.train[0])
     forward = forward_gflop(config.surrogate, config.input_pixels)
-    shards = []
+    shards = [_patterns(bench, trial)] if config.class_steps else []
     for first, file in zip(
         range(0, total, bench.shard_images), _shard_files(bench, trial), strict=True
     ):
         part = slice(first, min(first + bench.shard_images, total))
         cost = 2 * gradient_passes(config) * forward * (part.stop - part.start)
-        work = partial(_perturb, bench, config, part, file)
+        work = partial(_perturb, bench, trial, part, file)
         name = f"{trial.release}, images {part.start} to {part.stop - 1}"
         shards.append(Piece(name, cost, [file], work))
     return shards
+
+
+def _patterns(bench: Bench, trial: Trial) -> Piece:
+    config = configure(trial, bench.base)
+    passes = pattern_passes(config, len(bench.data.train[0]), bench.data.classes)
+    cost = 2 * passes * forward_gflop(config.surrogate, config.input_pixels)
+    file = _pattern_file(bench, trial)
+    return Piece(f"{trial.release}, patterns", cost, [file], partial(_find, bench, config, file))
+
+
+def _pattern_file(bench: Bench, trial: Trial) -> Path:
+    return bench.out / f"released/{trial.release}/patterns.pt"
+
+
+def _find(bench: Bench, config: SEPConfig, file: Path) -> Iterator[float]:
+    """What is common to each class."""
+    train, classes = bench.data.train, bench.data.classes
+    for event in class_patterns(*train, classes, _ensemble(bench, config), config, bench.plan):
+        if isinstance(event, Tensor):
+            _save(file, event)
+        else:
+            yield event.done / event.total
+
+
+def _ensemble(bench: Bench, config: SEPConfig) -> list[Checkpoint]:
+    epochs = checkpoint_epochs(config.epochs, config.checkpoints)
+    return [_checkpoints(bench)[epoch] for epoch in epochs]
 
 
 def _shard_files(bench: Bench, trial: Trial) -> list[Path]:
@@ -118,13 +146,15 @@ def _shard_files(bench: Bench, trial: Trial) -> list[Path]:
     return [bench.out / f"released/{trial.release}/{first:06d}.pt" for first in firsts]
 
 
-def _perturb(bench: Bench, config: SEPConfig, part: slice, file: Path) -> Iterator[float]:
-    epochs = checkpoint_epochs(config.epochs, config.checkpoints)
-    ensemble = [_checkpoints(bench)[epoch] for epoch in epochs]
+def _perturb(bench: Bench, trial: Trial, part: slice, file: Path) -> Iterator[float]:
+    config = configure(trial, bench.base)
+    ensemble, patterns = _ensemble(bench, config), None
+    if config.class_steps:
+        patterns = torch.load(_pattern_file(bench, trial), weights_only=True)
     split = [torch.split(tensor[part], bench.plan.batch_size) for tensor in bench.data.train]
     released, passes = [], gradient_passes(config)
     for number, (pixels, labels) in enumerate(zip(*split, strict=True)):
-        for event in protection.protect(pixels, labels, ensemble, config, bench.plan):
+        for event in protection.protect(pixels, labels, ensemble, config, bench.plan, patterns):
             if isinstance(event, Tensor):
                 released.append(event)
             else:

@@ -13,6 +13,7 @@ OTHERS: tuple[NetworkName, ...] = ("senet18", "vgg16", "densenet121", "googlenet
 # What `fast` does to the images; surrogate and trainings are the paper's for all.
 WALK = (
     "variant",
+    "class_steps",
     "steps",
     "step_levels",
     "checkpoints_per_step",

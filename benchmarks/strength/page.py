@@ -176,7 +176,7 @@ def _total(cells: Cells, group: Group) -> str:
     images = measured[0].images
     return (
         f"The surrogate's training costs {measured[0].surrogate_gflop:,.1f} GFLOP an image beside "
-        f"that: for these {images:,} images {told} all told."
+        + (f"that: for these {images:,} images {told} all told." if told else "that.")
         + (f" The paper's, through ResNet-18, costs {PAPER}." if group[0] == "whole" else "")
     )
 

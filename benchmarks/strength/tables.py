@@ -40,7 +40,7 @@ def choose() -> Iterator[Cell]:
 
 def harden() -> Iterator[Cell]:
     """Candidates for `hardened`, on the first half, against what undoes SEP most."""
-    recipes = [CLEAN, "sep-4x15", "class-4x15", "hardened", "class-hardened"]
+    recipes = [CLEAN, "sep-4x15", "class-4x15", "sep-hardened", HARDENED]
     yield from _cells("choose", recipes, [8], [1], ["small"], CLAIMS)
 
 

@@ -16,7 +16,7 @@ from api.workload import Device
 from sep_core.cells import Evaluation, named
 from sep_core.config import NetworkName, Plan, SEPConfig, as_dict
 from sep_core.costs import gradient_passes, pattern_passes
-from sep_core.presets import PAPER, PRESETS, QUICK, quick_for
+from sep_core.presets import FAST, PAPER, PRESETS, QUICK, for_images
 
 CPU = Device("cpu", bfloat16=False, threads=2, memory_bytes=2**33)
 IMAGES = 5000
@@ -105,8 +105,8 @@ def test_the_papers_cost() -> None:
 @pytest.mark.parametrize(
     ("preset", "device", "base"),
     [
-        ("auto", CPU, quick_for(IMAGES)),
-        ("auto", GPU, PAPER),
+        ("auto", CPU, for_images(QUICK, IMAGES)),
+        ("auto", GPU, for_images(FAST, IMAGES)),
         ("quick", GPU, QUICK),
         ("paper", CPU, PAPER),
     ],

@@ -19,7 +19,7 @@ from sep_core.config import (
 )
 from sep_core.costs import gradient_passes
 from sep_core.patterns import STEP_SHARE
-from sep_core.presets import PAPER, PRESETS, QUICK, at_budget, at_side, input_side, quick_for
+from sep_core.presets import PAPER, PRESETS, QUICK, at_budget, at_side, for_images, input_side
 
 # For every bounded field: the smallest and largest value allowed, the next ones outside.
 BOUNDS: dict[str, tuple[float, float, float, float]] = {
@@ -198,11 +198,9 @@ def test_crops_grow_with_the_input(side: int, padding: int) -> None:
         (50_000, 10, 128),
     ],
 )
-def test_the_quick_preset_trains_longer_on_fewer_images(
-    images: int, epochs: int, batch_size: int
-) -> None:
+def test_fewer_images_are_trained_on_for_longer(images: int, epochs: int, batch_size: int) -> None:
     expected = replace(QUICK, epochs=epochs, appropriator_epochs=epochs, batch_size=batch_size)
-    assert quick_for(images) == expected
+    assert for_images(QUICK, images) == expected
 
 
 @given(classes=st.integers(2, 300), seed=st.integers(0, 2**128 - 1))
