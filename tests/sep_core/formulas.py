@@ -150,7 +150,7 @@ def _vit(w: Weights, x: Tensor) -> Tensor:
     for _ in range(6):
         y = _layer_norm(w, z)
         projection, offset = next(w), next(w)
-        q, k, v = (y @ projection.T + offset).unflatten(-1, (3, 3, 64)).permute(2, 0, 3, 1, 4)
+        q, k, v = (y @ projection.T + offset).view(*y.shape[:2], 3, 3, 64).permute(2, 0, 3, 1, 4)
         mixed = (q @ k.transpose(-1, -2) / 8).softmax(-1) @ v
         z = z + _dense(w, mixed.transpose(1, 2).flatten(2))
         y = _dense(w, _layer_norm(w, z))
