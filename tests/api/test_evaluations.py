@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from api import weights
 from api.models import StepKind
+from api.settings import Settings
 from sep_core.cells import Cell, Evaluation, cell_config, cells, named, weights_sha256
 from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
 from sep_core.presets import PAPER, QUICK
@@ -166,6 +167,12 @@ def test_a_folder_of_the_operators(
     give_weights("mlp", b"weights")
     assert (tmp_path / "elsewhere/mlp.pt").exists()
     assert ask(client, ready_dataset, asked).status_code == 202
+
+
+def test_the_folder_is_in_the_data_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEPGATE_WEIGHTS_DIR", raising=False)
+    assert Settings(data_dir=Path("/data")).weights == Path("/data/weights")
+    assert Settings(data_dir=Path("here")).weights == Path("here/weights").absolute()
 
 
 def test_a_digest_is_of_the_file_as_it_is(owner_id: UUID) -> None:
