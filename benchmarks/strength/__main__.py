@@ -1,10 +1,13 @@
 """What protections take away, cell by cell.
 
     python -m benchmarks.strength TABLE --data ZIP [--results docs/results] [--cache DIR]
+    python -m benchmarks.strength --weights NETWORK.pt --data ZIP …
 
 ZIP holds `split/class/file`: for the committed tables 500 training and 200 test images a class of
-CIFAR-10. Prints the total cost, then measures what is missing; may be stopped at any time and run
-by several processes at once. `python -m benchmarks.strength.page` writes docs/results.md.
+CIFAR-10. `--weights` adds the rows of backbones that begin with that file, which is as the service
+wants it (docs/operations.md). Prints the total cost, then measures what is missing; may be stopped
+at any time and run by several processes at once. `python -m benchmarks.strength.page` writes
+docs/results.md.
 """
 
 import argparse
@@ -17,7 +20,8 @@ import torch
 
 from benchmarks.strength.cells import Bench, Cell, gflop, measure, release_gflop
 from benchmarks.strength.data import read
-from benchmarks.strength.tables import TABLES
+from benchmarks.strength.tables import TABLES, pretrained
+from benchmarks.strength.weights import Weights
 from sep_core.config import Plan
 
 
@@ -28,8 +32,10 @@ def main() -> int:
     torch.use_deterministic_algorithms(True)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
     data = lru_cache(partial(read, options.data))
-    bench = Bench(options.results, options.cache, data, plan)
+    bench = Bench(options.results, options.cache, data, plan, options.weights)
     cells = [cell for name in options.tables for cell in TABLES[name]()]
+    if options.weights:
+        cells += pretrained(options.weights.network)
     if options.only:
         cells = [cell for cell in cells if options.only in cell.path]
     _print_cost(cells, bench, options.gflops)
@@ -60,7 +66,8 @@ def _print_cost(cells: list[Cell], bench: Bench, gflops: float) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("tables", nargs="+", choices=sorted(TABLES))
+    parser.add_argument("tables", nargs="*", help=f"of {', '.join(sorted(TABLES))}")
+    parser.add_argument("--weights", type=Weights, help="pretrained, NETWORK.pt: two rows more")
     parser.add_argument("--data", type=Path, required=True, help="zip of split/class/file")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--only", help="cells whose path contains this")
@@ -70,7 +77,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if unknown := set(options.tables) - set(TABLES):
+        parser.error(f"expected tables of {', '.join(sorted(TABLES))}, got {', '.join(unknown)}")
+    if not options.tables and not options.weights:
+        parser.error("expected tables or --weights, got neither")
+    return options
 
 
 if __name__ == "__main__":

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from benchmarks.strength.data import Data, Split
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
+from benchmarks.strength.weights import Weights
 from sep_core import evaluation, protection, surrogate
-from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, as_dict
-from sep_core.costs import forward_gflop, gradient_passes
+from sep_core.config import PRETRAINED, Countermeasure, NetworkName, Plan, SEPConfig, as_dict
+from sep_core.costs import forward_gflop, gradient_passes, training_cost
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
 
 Result = dict[str, Any]
-ADVERSARIAL_PASSES = 3
 # Fields that a surrogate does not depend on.
 PERTURBATION = (
     "variant",
@@ -79,17 +79,35 @@ class Cell:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where results and the cache are, on what data, and how it is computed."""
+    """Where results and the cache are, on what data, and how it is computed, begun with what."""
 
     results: Path
     cache: Path
     data: Callable[[str], Data]
     plan: Plan
+    weights: Weights | None = None
 
     def done(self, cell: Cell) -> Result | None:
-        """The result of a cell that has been measured."""
+        """The result of a cell that has been measured.
+
+        Raises:
+            ValueError: it began with other weights than these.
+        """
         path = self.results / cell.path
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        result: Result = json.loads(path.read_text())
+        weights = self.of(cell)
+        if weights is not None and result["weights_sha256"] != weights.sha256:
+            raise ValueError(
+                f"{path}: expected a result that begins with weights of SHA-256 {weights.sha256}, "
+                f"got {result['weights_sha256']}; keep these in another folder (--results)"
+            )
+        return result
+
+    def of(self, cell: Cell) -> Weights | None:
+        """What a cell begins with."""
+        return self.weights if cell.countermeasure in PRETRAINED else None
 
 
 def measure(cell: Cell, bench: Bench) -> bool:
@@ -101,6 +119,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
         config = cell.config(data.classes)
         train, made = release(cell, data, config, bench)
         trial = replace(config, appropriator=cell.network, seed=hex_seed(cell.seed))
+        weights = bench.of(cell)
         began = time.perf_counter()
         curve = [
             event.accuracy
@@ -111,6 +130,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
                 trial,
                 bench.plan,
                 countermeasure=cell.countermeasure,
+                pretrained=None if weights is None else weights.state(train[0].shape[-1]),
             )
             if isinstance(event, evaluation.Accuracy)
         ]
@@ -127,6 +147,8 @@ def measure(cell: Cell, bench: Bench) -> bool:
             "release": made,
             "versions": versions(),
         }
+        if weights is not None:
+            result["weights_sha256"] = weights.sha256
         _write(bench.results / cell.path, json.dumps(result, indent=1).encode() + b"\n")
     return True
 
@@ -200,8 +222,7 @@ def gflop(cell: Cell, images: int) -> float:
     """What is still to be computed for a cell, its share of what it has in common apart."""
     config = cell.config()
     forward = forward_gflop(cell.network, config.input_pixels)
-    adversarial = cell.countermeasure.startswith("adversarial")
-    training = 3 * forward * (1 + ADVERSARIAL_PASSES * adversarial)
+    training = 3 * forward * training_cost(cell.countermeasure)
     return training * config.appropriator_epochs * images
 
 

@@ -5,15 +5,13 @@ from itertools import product
 
 from benchmarks.strength.cells import Cell
 from benchmarks.strength.recipes import CLEAN, NOISES, RECIPES
-from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
+from sep_core.config import COUNTERMEASURES, PRETRAINED, Countermeasure, NetworkName
 
 FAST = "fast"
 HARDENED = "hardened"
 FULL = "sep-fa-vr"
 PLAIN: Countermeasure = "crop-flip"  # the recipe's own augmentation
-ROWS: tuple[Countermeasure, ...] = tuple(
-    name for name in COUNTERMEASURES if not name.startswith("pretrained")
-)
+ROWS: tuple[Countermeasure, ...] = tuple(name for name in COUNTERMEASURES if name not in PRETRAINED)
 
 
 def choose() -> Iterator[Cell]:
@@ -45,6 +43,12 @@ def two_levels() -> Iterator[Cell]:
 def matrix() -> Iterator[Cell]:
     """Every countermeasure, one seed; the plain row has the three of `judge`."""
     yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], ["small"], list(ROWS), [11])
+
+
+def pretrained(network: NetworkName) -> Iterator[Cell]:
+    """Backbones that begin with a file of weights, frozen and tuned; one seed."""
+    recipes = [CLEAN, FULL, FAST, HARDENED]
+    yield from _cells("judge", recipes, [8], [1], [network], list(PRETRAINED), [11])
 
 
 def networks() -> Iterator[Cell]:
