@@ -28,6 +28,7 @@ Countermeasure = Literal[
     "jpeg-10",
     "rescale",
     "blur",
+    "projection",
     "adversarial-2",
     "adversarial-4",
     "adversarial-8",

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from sep_core.config import Countermeasure, Plan, SEPConfig
-from sep_core.countermeasures import PREPROCESSING
+from sep_core.countermeasures import PREPROCESSING, projection
 from sep_core.networks import Network
 from sep_core.randomness import generator
 from sep_core.training import (
@@ -25,6 +25,7 @@ from sep_core.training import (
 
 Room = Callable[[Sequence[int]], Tensor]
 """Makes a uint8 tensor of a shape, not filled: where that is, is the caller's choice."""
+Change = Callable[[UInt8[Tensor, "n 3 s s"]], UInt8[Tensor, "n 3 s s"]]
 IN_MEMORY: Room = partial(torch.empty, dtype=torch.uint8)
 
 
@@ -65,11 +66,14 @@ def appropriate(
     recipe = Recipe(config.appropriator, config.appropriator_epochs, "appropriator")
     labels, sizes = test[1], (len(train[0]), len(test[0]))
     work = recipe.epochs * (batch_count(sizes[0], config.batch_size) + inference_batches(sizes[1]))
-    if countermeasure in PREPROCESSING:
+    if countermeasure in PREPROCESSING or countermeasure == "projection":
         work += sum(inference_batches(size) for size in sizes)
+    if countermeasure == "projection":
+        work += projection.EPOCHS * batch_count(sizes[0], config.batch_size)
     progress = (Progress(done, work) for done in count(1))
-    learned = yield from _preprocess(train[0], countermeasure, progress, room)
-    seen = yield from _preprocess(test[0], countermeasure, progress, room)
+    change = yield from _change(countermeasure, train, classes, config, plan, progress)
+    learned = yield from _preprocess(train[0], change, progress, room)
+    seen = yield from _preprocess(test[0], change, progress, room)
     for event in fit(
         learned,
         train[1],
@@ -92,17 +96,36 @@ def appropriate(
                 yield Accuracy(number, hits.double().mean().item())
 
 
+def _change(
+    countermeasure: Countermeasure,
+    train: tuple[UInt8[Tensor, "n 3 s s"], Int64[Tensor, " n"]],
+    classes: int,
+    config: SEPConfig,
+    plan: Plan,
+    progress: Iterator[Progress],
+) -> Generator[Progress, None, Change | None]:
+    """What a countermeasure does to pixels before training."""
+    if countermeasure != "projection":
+        return PREPROCESSING.get(countermeasure)
+    for event in projection.directions(*train, classes, config, plan):
+        if isinstance(event, Progress):
+            yield next(progress)
+        else:
+            basis = event
+    return partial(projection.remove, basis)
+
+
 def _preprocess(
     pixels: UInt8[Tensor, "n 3 s s"],
-    countermeasure: Countermeasure,
+    change: Change | None,
     progress: Iterator[Progress],
     room: Room,
 ) -> Generator[Progress, None, UInt8[Tensor, "n 3 s s"]]:
-    if countermeasure not in PREPROCESSING:
+    if change is None:
         return pixels
     changed, number = room(pixels.shape), inference_batches(len(pixels))
     for batch, place in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
-        place.copy_(PREPROCESSING[countermeasure](batch.cpu()))
+        place.copy_(change(batch.cpu()))
         yield next(progress)
     return changed
 

@@ -1,6 +1,6 @@
 """What protections take away, cell by cell.
 
-    python -m benchmarks.strength TABLE --data ZIP [--results docs/results] [--cache DIR]
+    python -m benchmarks.strength TABLE --data ZIP [--full] [--results docs/results] [--cache DIR]
     python -m benchmarks.strength --weights NETWORK.pt --data ZIP …
 
 ZIP holds `split/class/file`: for the committed tables 500 training and 200 test images a class of
@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.strength.cells import Bench, Cell, gflop, measure, release_gflop
+from benchmarks.strength.cells import Bench, Cell, measure
 from benchmarks.strength.data import read
-from benchmarks.strength.tables import TABLES, pretrained
+from benchmarks.strength.tables import TABLES, bigger, pretrained
 from benchmarks.strength.weights import Weights
+from benchmarks.strength.work import missing_gflop
 from sep_core.config import Plan
 
 
@@ -33,9 +34,10 @@ def main() -> int:
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
     data = lru_cache(partial(read, options.data))
     bench = Bench(options.results, options.cache, data, plan, options.weights)
-    cells = [cell for name in options.tables for cell in TABLES[name]()]
+    tables = [TABLES[name] for name in options.tables] + [bigger] * options.full
     if options.weights:
-        cells += pretrained(options.weights.network)
+        tables.append(partial(pretrained, options.weights.network))
+    cells = list(dict.fromkeys(cell for table in tables for cell in table()))
     if options.only:
         cells = [cell for cell in cells if options.only in cell.path]
     _print_cost(cells, bench, options.gflops)
@@ -52,13 +54,10 @@ def main() -> int:
 
 
 def _print_cost(cells: list[Cell], bench: Bench, gflops: float) -> None:
-    missing = [cell for cell in cells if bench.done(cell) is None]
-    images = {cell.half: len(bench.data(cell.half).train[0]) for cell in missing}
-    cost = sum(gflop(cell, images[cell.half]) for cell in missing)
-    releases = {cell.release: cell for cell in missing}.values()
-    cost += sum(release_gflop(cell, images[cell.half], bench) for cell in releases)
+    missing = sum(bench.done(cell) is None for cell in cells)
+    cost = missing_gflop(cells, bench)
     print(
-        f"{len(cells)} cells, {len(missing)} missing: {cost / 1000:,.0f} TFLOP, "
+        f"{len(cells)} cells, {missing} missing: {cost / 1000:,.0f} TFLOP, "
         f"about {cost / gflops / 60:.0f} min at {gflops:g} GFLOP/s",
         flush=True,
     )
@@ -66,8 +65,9 @@ def _print_cost(cells: list[Cell], bench: Bench, gflops: float) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("tables", nargs="*", help=f"of {', '.join(sorted(TABLES))}")
-    parser.add_argument("--weights", type=Weights, help="pretrained, NETWORK.pt: two rows more")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--full", action="store_true", help=bigger.__doc__)
+    parser.add_argument("--weights", type=Weights, metavar="NETWORK.pt", help=pretrained.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="zip of split/class/file")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--only", help="cells whose path contains this")
@@ -79,9 +79,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
-        parser.error(f"expected tables of {', '.join(sorted(TABLES))}, got {', '.join(unknown)}")
-    if not options.tables and not options.weights:
-        parser.error("expected tables or --weights, got neither")
+        parser.error(f"TABLE: expected some of {', '.join(TABLES)}, got {', '.join(unknown)}")
+    if not (options.tables or options.full or options.weights):
+        parser.error("expected a TABLE, --full or --weights, got none")
     return options
 
 

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from benchmarks.strength.weights import Weights
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import PRETRAINED, Countermeasure, NetworkName, Plan, SEPConfig, as_dict
-from sep_core.costs import forward_gflop, gradient_passes, training_cost
+from sep_core.costs import gradient_passes
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
 
@@ -88,22 +89,16 @@ class Bench:
     weights: Weights | None = None
 
     def done(self, cell: Cell) -> Result | None:
-        """The result of a cell that has been measured.
-
-        Raises:
-            ValueError: it began with other weights than these.
-        """
+        """The result of a cell that has been measured, if recipe and weights are what they were."""
         path = self.results / cell.path
         if not path.exists():
             return None
         result: Result = json.loads(path.read_text())
+        defaults, then = as_dict(SEPConfig()), result["config"]
+        now = json.loads(json.dumps(as_dict(cell.config(len(then["target_map"])))))
         weights = self.of(cell)
-        if weights is not None and result["weights_sha256"] != weights.sha256:
-            raise ValueError(
-                f"{path}: expected a result that begins with weights of SHA-256 {weights.sha256}, "
-                f"got {result['weights_sha256']}; keep these in another folder (--results)"
-            )
-        return result
+        begun = weights is None or result["weights_sha256"] == weights.sha256
+        return result if begun and json.loads(json.dumps(defaults)) | then == now else None
 
     def of(self, cell: Cell) -> Weights | None:
         """What a cell begins with."""
@@ -160,13 +155,14 @@ def release(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> tuple[Sp
     path = bench.cache / f"{cell.release}-{_digest(as_dict(config), data, bench.plan)}.pt"
     with _lock(path.with_suffix(".lock"), wait=True):
         if not path.exists():
-            _save(path, _released(cell, data, config, bench))
+            _save(path, _released(cell, data, config, bench, path.with_suffix("")))
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     stored = torch.load(path, weights_only=True)
     assert int((stored["pixels"].int() - data.train[0].int()).abs().max()) <= cell.levels
     return (stored["pixels"], data.train[1]), stored["made"]
 
 
-def _released(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> Result:
+def _released(cell: Cell, data: Data, config: SEPConfig, bench: Bench, parts: Path) -> Result:
     if cell.recipe in NOISES:
         began = time.perf_counter()
         pixels = NOISES[cell.recipe](*data.train, data.classes, config, bench.plan)
@@ -174,11 +170,11 @@ def _released(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> Result
     ensemble = _ensemble(cell, data, config, bench)
     if cell.recipe == "last":
         config, ensemble = replace(config, checkpoints=1), ensemble[-1:]
-    began = time.perf_counter()
-    patterns = _patterns(data, ensemble, config, bench.plan)
-    pixels = torch.cat(list(_perturbed(data.train, ensemble, config, bench.plan, patterns)))
-    made = {"passes": gradient_passes(config), "seconds": round(time.perf_counter() - began, 1)}
-    return {"pixels": pixels, "made": made}
+    batches = _perturbed(data, ensemble, config, _plan(config, bench), parts)
+    done = list(batches)
+    seconds = sum(seconds for _, seconds in done)
+    made = {"passes": gradient_passes(config), "seconds": round(seconds, 1)}
+    return {"pixels": torch.cat([pixels for pixels, _ in done]), "made": made}
 
 
 def _patterns(
@@ -192,49 +188,46 @@ def _patterns(
 
 
 def _perturbed(
-    split: Split,
-    ensemble: list[Checkpoint],
-    config: SEPConfig,
-    plan: Plan,
-    patterns: Tensor | None,
-) -> Iterator[Tensor]:
-    parts = (torch.split(part, plan.batch_size) for part in split)
-    for pixels, labels in zip(*parts, strict=True):
-        *_, done = protection.protect(pixels, labels, ensemble, config, plan, patterns)
-        assert isinstance(done, Tensor)
-        yield done
+    data: Data, ensemble: list[Checkpoint], config: SEPConfig, plan: Plan, folder: Path
+) -> Iterator[tuple[Tensor, float]]:
+    """Each batch and the seconds it took; batches lie in `folder`, so that hours may be stopped."""
+    began = time.perf_counter()
+    patterns = _patterns(data, ensemble, config, plan)
+    parts = (torch.split(part, plan.batch_size) for part in data.train)
+    for number, (pixels, labels) in enumerate(zip(*parts, strict=True)):
+        path = folder / f"{number:05}.pt"
+        if not path.exists():
+            *_, done = protection.protect(pixels, labels, ensemble, config, plan, patterns)
+            _save(path, (done, time.perf_counter() - began))
+        began = time.perf_counter()
+        yield torch.load(path, weights_only=True)
 
 
 def _ensemble(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> list[Checkpoint]:
     """The surrogate's checkpoints; what they depend on is their name in the cache."""
-    training = as_dict(config) | dict.fromkeys(PERTURBATION)
-    path = bench.cache / f"surrogates/{cell.half}-{_digest(training, data, bench.plan)}.pt"
+    path = surrogate_path(cell, data, config, bench)
     with _lock(path.with_suffix(".lock"), wait=True):
         if not path.exists():
-            events = surrogate.train(*data.train, data.classes, config, bench.plan)
+            events = surrogate.train(*data.train, data.classes, config, _plan(config, bench))
             kept = [event for event in events if isinstance(event, Checkpoint)]
             _save(path, [(k.network.state_dict(), k.class_means, k.epoch) for k in kept])
     stored = torch.load(path, weights_only=True)
-    return [restore(state, means, epoch, config, bench.plan) for state, means, epoch in stored]
+    plan = _plan(config, bench)
+    return [restore(state, means, epoch, config, plan) for state, means, epoch in stored]
 
 
-def gflop(cell: Cell, images: int) -> float:
-    """What is still to be computed for a cell, its share of what it has in common apart."""
-    config = cell.config()
-    forward = forward_gflop(cell.network, config.input_pixels)
-    training = 3 * forward * training_cost(cell.countermeasure)
-    return training * config.appropriator_epochs * images
+def surrogate_path(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> Path:
+    """Where a surrogate's checkpoints are kept, by the digest of what they depend on."""
+    training = as_dict(config) | dict.fromkeys(PERTURBATION)
+    digest = _digest(training, data, _plan(config, bench))
+    return bench.cache / f"surrogates/{cell.half}-{digest}.pt"
 
 
-def release_gflop(cell: Cell, images: int, bench: Bench) -> float:
-    """Of the images that a cell needs, if they are not in the cache."""
-    if cell.recipe == CLEAN or any(
-        (bench.cache / cell.half).glob(f"{Path(cell.release).name}-*.pt")
-    ):
-        return 0.0
-    config = cell.config()
-    forward = forward_gflop(config.surrogate, config.input_pixels)
-    return (3 * config.epochs + 2 * gradient_passes(config)) * forward * images
+def _plan(config: SEPConfig, bench: Bench) -> Plan:
+    """Surrogate and images at the recipe's own precision, where it names one."""
+    if config.precision == "auto":
+        return bench.plan
+    return replace(bench.plan, precision=config.precision)
 
 
 def _digest(config: Mapping[str, object], data: Data, plan: Plan) -> str:
@@ -251,11 +244,18 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
     }
 
 
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def _save(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     torch.save(value, temporary)
     temporary.replace(path)

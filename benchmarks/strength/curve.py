@@ -30,7 +30,7 @@ TEMPLATE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=T
 <path d="M{{ x }} {{ top }}V{{ bottom }}" stroke="#e4e4e4"/>
 <text x="{{ x }}" y="{{ bottom + 18 }}" text-anchor="middle">{{ label }}</text>
 {% endfor %}
-<text x="{{ right }}" y="{{ bottom + 38 }}" text-anchor="end">gradient passes an image</text>
+<text x="{{ right }}" y="{{ bottom + 38 }}" text-anchor="end">gradient passes an image, of {{ gflop }} GFLOP each</text>
 <text x="{{ left }}" y="42">accuracy in percent: last (filled), peak (hollow)</text>
 {% if clean %}
 <path d="M{{ left }} {{ clean }}H{{ right }}" stroke="#333" stroke-dasharray="4 4"/>
@@ -54,13 +54,17 @@ class Point:
     """A recipe: gradient passes an image, at least 1, and accuracies in percent."""
 
     name: str
-    passes: int
+    passes: float
     last: float
     peak: float
 
 
-def draw(points: Sequence[Point], clean: float | None, title: str) -> str:
-    """Passes to the right, on a logarithmic axis, accuracy upwards; `clean` is a dashed line."""
+def draw(points: Sequence[Point], clean: float | None, title: str, gflop: float) -> str:
+    """Passes to the right, on a logarithmic axis, accuracy upwards; `clean` is a dashed line.
+
+    Args:
+        gflop: of one gradient pass of one image.
+    """
     x = _axis([point.passes for point in points])
     top = 10 * math.ceil(max([clean or 0, *(point.peak for point in points)]) / 10)
     marks = [
@@ -78,6 +82,7 @@ def draw(points: Sequence[Point], clean: float | None, title: str) -> str:
     return TEMPLATE.render(
         BOX,
         title=title.replace("`", ""),
+        gflop=f"{gflop:.2g}",
         rows=[(_y(value, top), value) for value in range(0, top + 1, 10)],
         columns=[(x(tick), tick) for tick in TICKS if LEFT <= x(tick) <= RIGHT],
         clean=None if clean is None else _y(clean, top),
@@ -89,7 +94,7 @@ def _is_of(family: str, point: Point) -> bool:
     return point.name == family or point.name.startswith(f"{family}-")
 
 
-def _axis(passes: Sequence[int]) -> Callable[[float], float]:
+def _axis(passes: Sequence[float]) -> Callable[[float], float]:
     """Logarithmic, a third of a decade of room on either side."""
     low, high = math.log10(min(passes)) - 1 / 3, math.log10(max(passes)) + 1 / 3
     return lambda value: round(LEFT + (math.log10(value) - low) / (high - low) * (RIGHT - LEFT), 1)

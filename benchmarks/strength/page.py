@@ -22,7 +22,16 @@ from benchmarks.strength.results import (
     over_seeds,
     read,
 )
-from benchmarks.strength.tables import FAST, FULL, HARDENED, PLAIN, ROWS, TABLES, pretrained
+from benchmarks.strength.tables import (
+    FAST,
+    FLOAT32,
+    FULL,
+    HARDENED,
+    PLAIN,
+    ROWS,
+    TABLES,
+    pretrained,
+)
 from sep_core.config import PRETRAINED
 
 HALVES = {
@@ -32,6 +41,7 @@ HALVES = {
     "paper": "The paper's row (`benchmarks.paper`)",
 }
 COLUMNS = (CLEAN, FULL, FAST, HARDENED)
+PAPER = "120 PFLOP: 100 for 900 passes an image, 20 for the surrogate"
 LEAST_EFFECT = 10.0  # points that the full recipe has to take away, or a cell decides nothing
 
 INTRODUCTION = f"""# Results
@@ -79,7 +89,8 @@ class Cells:
     def recipes(self, group: Group) -> list[str]:
         """Those measured on a group under the recipe's own augmentation, in their usual order."""
         names = dict.fromkeys([*known(), *(result.cell.recipe for result in self.all)])
-        return [name for name in names if name not in NOISES and self.at(group, name)]
+        other = {*NOISES, FLOAT32}
+        return [name for name in names if name not in other and self.at(group, name)]
 
 
 def main() -> int:
@@ -105,6 +116,7 @@ def build(results: Path, page: Path) -> dict[Path, str]:
         "Recipes": _recipes(cells),
         "What it costs": iter(["\n".join(links) or NOTHING]),
         "Countermeasures": _matrix(cells),
+        "Arithmetic": _precisions(cells),
         "Other networks": _networks(cells),
         "Other methods": _baselines(cells),
         "Speed of a gradient pass": _speed(page.parent / "speed.json"),
@@ -128,7 +140,9 @@ def _recipes(cells: Cells) -> Iterator[str]:
         head += ["last, to full", "peak, to full", "at least as well"]
         rows = [_recipe_row(cells, group, name, undecided) for name in cells.recipes(group)]
         yield _table(head, rows)
-        yield undecided or _surrogate_note(cells.at(group, FULL)[0])
+        if undecided:
+            yield undecided
+        yield _total(cells, group)
 
 
 def _plain_groups(cells: Cells) -> list[Group]:
@@ -137,7 +151,7 @@ def _plain_groups(cells: Cells) -> list[Group]:
 
 def _recipe_row(cells: Cells, group: Group, recipe: str, undecided: str | None) -> list[str]:
     ours, full = cells.at(group, recipe), cells.at(group, FULL)
-    row = [f"`{recipe}`", _cost(ours[0].passes, ",d"), _cost(ours[0].gflop, ",.1f")]
+    row = [f"`{recipe}`", _cost(ours[0].passes), _cost(ours[0].gflop)]
     row += [str(len(ours)), over_seeds(ours, "last"), over_seeds(ours, "peak")]
     if recipe in (CLEAN, FULL) or not full:
         return [*row, DASH, DASH, DASH]
@@ -160,8 +174,21 @@ def _undecided(cells: Cells, group: Group) -> str | None:
     )
 
 
-def _surrogate_note(full: Measured) -> str:
-    return f"The surrogate's training costs {full.surrogate_gflop:,.1f} GFLOP an image beside that."
+def _total(cells: Cells, group: Group) -> str:
+    """What the surrogate and the images take together."""
+    measured = [cells.at(group, name)[0] for name in cells.recipes(group) if name != CLEAN]
+    totals = {
+        result.cell.recipe: (result.surrogate_gflop + result.gflop) * result.images / 1e6
+        for result in measured
+        if result.cell.recipe in (FULL, "last", FAST) and result.gflop is not None
+    }
+    told = ", ".join(f"`{recipe}` {total:.2g} PFLOP" for recipe, total in totals.items())
+    images = measured[0].images
+    return (
+        f"The surrogate's training costs {measured[0].surrogate_gflop:,.1f} GFLOP an image beside "
+        f"that: for these {images:,} images {told} all told."
+        + (f" The paper's, through ResNet-18, costs {PAPER}." if group[0] == "whole" else "")
+    )
 
 
 def _curves(cells: Cells) -> Iterator[tuple[Group, str]]:
@@ -175,23 +202,43 @@ def _curves(cells: Cells) -> Iterator[tuple[Group, str]]:
         ]
         if len({point.passes for point in points}) > 1:
             clean = measured.get(CLEAN)
-            yield group, draw(points, mean(clean, "last") if clean else None, _title(group))
+            (first, *_) = (result for results in measured.values() for result in results)
+            line = mean(clean, "last") if clean else None
+            yield group, draw(points, line, _title(group), 2 * first.forward_gflop)
 
 
 def _matrix(cells: Cells) -> Iterator[str]:
-    groups = cells.groups(
-        lambda result: result.cell.countermeasure != PLAIN and result.cell.recipe in COLUMNS
-    )
+    groups = cells.groups(lambda r: r.cell.countermeasure != PLAIN and r.cell.recipe not in NOISES)
     if groups:
         yield COLUMN_NOTE
     for group in groups:
         yield _heading(group)
-        names = [*ROWS, *PRETRAINED]
-        rows = [[row, *(_both(cells.at(group, name, row)) for name in COLUMNS)] for row in names]
-        yield _table(["countermeasure", *COLUMNS], rows)
-        begun = [r for row in PRETRAINED for name in COLUMNS for r in cells.at(group, name, row)]
+        names, wanted = _candidates(cells, group)
+        if group[0] != "choose":
+            names, wanted = list(COLUMNS), [*ROWS, *PRETRAINED]
+        rows = [[row, *(_both(cells.at(group, name, row)) for name in names)] for row in wanted]
+        yield _table(["countermeasure", *names], rows)
+        begun = [r for row in PRETRAINED for name in names for r in cells.at(group, name, row)]
         for digest in dict.fromkeys(result.record["weights_sha256"] for result in begun):
             yield f"The `pretrained` rows begin with weights of SHA-256 `{digest}`."
+
+
+def _candidates(cells: Cells, group: Group) -> tuple[list[str], list[str]]:
+    """Recipes and countermeasures that were tried together."""
+    rows: list[str] = [row for row in ROWS if any(cells.at(group, name, row) for name in known())]
+    hard = [row for row in rows if row != PLAIN]
+    return [name for name in known() if any(cells.at(group, name, row) for row in hard)], rows
+
+
+def _precisions(cells: Cells) -> Iterator[str]:
+    for group in cells.groups(lambda result: result.cell.recipe == FLOAT32):
+        yield _heading(group)
+        rows = [
+            [name, str(len(found)), over_seeds(found, "last"), over_seeds(found, "peak")]
+            for name, recipe in (("bfloat16", FAST), ("float32", FLOAT32))
+            for found in [cells.at(group, recipe)]
+        ]
+        yield _table([f"`{FAST}` computed in", "seeds", "last", "peak"], rows)
 
 
 def _networks(cells: Cells) -> Iterator[str]:
@@ -253,8 +300,11 @@ def _provenance(cells: Cells) -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield (
-        "Each command goes on where it was stopped. ZIP holds `split/class/file`, for these tables "
-        "a subset of CIFAR-10; its pixels' digest is above."
+        "Each command goes on where it was stopped. ZIP holds `split/class/file`: for `two-levels` "
+        "all of CIFAR-10, for the others the first 500 training and 200 test images of every "
+        "class, in its order, as PNG files; the pixels' digest is above. `--full` measures what "
+        "takes a bigger machine. Trainings are the paper's, with crops and flips (row "
+        "`crop-flip`); the row `none` is without. Seed 1 is that of both halves, on other images."
     )
     named = {
         f"python -m benchmarks.strength {name} --data ZIP": (table.__doc__ or name).splitlines()[0]
@@ -282,8 +332,8 @@ def _both(results: list[Measured]) -> str:
     return f"{over_seeds(results, 'last')} / {over_seeds(results, 'peak')}" if results else DASH
 
 
-def _cost(value: float | None, form: str) -> str:
-    return DASH if value is None else format(value, form)
+def _cost(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.1f}".removesuffix(".0")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

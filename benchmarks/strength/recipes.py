@@ -29,7 +29,17 @@ COMMON: dict[str, Any] = {
 EPOCHS: dict[str, dict[str, Any]] = {"whole": {"epochs": 15, "appropriator_epochs": 15}}
 PER_STEP: dict[str, Any] = {"normalise_gradients": True, "views": "crop", "perturb_momentum": 0.9}
 
+
+def _preset(name: str) -> dict[str, Any]:
+    """What a preset does to the images."""
+    preset = PRESETS[name]
+    share = preset.step_levels / preset.epsilon_levels
+    return {field: getattr(preset, field) for field in PERTURBING} | {"step_share": share}
+
+
 PERTURBING = ("variant", "class_steps", "checkpoints_per_step", "steps", *PER_STEP)
+
+SHORT = PER_STEP | {"variant": "sep", "class_steps": 100, "steps": 4, "step_share": 1 / 8}
 
 RECIPES: dict[str, dict[str, Any]] = {
     # The paper's, 900 and 450 passes an image.
@@ -48,21 +58,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sep-6x10": PER_STEP | {"variant": "sep", "checkpoints_per_step": 6, "steps": 10},
     "sep-12x5": PER_STEP | {"variant": "sep", "checkpoints_per_step": 12, "steps": 5},
     # The product's presets, as they perturb.
-    "fast": {name: getattr(PRESETS["fast"], name) for name in PERTURBING},
-    "hardened": {name: getattr(PRESETS["hardened"], name) for name in PERTURBING},
+    "fast": _preset("fast"),
+    "hardened": _preset("hardened"),
     # From a change common to each class.
     "class-4x15": PER_STEP
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 40},
-    "class-4x4": PER_STEP
-    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 4, "class_steps": 40},
+    # As `quick` walks: briefly, or the images lose the pattern again.
+    "class-4x4": SHORT | {"checkpoints_per_step": 4},
+    "class-1x4": SHORT | {"checkpoints_per_step": 1},
     "class-hardened": PER_STEP
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 100}
     | {"views": "hardened"},
+    # `fast` in float32, to be compared with bfloat16.
+    "fast-float32": _preset("fast") | {"precision": "float32"},
     "sep-2x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 2, "steps": 15},
 }
 # Drawn recipes walk to the edge of the ball in four steps: momentum keeps them from dithering.
 STEP_SHARE = 0.25
 
+# Gradient passes an image of those that take any.
+NOISE_PASSES = {"error-minimising": 10 * 20, "targeted": 250}
 NOISES: dict[str, Baseline] = {
     **BASELINES,
     "error-minimising": partial(error_minimising, rounds=10),
@@ -79,9 +94,10 @@ def configure(recipe: str, levels: int, seed: int, classes: int, half: str) -> S
     """
     if recipe not in RECIPES and recipe not in NOISES and recipe != CLEAN:
         raise ValueError(f"recipe: expected one of {known()}, got {recipe!r}")
-    changes = RECIPES.get(recipe, {})
+    changes = dict(RECIPES.get(recipe, {}))
+    share = changes.pop("step_share", STEP_SHARE)
     if "checkpoints_per_step" in changes:
-        changes = {"step_levels": levels * STEP_SHARE} | changes
+        changes["step_levels"] = levels * share
     whole = COMMON | EPOCHS.get(half, {}) | changes
     config = replace(PRESETS["quick"], **whole, epsilon_levels=levels or 1)
     return resolve(replace(config, seed=hex_seed(seed)), classes)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.strength.cells import Cell
-from sep_core.costs import forward_gflop
+from sep_core.config import SEPConfig
+from sep_core.costs import forward_gflop, pattern_passes
 
 DASH = "-"
 Figure = Literal["last", "peak"]
@@ -28,18 +29,23 @@ class Measured:
 
     Attributes:
         last, peak: accuracy on clean test images, in percent.
-        passes: gradient passes that each image cost; None where the recipe counts none.
+        passes: gradient passes that each image cost, with its share of those for the patterns;
+            None where the recipe counts none.
         gflop: of these passes, an image.
         surrogate_gflop: of the surrogate's training, an image.
+        forward_gflop: of one forward pass of the surrogate, an image.
+        images: that it was trained on.
         record: the whole file.
     """
 
     cell: Cell
     last: float
     peak: float
-    passes: int | None
+    passes: float | None
     gflop: float | None
     surrogate_gflop: float
+    forward_gflop: float
+    images: int
     record: dict[str, Any]
 
 
@@ -59,7 +65,7 @@ def read(folder: Path) -> list[Measured]:
 
 
 def _measured(record: dict[str, Any]) -> Measured:
-    config, passes = record["config"], record["release"].get("passes")
+    config, passes = record["config"], _passes(record)
     forward = forward_gflop(config["surrogate"], config["input_pixels"])
     return Measured(
         cell=Cell(**{field.name: record[field.name] for field in fields(Cell)}),
@@ -68,8 +74,19 @@ def _measured(record: dict[str, Any]) -> Measured:
         passes=passes,
         gflop=None if passes is None else 2 * passes * forward,
         surrogate_gflop=3 * config["epochs"] * forward,
+        forward_gflop=forward,
+        images=record["train_images"],
         record=record,
     )
+
+
+def _passes(record: dict[str, Any]) -> float | None:
+    passes: int | None = record["release"].get("passes")
+    if not passes or not record["config"].get("class_steps"):
+        return passes
+    config, images = SEPConfig(class_steps=record["config"]["class_steps"]), record["train_images"]
+    classes = len(record["config"]["target_map"])
+    return passes + pattern_passes(config, int(images), classes) / int(images)
 
 
 def mean(results: Sequence[Measured], figure: Figure) -> float:

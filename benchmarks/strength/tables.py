@@ -1,6 +1,6 @@
 """Which cells make which table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from benchmarks.strength.cells import Cell
@@ -9,82 +9,110 @@ from sep_core.config import COUNTERMEASURES, PRETRAINED, Countermeasure, Network
 
 FAST = "fast"
 HARDENED = "hardened"
+FLOAT32 = "fast-float32"
 FULL = "sep-fa-vr"
 PLAIN: Countermeasure = "crop-flip"  # the recipe's own augmentation
 ROWS: tuple[Countermeasure, ...] = tuple(name for name in COUNTERMEASURES if name not in PRETRAINED)
 
 
+# The last two only on a bigger machine.
+NETWORKS: tuple[NetworkName, ...] = (
+    *("small", "vgg16", "linear", "mlp", "vit", "resnet18", "senet18"),
+    *("densenet121", "googlenet"),
+)
+CLAIMS: tuple[Countermeasure, ...] = (PLAIN, "grey", "jpeg-10")
+"""Rows on which a claim rests: three seeds."""
+SEEDS = (1, 2, 3)
+"""Of the surrogate; the appropriator's are ten more."""
+
+
 def choose() -> Iterator[Cell]:
     """Candidates, on the first half of the images."""
-    for recipe in [CLEAN, "last", "sep-fa-vr", *(n for n in RECIPES if "x" in n)]:
-        yield from _cells("choose", [recipe], [8], [1], ["small"], [PLAIN], [11])
+    for recipe in [CLEAN, "last", FULL, "sep-fa", "sep", *(n for n in RECIPES if "x" in n)]:
+        yield from _cells("choose", [recipe], [8], [1], ["small"], [PLAIN])
+    for recipe in (CLEAN, FULL, "sep-4x15", "class-4x15", "class-4x4", "class-1x4"):
+        yield from _cells("choose", [recipe], [8], [1], ["small"], ["projection"])
+    for recipe in ("sep-4x15", "class-4x15", "class-4x4", "class-1x4"):
+        yield from _cells("choose", [recipe], [4], [1], ["small"], [PLAIN])
 
 
 def harden() -> Iterator[Cell]:
     """Candidates for `hardened`, on the first half, against what undoes SEP most."""
     recipes = [CLEAN, "sep-4x15", "class-4x15", "hardened", "class-hardened"]
-    for countermeasure in (PLAIN, "grey", "jpeg-10"):
-        yield from _cells("choose", recipes, [8], [1], ["small"], [countermeasure], [11])
+    yield from _cells("choose", recipes, [8], [1], ["small"], CLAIMS)
 
 
 def judge() -> Iterator[Cell]:
     """The preset `fast` against the full recipe, once, on the second half of the images."""
-    networks: list[NetworkName] = ["small", "vgg16"]
-    recipes = [CLEAN, FAST, FULL]
-    for network, level, seed in product(networks, [8, 4], [1, 2, 3]):
-        yield from _cells("judge", recipes, [level], [seed], [network], [PLAIN], [10 + seed])
+    for network, level, seed in product(NETWORKS[:2], [8, 4], SEEDS):
+        yield from _cells("judge", [CLEAN, FAST, FULL], [level], [seed], [network], [PLAIN])
+
+
+def precision() -> Iterator[Cell]:
+    """`fast` computed in float32 and in bfloat16."""
+    yield from _cells("judge", [CLEAN, FAST, FLOAT32], [8], SEEDS, ["small"], [PLAIN])
 
 
 def two_levels() -> Iterator[Cell]:
     """All of CIFAR-10 at the paper's two levels; one seed."""
-    yield from _cells("whole", [CLEAN, "last", FAST], [2], [1], ["small"], [PLAIN], [11])
+    yield from _cells("whole", [CLEAN, "last", FAST], [2], [1], ["small"], [PLAIN])
 
 
 def matrix() -> Iterator[Cell]:
-    """Every countermeasure, one seed; the plain row has the three of `judge`."""
-    yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], ["small"], list(ROWS), [11])
+    """Every countermeasure; three seeds where a claim rests on the row, elsewhere one."""
+    for row in ROWS:
+        seeds = SEEDS if row in CLAIMS else SEEDS[:1]
+        yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], seeds, ["small"], [row])
 
 
 def pretrained(network: NetworkName) -> Iterator[Cell]:
     """Backbones that begin with a file of weights, frozen and tuned; one seed."""
     recipes = [CLEAN, FULL, FAST, HARDENED]
-    yield from _cells("judge", recipes, [8], [1], [network], list(PRETRAINED), [11])
+    yield from _cells("judge", recipes, [8], SEEDS[:1], [network], PRETRAINED)
 
 
 def networks() -> Iterator[Cell]:
     """Other appropriators, those that 30 minutes of one core suffice for; one seed."""
-    names: list[NetworkName] = ["linear", "mlp", "vit", "vgg16", "resnet18", "senet18"]
-    yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], names, [PLAIN], [11])
+    yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], NETWORKS[1:-2], [PLAIN])
 
 
 def baselines() -> Iterator[Cell]:
     """Other methods at the same budget, one seed."""
-    recipes = [CLEAN, *NOISES, FAST, HARDENED]
-    yield from _cells("judge", recipes, [8], [1], ["small"], ["crop-flip", "grey", "jpeg-10"], [11])
+    recipes = [CLEAN, *NOISES, FULL, FAST, HARDENED]
+    yield from _cells("judge", recipes, [8], [1], ["small"], CLAIMS)
+
+
+def bigger() -> Iterator[Cell]:
+    """What takes a bigger machine: every network, three seeds in every cell, 2 levels whole."""
+    recipes = [CLEAN, FULL, FAST, HARDENED]
+    yield from _cells("judge", recipes, [8], SEEDS, ["small"], ROWS)
+    yield from _cells("judge", recipes, [8, 4], SEEDS, NETWORKS, [PLAIN])
+    yield from _cells("judge", [*NOISES], [8], SEEDS, ["small"], CLAIMS)
+    yield from _cells("whole", [CLEAN, "last", FULL, FAST], [2], SEEDS, NETWORKS, [PLAIN])
 
 
 def _cells(
     half: str,
     recipes: list[str],
     levels: list[int],
-    surrogate_seeds: list[int],
-    networks: list[NetworkName],
-    countermeasures: list[Countermeasure],
-    seeds: list[int],
+    seeds: Sequence[int],
+    networks: Sequence[NetworkName],
+    countermeasures: Sequence[Countermeasure],
 ) -> Iterator[Cell]:
-    for recipe, level, first, network, countermeasure, seed in product(
-        recipes, levels, surrogate_seeds, networks, countermeasures, seeds
+    for recipe, level, seed, network, row in product(
+        recipes, levels, seeds, networks, countermeasures
     ):
         if recipe == CLEAN:  # one for all budgets and surrogates
-            yield Cell(half, recipe, 0, 0, network, countermeasure, seed)
+            yield Cell(half, recipe, 0, 0, network, row, seed + 10)
         else:
-            yield Cell(half, recipe, level, first, network, countermeasure, seed)
+            yield Cell(half, recipe, level, seed, network, row, seed + 10)
 
 
 TABLES = {
     "choose": choose,
     "harden": harden,
     "judge": judge,
+    "precision": precision,
     "two-levels": two_levels,
     "matrix": matrix,
     "networks": networks,

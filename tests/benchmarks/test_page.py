@@ -64,9 +64,10 @@ def test_recipes_are_compared_seed_by_seed(folder: Path) -> None:
     row = "| `sep-2x30` | 60 | 8.4 | 3 | 22.3 ± 1.5 | 31.0 ± 2.0 "
     row += "| +0.3 (≤ +1.3) | -1.0 (≤ -1.0) | yes |"
     assert row in lines(folder)
-    assert "| `clean` | 0 | 0.0 | 1 | 60.0 | 61.0 | - | - | - |" in lines(folder)
-    # 3 * 30 epochs * 0.07 GFLOP
-    assert any("training costs 6.3 GFLOP an image" in line for line in lines(folder))
+    assert "| `clean` | 0 | 0 | 1 | 60.0 | 61.0 | - | - | - |" in lines(folder)
+    # 3 * 30 epochs * 0.07 GFLOP; with 900 passes 2,500 * (6.3 + 126) GFLOP
+    note = "training costs 6.3 GFLOP an image beside that: for these 2,500 images"
+    assert any(f"{note} `sep-fa-vr` 0.33 PFLOP all told." in line for line in lines(folder))
 
 
 def test_a_recipe_that_may_be_worse_is_not_called_as_good(folder: Path) -> None:
@@ -130,6 +131,34 @@ def test_networks_and_other_methods_have_their_tables(folder: Path) -> None:
     assert "| `autoregressive` | - | - | - | - |" in found
 
 
+def test_passes_for_the_patterns_are_counted(folder: Path) -> None:
+    write(folder, OURS, 0.25, 0.31)
+    path = folder / OURS.path
+    record = json.loads(path.read_text())
+    record["config"] |= {"class_steps": 100, "target_map": list(range(10))}
+    path.write_text(json.dumps(record))
+    # 100 steps of 2 checkpoints look at 512 images: 102,400 passes for 2,500 images.
+    assert any(line.startswith("| `sep-2x30` | 101 | 14.1 |") for line in lines(folder))
+
+
+def test_arithmetics_stand_side_by_side(folder: Path) -> None:
+    three_seeds(folder, replace(FULL, recipe="fast"), (0.3, 0.4), (0.3, 0.4), (0.3, 0.4))
+    write(folder, replace(FULL, recipe="fast-float32"), 0.31, 0.41)
+    found = lines(folder)
+    assert "| bfloat16 | 3 | 30.0 ± 0.0 | 40.0 ± 0.0 |" in found
+    assert "| float32 | 1 | 31.0 | 41.0 |" in found
+
+
+def test_candidates_are_shown_where_they_were_tried(folder: Path) -> None:
+    tried = replace(FULL, half="choose", recipe="class-4x15")
+    write(folder, tried, 0.3, 0.3)
+    write(folder, replace(tried, countermeasure="grey"), 0.4, 0.4)
+    found = lines(folder)
+    assert "| countermeasure | class-4x15 |" in found
+    assert "| grey | 40.0 / 40.0 |" in found
+    assert not any(line.startswith("| blur") for line in found)
+
+
 def test_curve_places_points_by_passes_and_accuracy(folder: Path) -> None:
     write(folder, FULL, 0.2, 0.3)
     write(folder, OURS, 0.25, 0.35)
@@ -137,7 +166,7 @@ def test_curve_places_points_by_passes_and_accuracy(folder: Path) -> None:
     assert folder / "curve-judge-8-small.svg" in files
     assert "(results/curve-judge-8-small.svg)" in files[folder.parent / "results.md"]
 
-    drawn = draw([Point("sep", 10, 20, 30), Point("last", 1000, 0, 0)], 40, "t < u")
+    drawn = draw([Point("sep", 10, 20, 30), Point("last", 1000, 0, 0)], 40, "t < u", 0.14)
     assert "t &lt; u" in drawn
     # A third of a decade left of 10 and right of 1000, 2 2/3 in all: 1/8 and 7/8 of 60 to 588;
     # 20 % is half of the height between 340 and 50, whose top is 40 %.
@@ -147,7 +176,7 @@ def test_curve_places_points_by_passes_and_accuracy(folder: Path) -> None:
 
 
 def test_labels_of_like_points_do_not_meet() -> None:
-    drawn = draw([Point(name, 60, 20, 30) for name in ("a", "b", "c")], None, "t")
+    drawn = draw([Point(name, 60, 20, 30) for name in ("a", "b", "c")], None, "t", 0.14)
     heights = [float(part.split('"')[0]) for part in drawn.split('x="333.0" y="')[1:]]
     assert [below - above for above, below in pairwise(heights)] == [15, 15]
 

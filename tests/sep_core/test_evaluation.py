@@ -97,7 +97,9 @@ def test_progress_counts_every_countermeasures_work(
 ) -> None:
     train, test = _split(data)
     events = list(appropriate(train, test, CLASSES, config, plan, countermeasure=name))
-    work = 8 + (2 if name in PREPROCESSING else 0)
+    preprocessing, linear_model = 2, 20 * 3
+    work = 8 + (preprocessing if name in PREPROCESSING else 0)
+    work += (linear_model + preprocessing) * (name == "projection")
     seen = [event for event in events if isinstance(event, Progress)]
     assert seen == [Progress(n, work) for n in range(1, work + 1)]
     assert [e.epoch for e in events if isinstance(e, Accuracy)] == [1, 2]

@@ -1,0 +1,96 @@
+"""A cell is measured once, from what is kept, as long as its recipe is what it was."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.strength import cells, recipes, work
+from benchmarks.strength.cells import Bench, Cell
+from benchmarks.strength.data import read
+from sep_core.config import Plan
+
+CELL = Cell("judge", "class-1x4", 8, 1, "linear", "crop-flip", 11)
+IMAGES = 12
+CLASSES = 2
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    short = {"surrogate": "linear", "epochs": 2, "checkpoints": 2, "appropriator_epochs": 2}
+    monkeypatch.setattr(recipes, "COMMON", recipes.COMMON | short)
+    monkeypatch.setitem(recipes.RECIPES, CELL.recipe, recipes.SHORT | {"checkpoints_per_step": 1})
+    draws = np.random.default_rng(1)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for split in ("train", "test"):
+            for number in range(2 * IMAGES * CLASSES):
+                file = io.BytesIO()
+                pixels = draws.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(file, "PNG")
+                archive.writestr(f"{split}/{number % CLASSES}/{number}.png", file.getvalue())
+    plan = Plan(device="cpu", precision="float32", threads=1, batch_size=5)
+    source = partial(read, tmp_path / "data.zip")
+    return Bench(tmp_path / "results", tmp_path / "cache", source, plan)
+
+
+def test_a_cell_is_measured_once_and_again_when_its_recipe_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cells.measure(CELL, bench)
+    result = bench.done(CELL)
+    assert result is not None
+    assert result["release"]["passes"] == 4
+    assert not cells.measure(CELL, bench)
+    assert work.missing_gflop([CELL], bench) == 0
+    changed = recipes.RECIPES[CELL.recipe] | {"steps": 3}
+    monkeypatch.setitem(recipes.RECIPES, CELL.recipe, changed)
+    assert bench.done(CELL) is None
+    assert cells.measure(CELL, bench)
+    path = bench.results / CELL.path
+    assert json.loads(path.read_text())["config"]["steps"] == 3
+
+
+def test_what_was_perturbed_is_not_perturbed_again(bench: Bench, tmp_path: Path) -> None:
+    data, config = bench.data("judge"), CELL.config(CLASSES)
+    assert len(data.train[0]) == IMAGES * CLASSES
+    ensemble = cells._ensemble(CELL, data, config, bench)
+    stopped = cells._perturbed(data, ensemble, config, bench.plan, tmp_path / "parts")
+    next(stopped), next(stopped)
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    assert len(parts) == 2
+    resumed = list(cells._perturbed(data, ensemble, config, bench.plan, tmp_path / "parts"))
+    assert [len(pixels) for pixels, _ in resumed] == [5, 5, 5, 5, 4]
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    whole = list(cells._perturbed(data, ensemble, config, bench.plan, tmp_path / "others"))
+    assert all((a == b).all() for (a, _), (b, _) in zip(resumed, whole, strict=True))
+
+
+def test_a_recipe_names_its_own_arithmetic(bench: Bench) -> None:
+    config = CELL.config(CLASSES)
+    assert cells._plan(config, bench) == bench.plan
+    other = cells._plan(replace(config, precision="bfloat16"), bench)
+    assert other == replace(bench.plan, precision="bfloat16")
+    data = bench.data("judge")
+    assert cells.surrogate_path(CELL, data, config, bench) != cells.surrogate_path(
+        CELL, data, replace(config, precision="bfloat16"), bench
+    )
+
+
+def test_a_table_costs_its_trainings_images_and_surrogates(bench: Bench) -> None:
+    forward = 0.00006144  # `linear`, GFLOP
+    images = IMAGES * CLASSES
+    training = 3 * 2 * forward * images
+    # 4 passes an image, and 100 steps of 2 checkpoints on all images for the patterns
+    walk = 2 * forward * (4 * images + 100 * 2 * images)
+    assert work.missing_gflop([CELL], bench) == pytest.approx(2 * training + walk)
+    hard = replace(CELL, countermeasure="adversarial-4")  # three times the work of a training
+    both = work.missing_gflop([CELL, hard], bench)
+    assert both == pytest.approx(5 * training + walk)
+    noise = replace(CELL, recipe="uniform")
+    assert work.missing_gflop([noise], bench) == pytest.approx(training)
