@@ -1,4 +1,4 @@
-"""The rows of pretrained backbones, measured by the command on small data."""
+"""The rows of pretrained backbones, made and measured by their commands on small data."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import pretrain
 from benchmarks.strength import __main__ as command
 from benchmarks.strength import page
 from sep_core.config import NetworkName
@@ -65,6 +66,22 @@ def test_rows_of_pretrained_backbones_name_the_file_that_they_begin_with(
     other = give(data.parent, "mlp", seed=2)
     run(monkeypatch, data, *weights)
     assert {json.loads(file.read_text())["weights_sha256"] for file in files} == {other}
+
+
+def test_a_file_is_made_of_other_images(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(data), "--network", "mlp", "--out", str(data.parent / "weights")]
+    words += ["--half", "choose", "--epochs", "8", "--precision", "float32"]
+    monkeypatch.setattr(sys, "argv", ["pretrain", *words])
+    assert pretrain.main() == 0
+    *_, digest, accuracy = capsys.readouterr().out.splitlines()
+    assert accuracy == "test accuracy: 1 1"
+    run(monkeypatch, data, "--weights", str(data.parent / "weights/mlp.pt"))
+    for file in (data.parent / "results").rglob("*.json"):
+        result = json.loads(file.read_text())
+        assert digest.endswith(result["weights_sha256"])
+        assert result["last"] == 1
 
 
 @pytest.mark.parametrize(
