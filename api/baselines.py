@@ -26,19 +26,27 @@ OF_THE_CELL = {"appropriator", "precision"}
 
 
 def digest(
-    dataset_sha256: str, config: SEPConfig, plan: Plan, cell: Cell, versions: Mapping[str, str]
+    dataset_sha256: str,
+    config: SEPConfig,
+    plan: Plan,
+    cell: Cell,
+    versions: Mapping[str, str],
+    weights_sha256: str | None = None,
 ) -> str:
     """Of all that a training on the originals depends on.
 
     Args:
         versions: of the libraries that train.
+        weights_sha256: of the file that the training begins with, if it begins with one.
     """
     recipe = {
         name: value
         for name, value in as_dict(config).items()
         if name not in PERTURBATION | OF_THE_CELL
     }
-    trained = [cell.network, cell.countermeasure, cell.seed]
+    trained: list[object] = [cell.network, cell.countermeasure, cell.seed]
+    # Without one it is what it was when there were none: what is kept stays found.
+    trained += [weights_sha256] if weights_sha256 is not None else []
     machine = [plan.device, plan.precision, plan.threads, dict(versions)]
     whole = [dataset_sha256, recipe, trained, machine]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, datasets, planning, sides, storage, workload
+from api import archive, datasets, planning, sides, storage, weights, workload
 from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
@@ -55,7 +55,7 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     index = _index(dataset)
     side = sides.median_side(index.records)
     config, plan = planning.freeze(request.kept, classes, training_images(counts), side, device)
-    evaluation = named(planning.load_evaluation(request.evaluation), config)
+    evaluation = weights.freeze(named(planning.load_evaluation(request.evaluation), config))
     trained = workload.trained_images(counts, config.held_out_percent)
     costs = workload.costs(config, plan, evaluation, index.records, trained)
     return Estimate(config, plan, evaluation, costs, len(workers), _seconds(costs, workers))

@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
-from sep_core.cells import Evaluation, cells
+from sep_core.cells import Evaluation, cells, weights_sha256
 
 Record = dict[str, Any]
 
@@ -20,11 +20,15 @@ def build(evaluation: Evaluation, outputs: Sequence[Mapping[str, Any]]) -> list[
 
     Returns:
         Of each row `clean`, `protected` (mean, min, max and, from two seeds on, std of the last and
-        of the peak accuracy, in [0, 1]) and their `ratio`; `reused` counts kept baselines.
+        of the peak accuracy, in [0, 1]) and their `ratio`; `reused` counts kept baselines;
+        `weights_sha256` is of the file that its trainings begin with, None where that is none.
     """
     trained = zip(cells(evaluation), outputs, strict=True)
     rows = groupby(trained, key=lambda pair: (pair[0].network, pair[0].countermeasure))
-    return [_row(*names, list(members)) for names, members in rows]
+    return [
+        _row(*names, list(members)) | {"weights_sha256": weights_sha256(evaluation, *names)}
+        for names, members in rows
+    ]
 
 
 def _row(

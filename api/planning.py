@@ -9,11 +9,12 @@ from api import workload
 from api.choice import check_classes
 from api.errors import AppError
 from api.models import Protection
-from sep_core.cells import Evaluation
+from sep_core.cells import Evaluation, named
 from sep_core.config import (
     MAX_EPSILON_LEVELS,
     MAX_INPUT_PIXELS,
     MIN_INPUT_PIXELS,
+    NetworkName,
     Plan,
     SEPConfig,
     Variant,
@@ -32,6 +33,7 @@ AUTO = "auto"
 # Their networks see 32 pixels whatever the data: the paper's, and what two cores can do.
 AS_IT_IS = ("paper", "quick")
 VARIANTS = get_args(Variant)
+DEVICES = ("cpu", "cuda")  # a request is checked for each: which one it meets, is not known yet
 
 _CONFIG = TypeAdapter(SEPConfig)
 _PLAN = TypeAdapter(Plan)
@@ -55,20 +57,11 @@ def load_evaluation(stored: Mapping[str, Any]) -> Evaluation:
         AppError: 422 with every field that does not fit.
     """
     try:
-        evaluation = _EVALUATION.validate_python(stored)
+        return _EVALUATION.validate_python(stored)
     except ValidationError as error:
         raise AppError(
             422, "INVALID_EVALUATION", f"The evaluation does not fit: {_sentences(error)}"
         ) from error
-    pretrained = [c for c in evaluation.countermeasures if c.startswith("pretrained")]
-    if pretrained:
-        raise AppError(
-            422,
-            "PRETRAINED_UNAVAILABLE",
-            f"{', '.join(pretrained)}: begins with a file of pretrained weights, and such a file "
-            "can't be given over this API yet.",
-        )
-    return evaluation
 
 
 def frozen_evaluation(protection: Protection) -> Evaluation:
@@ -145,13 +138,26 @@ def check(
     Raises:
         AppError: 422.
     """
-    for device in ("cpu", "cuda"):
+    for device in DEVICES:
         try:
             config = configure(preset, overrides, device, train_images, median_side)
             resolve(config, len(classes))
             check_classes(config, classes)
         except ValueError as error:
             raise AppError(422, "INVALID_CONFIG", str(error)) from error
+
+
+def judges(
+    evaluation: Evaluation,
+    preset: str,
+    overrides: Mapping[str, Any],
+    train_images: int,
+    median_side: int,
+) -> tuple[NetworkName, ...]:
+    """Networks that may be trained: where none is named, on every kind of device its own."""
+    configs = (configure(preset, overrides, d, train_images, median_side) for d in DEVICES)
+    found = [name for config in configs for name in named(evaluation, config).networks]
+    return tuple(dict.fromkeys(found))
 
 
 def freeze(

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import datasets, planning, sides, steps, storage
+from api import datasets, planning, sides, steps, storage, weights
 from api.db import now
 from api.errors import AppError, not_found
 from api.models import (
@@ -98,9 +98,11 @@ def check(session: Session, owner_id: UUID, request: Request, *, lock: bool = Fa
     _check_ready(dataset)
     assert dataset.summary is not None
     train_images = training_images(dataset.summary["counts"])
-    planning.load_evaluation(request.evaluation)
+    evaluation = planning.load_evaluation(request.evaluation)
     classes, side = dataset.summary["classes"], sides.summary_side(dataset.summary)
     planning.check(request.preset, request.config, classes, train_images, side)
+    asked = request.preset, request.config, train_images, side
+    weights.check(evaluation, planning.judges(evaluation, *asked))
     return dataset
 
 

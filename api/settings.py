@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     sweep_seconds: float = 2
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
     orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")
+    weights_dir: Path | None = Field(
+        None, description="folder of pretrained weights, NETWORK.pt; default `weights` in data_dir"
+    )
     worker_queue: Literal["gpu", "cpu"] = Field("gpu", description="what a worker process serves")
     threads: int = Field(0, ge=0, description="of PyTorch on a CPU; 0 is every core")
 
@@ -50,6 +53,11 @@ class Settings(BaseSettings):
     def storage(self) -> str:
         """The blob store's URL."""
         return self.storage_url or (self.data_dir.absolute() / "blobs").as_uri()
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the pretrained weights; it need not exist."""
+        return self.weights_dir or self.data_dir.absolute() / "weights"
 
     @property
     def valkey_socket(self) -> Path:

@@ -1,10 +1,12 @@
 """The matrix of evidence: which trainings judge a protection (`Evaluation`). Imports no torch."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from sep_core.config import (
     COUNTERMEASURES,
+    PRETRAINED,
     SEED_HEX_DIGITS,
     Countermeasure,
     NetworkName,
@@ -23,6 +25,8 @@ class Evaluation:
         countermeasures: what whoever trains on the released data does to get round the protection.
         networks: appropriators; none stands for the configuration's own.
         seeds: trainings of every kind, each from draws of its own.
+        weights: of each network, what the pretrained countermeasures begin with: SHA-256 of the
+            file, in hexadecimal digits. Frozen with the plan; nobody asks for it.
 
     Raises:
         ValueError: a field is out of its range; the message names field, expectation and value.
@@ -33,6 +37,7 @@ class Evaluation:
     countermeasures: tuple[Countermeasure, ...] = ("crop-flip",)
     networks: tuple[NetworkName, ...] = ()
     seeds: int = 1
+    weights: Mapping[NetworkName, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _are_names("countermeasures", self.countermeasures, COUNTERMEASURES)
@@ -50,6 +55,11 @@ class Evaluation:
     def trainings(self) -> int:
         """How many cells there are: each is trained on originals and on what leaves."""
         return 2 * max(len(self.networks), 1) * len(self.countermeasures) * self.seeds
+
+    @property
+    def pretrained(self) -> tuple[Countermeasure, ...]:
+        """Its countermeasures that begin with weights from a file."""
+        return tuple(name for name in self.countermeasures if name in PRETRAINED)
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,21 @@ def cells(evaluation: Evaluation) -> list[Cell]:
         for seed in range(1, evaluation.seeds + 1)
         for clean in (True, False)
     ]
+
+
+def weights_sha256(
+    evaluation: Evaluation, network: NetworkName, countermeasure: Countermeasure
+) -> str | None:
+    """Of the file that a training begins with, as frozen; None if it begins with none.
+
+    Raises:
+        ValueError: a pretrained countermeasure whose file is not frozen.
+    """
+    if countermeasure not in PRETRAINED:
+        return None
+    if network not in evaluation.weights:
+        raise ValueError(f"weights: expected a digest for {network}, got {evaluation.weights}")
+    return evaluation.weights[network]
 
 
 def cell_config(config: SEPConfig, cell: Cell) -> SEPConfig:

@@ -36,6 +36,8 @@ Countermeasure = Literal[
     "pretrained-tuned",
 ]
 COUNTERMEASURES: tuple[Countermeasure, ...] = get_args(Countermeasure)
+PRETRAINED: tuple[Countermeasure, ...] = ("pretrained-frozen", "pretrained-tuned")
+"""Countermeasures that begin with weights from elsewhere."""
 Precision = Literal["float32", "bfloat16"]
 Views = Literal["identity", "crop", "hardened"]
 

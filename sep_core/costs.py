@@ -90,5 +90,8 @@ def training_cost(countermeasure: Countermeasure) -> float:
     """Work of a training in plain trainings, three forward passes an image.
 
     An adversarial one looks for the worst image first: `adversarial.STEPS` gradient passes of two.
+    A frozen backbone is passed forward alone.
     """
+    if countermeasure == "pretrained-frozen":
+        return 1 / 3
     return 3.0 if countermeasure.startswith("adversarial") else 1.0

@@ -76,8 +76,8 @@ def fit(
     Args:
         countermeasure: one that preprocesses has done so: `pixels` come out of it, and what the
             network is to recognise must, too.
-        pretrained: state dict of the same network, for any number of classes; the `pretrained`
-            countermeasures begin with it.
+        pretrained: state dict of the same network, for any number of classes (see
+            `networks.published.adopt`); the `pretrained` countermeasures begin with it.
 
     Raises:
         ValueError: fewer than two training images, a configuration that is not resolved, or

@@ -91,6 +91,7 @@ def environment(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[d
         "SEPGATE_REDIS_URL": redis_url,
         "SEPGATE_DATA_DIR": str(tmp_path / "data"),
         "SEPGATE_STORAGE_URL": (tmp_path / "blobs").as_uri(),
+        "SEPGATE_WEIGHTS_DIR": str(tmp_path / "weights"),
         "SEPGATE_MIN_FREE_BYTES": "0",
         "SEPGATE_THREADS": "1",
     }

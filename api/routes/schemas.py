@@ -115,13 +115,17 @@ ConfigIn = create_model(
 
 
 _HELP = {
-    "countermeasures": "what whoever trains on the released data does; default `crop-flip`",
+    "countermeasures": "what whoever trains on the released data does; default `crop-flip`. "
+    "`pretrained-frozen` and `pretrained-tuned` begin with weights that the service's operator has "
+    "given for a network: where there are none, the request is refused (`PRETRAINED_UNAVAILABLE`); "
+    "where they are not the network's at `input_pixels`, the first step fails (`PRETRAINED_UNFIT`)",
     "networks": "which networks they train; default the configuration's appropriator",
     "seeds": "trainings of each kind; default 1. In all at most 500 trainings",
 }
 _JUDGED: dict[str, Any] = {
     name: (kind | None, Field(None, description=_HELP[name]))
     for name, kind in get_type_hints(Evaluation).items()
+    if name in _HELP
 }
 EvaluationIn = create_model(
     "EvaluationIn",
@@ -194,7 +198,8 @@ class ProtectionOut(BaseModel):
     )
     plan: dict[str, Any] | None = Field(description="what the bytes depend on beside; frozen too")
     evaluation: dict[str, Any] | None = Field(
-        description="the trainings that judge it, by network, countermeasure and seed; frozen too"
+        description="the trainings that judge it, by network, countermeasure and seed, and the "
+        "SHA-256 of each network's pretrained weights where they begin with such; frozen too"
     )
     archive: "ArchiveOut | None" = Field(description="null until `state` is succeeded")
     error_code: str | None

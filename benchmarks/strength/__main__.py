@@ -1,10 +1,13 @@
 """What protections take away, cell by cell.
 
     python -m benchmarks.strength TABLE --data ZIP [--full] [--results docs/results] [--cache DIR]
+    python -m benchmarks.strength --weights NETWORK.pt --data ZIP …
 
 ZIP holds `split/class/file`: for the committed tables 500 training and 200 test images a class of
-CIFAR-10. Prints the total cost, then measures what is missing; may be stopped at any time and run
-by several processes at once. `python -m benchmarks.strength.page` writes docs/results.md.
+CIFAR-10. `--weights` adds the rows of backbones that begin with that file, which is as the service
+wants it (docs/operations.md). Prints the total cost, then measures what is missing; may be stopped
+at any time and run by several processes at once. `python -m benchmarks.strength.page` writes
+docs/results.md.
 """
 
 import argparse
@@ -17,7 +20,8 @@ import torch
 
 from benchmarks.strength.cells import Bench, Cell, measure
 from benchmarks.strength.data import read
-from benchmarks.strength.tables import TABLES, bigger
+from benchmarks.strength.tables import TABLES, bigger, pretrained
+from benchmarks.strength.weights import Weights
 from benchmarks.strength.work import missing_gflop
 from sep_core.config import Plan
 
@@ -29,8 +33,10 @@ def main() -> int:
     torch.use_deterministic_algorithms(True)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
     data = lru_cache(partial(read, options.data))
-    bench = Bench(options.results, options.cache, data, plan)
+    bench = Bench(options.results, options.cache, data, plan, options.weights)
     tables = [TABLES[name] for name in options.tables] + [bigger] * options.full
+    if options.weights:
+        tables.append(partial(pretrained, options.weights.network))
     cells = list(dict.fromkeys(cell for table in tables for cell in table()))
     if options.only:
         cells = [cell for cell in cells if options.only in cell.path]
@@ -61,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--full", action="store_true", help=bigger.__doc__)
+    parser.add_argument("--weights", type=Weights, metavar="NETWORK.pt", help=pretrained.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="zip of split/class/file")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--only", help="cells whose path contains this")
@@ -73,6 +80,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"TABLE: expected some of {', '.join(TABLES)}, got {', '.join(unknown)}")
+    if not (options.tables or options.full or options.weights):
+        parser.error("expected a TABLE, --full or --weights, got none")
     return options
 
 

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from benchmarks.strength.data import Data, Split
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
+from benchmarks.strength.weights import Weights
 from sep_core import evaluation, protection, surrogate
-from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, as_dict
+from sep_core.config import PRETRAINED, Countermeasure, NetworkName, Plan, SEPConfig, as_dict
 from sep_core.costs import gradient_passes
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
@@ -79,22 +80,29 @@ class Cell:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where results and the cache are, on what data, and how it is computed."""
+    """Where results and the cache are, on what data, and how it is computed, begun with what."""
 
     results: Path
     cache: Path
     data: Callable[[str], Data]
     plan: Plan
+    weights: Weights | None = None
 
     def done(self, cell: Cell) -> Result | None:
-        """The result of a cell that has been measured, if its recipe is still what it was."""
+        """The result of a cell that has been measured, if recipe and weights are what they were."""
         path = self.results / cell.path
         if not path.exists():
             return None
         result: Result = json.loads(path.read_text())
         defaults, then = as_dict(SEPConfig()), result["config"]
         now = json.loads(json.dumps(as_dict(cell.config(len(then["target_map"])))))
-        return result if json.loads(json.dumps(defaults)) | then == now else None
+        weights = self.of(cell)
+        begun = weights is None or result["weights_sha256"] == weights.sha256
+        return result if begun and json.loads(json.dumps(defaults)) | then == now else None
+
+    def of(self, cell: Cell) -> Weights | None:
+        """What a cell begins with."""
+        return self.weights if cell.countermeasure in PRETRAINED else None
 
 
 def measure(cell: Cell, bench: Bench) -> bool:
@@ -106,6 +114,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
         config = cell.config(data.classes)
         train, made = release(cell, data, config, bench)
         trial = replace(config, appropriator=cell.network, seed=hex_seed(cell.seed))
+        weights = bench.of(cell)
         began = time.perf_counter()
         curve = [
             event.accuracy
@@ -116,6 +125,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
                 trial,
                 bench.plan,
                 countermeasure=cell.countermeasure,
+                pretrained=None if weights is None else weights.state(train[0].shape[-1]),
             )
             if isinstance(event, evaluation.Accuracy)
         ]
@@ -132,6 +142,8 @@ def measure(cell: Cell, bench: Bench) -> bool:
             "release": made,
             "versions": versions(),
         }
+        if weights is not None:
+            result["weights_sha256"] = weights.sha256
         _write(bench.results / cell.path, json.dumps(result, indent=1).encode() + b"\n")
     return True
 

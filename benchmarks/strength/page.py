@@ -22,7 +22,17 @@ from benchmarks.strength.results import (
     over_seeds,
     read,
 )
-from benchmarks.strength.tables import FAST, FLOAT32, FULL, HARDENED, PLAIN, ROWS, TABLES
+from benchmarks.strength.tables import (
+    FAST,
+    FLOAT32,
+    FULL,
+    HARDENED,
+    PLAIN,
+    ROWS,
+    TABLES,
+    pretrained,
+)
+from sep_core.config import PRETRAINED
 
 HALVES = {
     "choose": "First half of the images, where recipes are chosen",
@@ -203,9 +213,14 @@ def _matrix(cells: Cells) -> Iterator[str]:
         yield COLUMN_NOTE
     for group in groups:
         yield _heading(group)
-        names, wanted = (COLUMNS, ROWS) if group[0] != "choose" else _candidates(cells, group)
+        names, wanted = _candidates(cells, group)
+        if group[0] != "choose":
+            names, wanted = list(COLUMNS), [*ROWS, *PRETRAINED]
         rows = [[row, *(_both(cells.at(group, name, row)) for name in names)] for row in wanted]
         yield _table(["countermeasure", *names], rows)
+        begun = [r for row in PRETRAINED for name in names for r in cells.at(group, name, row)]
+        for digest in dict.fromkeys(result.record["weights_sha256"] for result in begun):
+            yield f"The `pretrained` rows begin with weights of SHA-256 `{digest}`."
 
 
 def _candidates(cells: Cells, group: Group) -> tuple[list[str], list[str]]:
@@ -295,6 +310,8 @@ def _commands() -> Iterator[str]:
         f"python -m benchmarks.strength {name} --data ZIP": (table.__doc__ or name).splitlines()[0]
         for name, table in TABLES.items()
     }
+    backbones = (pretrained.__doc__ or "").splitlines()[0]
+    named["python -m benchmarks.strength --weights NETWORK.pt --data ZIP"] = backbones
     named["python -m benchmarks.paper --data ZIP --out FOLDER"] = "The paper's row, on a GPU."
     record = "python -m benchmarks.speed --reference PATH --record docs/speed.json"
     named[record] = "The speed of a gradient pass beside the authors'."

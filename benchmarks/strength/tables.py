@@ -5,16 +5,14 @@ from itertools import product
 
 from benchmarks.strength.cells import Cell
 from benchmarks.strength.recipes import CLEAN, NOISES, RECIPES
-from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
+from sep_core.config import COUNTERMEASURES, PRETRAINED, Countermeasure, NetworkName
 
 FAST = "fast"
 HARDENED = "hardened"
 FLOAT32 = "fast-float32"
 FULL = "sep-fa-vr"
 PLAIN: Countermeasure = "crop-flip"  # the recipe's own augmentation
-ROWS: tuple[Countermeasure, ...] = tuple(
-    name for name in COUNTERMEASURES if not name.startswith("pretrained")
-)
+ROWS: tuple[Countermeasure, ...] = tuple(name for name in COUNTERMEASURES if name not in PRETRAINED)
 
 
 # The last two only on a bigger machine.
@@ -65,6 +63,12 @@ def matrix() -> Iterator[Cell]:
     for row in ROWS:
         seeds = SEEDS if row in CLAIMS else SEEDS[:1]
         yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], seeds, ["small"], [row])
+
+
+def pretrained(network: NetworkName) -> Iterator[Cell]:
+    """Backbones that begin with a file of weights, frozen and tuned; one seed."""
+    recipes = [CLEAN, FULL, FAST, HARDENED]
+    yield from _cells("judge", recipes, [8], SEEDS[:1], [network], PRETRAINED)
 
 
 def networks() -> Iterator[Cell]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from sep_core.config import Countermeasure
+from sep_core.config import PRETRAINED, Countermeasure
 from sep_core.networks import Network
 
 
@@ -16,13 +17,13 @@ def begin(
     That includes the normalisation of the pixels. The head stays as it was drawn.
 
     Args:
-        state: state dict of the same network, for any number of classes; None with any other
-            countermeasure.
+        state: state dict of the same network, for any number of classes, as `adopt` gives it; None
+            with any other countermeasure.
 
     Raises:
         ValueError: the state is missing, not asked for or another network's.
     """
-    if countermeasure.startswith("pretrained") != (state is not None):
+    if (countermeasure in PRETRAINED) != (state is not None):
         raise ValueError(
             f"pretrained: expected {'none' if state else 'a state dict'} with {countermeasure}, "
             f"got {'one' if state else 'none'}"
@@ -39,8 +40,7 @@ def set_trainable(network: Network, *, frozen: bool) -> None:
 
 def _load_body(network: Network, state: Mapping[str, Tensor]) -> None:
     body = _body(state)
-    expected = {name: value.shape for name, value in _body(network.state_dict()).items()}
-    given = {name: value.shape for name, value in body.items()}
+    expected, given = _shapes(_body(network.state_dict())), _shapes(body)
     if given != expected:
         wrong = min(name for name, _ in given.items() ^ expected.items())
         raise ValueError(
@@ -48,6 +48,11 @@ def _load_body(network: Network, state: Mapping[str, Tensor]) -> None:
             f"{expected.get(wrong)}, got {given.get(wrong)}"
         )
     network.load_state_dict(body, strict=False)
+
+
+def _shapes(body: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Of all but the norms' counters of batches, which nothing reads and old files are without."""
+    return {k: v.shape for k, v in body.items() if not k.endswith("num_batches_tracked")}
 
 
 def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -73,9 +73,14 @@ def build(
         mean, std: of the training pixels' channels, in [0, 1].
         draws: a CPU generator.
     """
-    with torch.device("meta"):  # no memory, and no draw from PyTorch's own generator
-        trunk, features = TRUNKS[name](side)
-        head = nn.Linear(features, classes)
+    trunk, head = form(name, classes, side)
     network = Network(trunk.to_empty(device="cpu"), head.to_empty(device="cpu"), mean, std)
     draw_weights(network, draws)
     return network.to(memory_format=torch.channels_last)
+
+
+def form(name: NetworkName, classes: int, side: int) -> tuple[nn.Module, nn.Linear]:
+    """Trunk and head without memory, on the `meta` device; see `build`."""
+    with torch.device("meta"):  # and no draw from PyTorch's own generator
+        trunk, features = TRUNKS[name](side)
+        return trunk, nn.Linear(features, classes)

@@ -26,12 +26,14 @@ from api import (
     queue,
     steps,
     storage,
+    weights,
     workload,
 )
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue, Step, StepKind, StepState
 from api.settings import settings
 from sep_core.cells import named
+from sep_core.config import NetworkName
 from tests import servers
 from tests.api.archives import two_classes, zip_bytes
 from tests.conftest import use_broker
@@ -175,6 +177,13 @@ def web(url: str, **headers: str) -> httpx2.Client:
 def owner(name: str) -> UUID:
     with db.transaction() as session:
         return keys.authenticate(session, keys.create(session, name)).owner_id
+
+
+def give_weights(network: NetworkName, content: bytes) -> None:
+    """Put a file where the operator would: the application looks no further into it."""
+    file = weights.path(network)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
 
 
 def small_zip(**more: bytes) -> bytes:

@@ -46,7 +46,8 @@ def test_every_field_of_a_training_tells_baselines_apart() -> None:
     found += [digest(cell=replace(CELL, **change)) for change in CHANGED_CELLS]
     found += [digest(), digest(data="b")]
     found += [baselines.digest("a", QUICK, PLAN, CELL, {"torch": "3"})]
-    assert len(set(found)) == len(found) == len(OTHERWISE) + 9
+    found += [baselines.digest("a", QUICK, PLAN, CELL, {"torch": "2"}, file) for file in "bc"]
+    assert len(set(found)) == len(found) == len(OTHERWISE) + 11
 
 
 CHANGED_PLANS: list[dict[str, Any]] = [

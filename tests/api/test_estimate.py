@@ -1,5 +1,6 @@
 """`validate_only`: what a request would come to, and that nothing comes of it."""
 
+import hashlib
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,7 @@ from sqlalchemy import func, select
 from api import datasets, storage
 from api.db import now, reading, transaction
 from api.models import Protection, Queue, Step, Worker
-from tests.api.conftest import JSON, small_zip
+from tests.api.conftest import JSON, give_weights, small_zip
 from tests.api.test_routes_datasets import problem
 
 MATRIX = {"countermeasures": ["crop-flip", "adversarial-2"], "seeds": 3}
@@ -94,6 +95,26 @@ def test_work_is_what_the_papers_arithmetic_says(client: httpx2.Client, ready_da
     assert found["steps"]["evaluate"] == 12
 
 
+def test_pretrained_rows_are_planned_with_their_files(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    """A frozen backbone is passed forward alone: a third of the work."""
+    give_weights("small", b"weights")
+    rows_ = ["crop-flip", "pretrained-frozen", "pretrained-tuned"]
+    plain, frozen, tuned = (
+        planned(
+            client, ready_dataset, config={"preset": "quick"}, evaluation={"countermeasures": [row]}
+        )
+        for row in rows_
+    )
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert frozen["evaluation"]["weights"] == tuned["evaluation"]["weights"] == {"small": digest}
+    assert plain["evaluation"]["weights"] == {}
+    assert tuned["gflop"]["evaluate"] == plain["gflop"]["evaluate"]
+    assert frozen["gflop"]["evaluate"] == pytest.approx(plain["gflop"]["evaluate"] / 3, rel=1e-2)
+    assert rows() == (0, 0)
+
+
 def test_seconds_on_the_workers_present(client: httpx2.Client, ready_dataset: str) -> None:
     worker("slow", 10.0, 5.0)
     worker("fast", 40.0, 20.0, bfloat16=True)
@@ -130,6 +151,8 @@ def test_what_would_be_refused_is_refused(
 ) -> None:
     problem(plan(client, ready_dataset, config={"epsilon_levels": 0}), 422, "INVALID_CONFIG")
     problem(plan(client, ready_dataset, evaluation={"seeds": 0}), 422, "INVALID_EVALUATION")
+    unavailable = {"countermeasures": ["pretrained-tuned"]}
+    problem(plan(client, ready_dataset, evaluation=unavailable), 422, "PRETRAINED_UNAVAILABLE")
     problem(plan(client, ready_dataset, validate_only="yes"), 422, "INVALID_REQUEST")
     problem(plan(other, ready_dataset), 404, "NOT_FOUND")
     made = client.post("/v1/datasets", content=small_zip()).json()["id"]

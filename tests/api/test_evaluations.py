@@ -1,5 +1,7 @@
 """What judges a protection: asked for over HTTP, checked, frozen, shown, a step a cell."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -8,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api import weights
 from api.models import StepKind
-from sep_core.cells import Cell, Evaluation, cell_config, cells, named
+from api.settings import Settings
+from sep_core.cells import Cell, Evaluation, cell_config, cells, named, weights_sha256
 from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
 from sep_core.presets import PAPER, QUICK
-from tests.api.conftest import JSON, protection, states, train
+from tests.api.conftest import JSON, Change, give_weights, protection, states, train
 from tests.api.test_routes_datasets import problem
 
 NETWORKS: tuple[NetworkName, ...] = ("small", "linear", "mlp")
@@ -68,7 +72,7 @@ def test_asking(client: httpx2.Client, ready_dataset: str) -> None:
     assert [kind for kind, _ in states(made)].count(StepKind.EVALUATE) == 8
     train(made)
     frozen = client.get(f"/v1/protections/{made}").json()["evaluation"]
-    assert frozen == evaluation | {"networks": ["small"]}
+    assert frozen == evaluation | {"networks": ["small"], "weights": {}}
     assert protection(made).evaluation == frozen
 
 
@@ -79,7 +83,12 @@ def test_nothing_asked_is_one_training_of_each(client: httpx2.Client, ready_data
         assert [s["kind"] for s in shown["steps"]].count("evaluate") == 2
     train(UUID(shown["id"]))
     frozen = client.get(f"/v1/protections/{shown['id']}").json()["evaluation"]
-    assert frozen == {"countermeasures": ["crop-flip"], "networks": ["small"], "seeds": 1}
+    assert frozen == {
+        "countermeasures": ["crop-flip"],
+        "networks": ["small"],
+        "seeds": 1,
+        "weights": {},
+    }
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -100,10 +109,11 @@ def test_nothing_asked_is_one_training_of_each(client: httpx2.Client, ready_data
         ({"seeds": 10**30}, "INVALID_EVALUATION", "seeds: expected 1 to"),
         ({"seeds": 251}, "INVALID_EVALUATION", "at most 500 trainings"),
         ({"countermeasures": ["none", "grey"], "seeds": 126}, "INVALID_EVALUATION", "got 504"),
+        ({"weights": {"small": "0" * 64}}, "INVALID_REQUEST", "weights"),
         (
             {"countermeasures": ["none", "pretrained-frozen"]},
             "PRETRAINED_UNAVAILABLE",
-            "can't be given over this API yet",
+            "got none for small; this service has one for no network",
         ),
     ],
 )
@@ -113,6 +123,71 @@ def test_evaluations_that_are_refused(
     found = problem(ask(client, ready_dataset, evaluation), 422, code)
     assert sentence in str(found)
     assert client.get("/v1/protections").json()["items"] == []
+
+
+PRETRAINED_ROWS = ["grey", "pretrained-frozen", "pretrained-tuned"]
+
+
+def test_pretrained_rows_where_there_are_weights_for_every_network(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    give_weights("mlp", b"weights")
+    for networks, missing in ((["mlp", "small"], "small"), (["vgg16"], "vgg16"), (None, "small")):
+        asked = {"countermeasures": PRETRAINED_ROWS, "networks": networks}
+        found = problem(ask(client, ready_dataset, asked), 422, "PRETRAINED_UNAVAILABLE")
+        assert found["detail"] == (
+            "pretrained-frozen, pretrained-tuned: expected a file of pretrained weights for every "
+            f"network, got none for {missing}; this service has one for mlp."
+        )
+    asked = {"countermeasures": PRETRAINED_ROWS, "networks": ["mlp"]}
+    answer = ask(client, ready_dataset, asked)
+    assert answer.status_code == 202, answer.text
+    assert [s["kind"] for s in answer.json()["steps"]].count("evaluate") == 6
+
+
+def test_what_may_judge_has_weights_on_every_kind_of_device(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    """`auto` is `quick` with `small` on a CPU, and `paper` with a ResNet-18 on a GPU."""
+    body = {"dataset_id": ready_dataset, "evaluation": {"countermeasures": PRETRAINED_ROWS}}
+    give_weights("small", b"weights")
+    found = problem(client.post("/v1/protections", json=body), 422, "PRETRAINED_UNAVAILABLE")
+    assert "got none for resnet18; this service has one for small." in found["detail"]
+    give_weights("resnet18", b"weights")
+    assert client.post("/v1/protections", json=body).status_code == 202
+
+
+def test_a_folder_of_the_operators(
+    client: httpx2.Client, ready_dataset: str, change: Change, tmp_path: Path
+) -> None:
+    asked = {"countermeasures": PRETRAINED_ROWS, "networks": ["mlp"]}
+    give_weights("mlp", b"weights")
+    change(WEIGHTS_DIR=tmp_path / "elsewhere")
+    problem(ask(client, ready_dataset, asked), 422, "PRETRAINED_UNAVAILABLE")
+    give_weights("mlp", b"weights")
+    assert (tmp_path / "elsewhere/mlp.pt").exists()
+    assert ask(client, ready_dataset, asked).status_code == 202
+
+
+def test_the_folder_is_in_the_data_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEPGATE_WEIGHTS_DIR", raising=False)
+    assert Settings(data_dir=Path("/data")).weights == Path("/data/weights")
+    assert Settings(data_dir=Path("here")).weights == Path("here/weights").absolute()
+
+
+def test_a_digest_is_of_the_file_as_it_is(owner_id: UUID) -> None:
+    assert owner_id
+    for content in (b"some", b"more"):
+        give_weights("mlp", content)
+        assert weights.sha256("mlp") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_pretrained_training_without_a_digest_is_a_defect() -> None:
+    evaluation = Evaluation(networks=("mlp", "small"), weights={"mlp": "0" * 64})
+    assert weights_sha256(evaluation, "mlp", "pretrained-tuned") == "0" * 64
+    assert weights_sha256(evaluation, "small", "grey") is None
+    with pytest.raises(ValueError, match="expected a digest for small"):
+        weights_sha256(evaluation, "small", "pretrained-tuned")
 
 
 def test_an_evaluation_counts_in_what_a_key_stands_for(

@@ -29,7 +29,18 @@ def test_one_training_of_each() -> None:
         },
         "ratio": {"last": 0.25, "peak": 0.5556},
         "reused": 0,
+        "weights_sha256": None,
     }
+
+
+def test_a_pretrained_row_names_its_file() -> None:
+    evaluation = Evaluation(
+        countermeasures=("grey", "pretrained-tuned"),
+        networks=("small", "mlp"),
+        weights={"small": "1" * 64, "mlp": "2" * 64},
+    )
+    rows = matrix.build(evaluation, [accuracy(0.5)] * 8)
+    assert [row["weights_sha256"] for row in rows] == [None, "1" * 64, None, "2" * 64]
 
 
 @given(shares)

@@ -76,10 +76,12 @@ def test_a_configuration_lists_its_fields_and_no_others() -> None:
 
 def test_an_evaluation_lists_its_fields_and_names() -> None:
     evaluation = SCHEMA["components"]["schemas"]["EvaluationIn"]
-    assert set(evaluation["properties"]) == set(Evaluation.__dataclass_fields__)
+    assert set(evaluation["properties"]) == {*Evaluation.__dataclass_fields__} - {"weights"}
     assert evaluation["additionalProperties"] is False
     assert all(field["description"] for field in evaluation["properties"].values())
     assert all(f'"{name}"' in json.dumps(evaluation) for name in COUNTERMEASURES)
+    for code in ("PRETRAINED_UNAVAILABLE", "PRETRAINED_UNFIT"):
+        assert code in evaluation["properties"]["countermeasures"]["description"]
 
 
 def test_a_request_that_is_only_validated_is_answered_by_a_plan() -> None:

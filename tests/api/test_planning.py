@@ -199,6 +199,17 @@ def test_a_request_that_could_not_be_planned_is_refused_at_once(
     assert sentence in refused.value.message
 
 
+def test_who_may_judge() -> None:
+    plain, chosen_ = Evaluation(), Evaluation(networks=("mlp", "vit"))
+    for preset, overrides, names in (
+        ("auto", {}, ("small", "resnet18")),
+        ("quick", {}, ("small",)),
+        ("auto", {"appropriator": "mlp"}, ("mlp",)),
+    ):
+        assert planning.judges(plain, preset, overrides, IMAGES, 32) == names
+        assert planning.judges(chosen_, preset, overrides, IMAGES, 32) == ("mlp", "vit")
+
+
 def test_presets_fit_any_data() -> None:
     for preset in ("auto", *PRESETS):
         planning.check(preset, {}, CLASSES[:2], 5_000, 32)

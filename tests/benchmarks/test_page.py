@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def write(folder: Path, cell: Cell, last: float, peak: float) -> None:
+def write(folder: Path, cell: Cell, last: float, peak: float, weights: str | None = None) -> None:
     """As `benchmarks.strength.cells` does."""
     passes = {"passes": PASSES[cell.recipe]} if cell.recipe in PASSES else {}
     record = asdict(cell) | {
@@ -38,6 +38,7 @@ def write(folder: Path, cell: Cell, last: float, peak: float) -> None:
         "release": passes | {"seconds": 1.0},
         "versions": {"torch": "2.14.1"},
     }
+    record |= {} if weights is None else {"weights_sha256": weights}
     path = folder / cell.path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
@@ -109,6 +110,14 @@ def test_matrix_has_a_row_for_every_countermeasure_and_dashes(folder: Path) -> N
     both = "39.0 ± 1.4 / 40.0 ± 1.4"  # deviation of two values 2 apart is sqrt 2
     assert f"| jpeg-10 | 40.0 / 45.0 | {both} | - | - |" in found
     assert "| adversarial-8 | - | - | - | - |" in found
+    assert "| pretrained-tuned | - | - | - | - |" in found
+
+
+def test_pretrained_rows_name_their_file(folder: Path) -> None:
+    write(folder, replace(FULL, countermeasure="pretrained-frozen"), 0.5, 0.6, weights="1" * 64)
+    found = lines(folder)
+    assert "| pretrained-frozen | - | 50.0 / 60.0 | - | - |" in found
+    assert f"The `pretrained` rows begin with weights of SHA-256 `{'1' * 64}`." in found
 
 
 def test_networks_and_other_methods_have_their_tables(folder: Path) -> None:

@@ -114,7 +114,8 @@ def test_results_are_those_of_the_page_and_within_the_budget(
 ) -> None:
     assert run(monkeypatch, npz, tmp_path) == 0
     measured = {result.cell.recipe: result for result in results.read(tmp_path / "results")}
-    # fast: 4 steps of 4 passes, and for the patterns 2 a step through all images; sep-fa-vr: 3 steps of half the 8 checkpoints and 2 inner passes.
+    # fast: 4 steps of 4 passes, and for the patterns 2 a step through all images;
+    # sep-fa-vr: 3 steps of half the 8 checkpoints and 2 inner passes.
     assert {name: m.passes for name, m in measured.items()} == {
         "clean": 0,
         "fast": 4 * 4 + 2 * FAST.class_steps,

@@ -1,4 +1,4 @@
-"""Every network against torchvision's own, against published counts, and by its properties."""
+"""Every network against a formula, torchvision's own and published counts, and by properties."""
 
 import copy
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from sep_core.networks import Network, build
 from sep_core.networks.convolutional import AveragePool
 from sep_core.networks.resnet import BasicBlock
 from sep_core.surrogate import freeze
+from tests.sep_core import formulas
 
 NAMES: tuple[NetworkName, ...] = get_args(NetworkName)
 CLASSES = 10
@@ -33,8 +34,12 @@ def _build(name: NetworkName, side: int = 32, seed: int = 0) -> Network:
 
 @cache
 def _trained(name: NetworkName, side: int = 32) -> Network:
-    """In eval mode, with running statistics of its own. Shared: not to be changed."""
+    """In eval mode; biases, norms and their statistics its own. Shared: not to be changed."""
     network, draws = _build(name, side), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if parameter.dim() == 1 or key.endswith("class_token"):
+                parameter.add_(torch.randn(parameter.shape, generator=draws) / 16)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -48,11 +53,28 @@ def _images(count: int, side: int = 32) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
-def _assert_close(ours: Tensor, theirs: Tensor) -> None:
+def _assert_close(ours: Tensor, theirs: Tensor, rtol: float = 1e-3, share: float = 1e-4) -> None:
     """Equal but for rounding, which grows with the largest logit."""
-    torch.testing.assert_close(
-        ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.detach().abs().max())
-    )
+    atol = share * float(theirs.detach().abs().max())
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+
+
+# The convolutional networks have no weight that depends on the side.
+CASES = [(name, side, side) for name in NAMES for side in (32, 37, 64)]
+CASES += [(name, 64, 75) for name in NAMES if name not in {"vit", "mlp", "linear"}]
+
+
+@pytest.mark.parametrize(("name", "built_for", "side"), CASES)
+def test_features_and_logits_are_those_of_a_formula(
+    name: NetworkName, built_for: int, side: int
+) -> None:
+    network, images = _trained(name, built_for), _images(2, side)
+    with torch.no_grad():
+        features = formulas.features(name, network.state_dict(), images)
+        logits = formulas.logits(network.state_dict(), features)
+        # So close that another epsilon of a norm, or GELU by tanh, is told apart.
+        _assert_close(network.features(images), features, rtol=0, share=3e-5)
+        _assert_close(network(images), logits, rtol=0, share=3e-5)
 
 
 def _small_resnet18() -> nn.Module:

@@ -7,10 +7,10 @@ from typing import Any
 from api import baselines
 from api.db import reading, transaction
 from api.leases import Claim, held
-from sep_core.cells import Cell, cell_config, cells
+from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress
-from worker import tensors
+from worker import pretrained, tensors
 from worker.data import Job, load_job, open_released, open_source
 from worker.steps import Output, Work
 
@@ -24,7 +24,8 @@ def run(claim: Claim) -> Work:
     cell = cells(job.evaluation)[claim.index]
     if not cell.clean:
         return (yield from _train(job, cell)) | {"reused": False}
-    key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, _versions())
+    begun = weights_sha256(job.evaluation, cell.network, cell.countermeasure)
+    key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, _versions(), begun)
     with reading() as session:
         kept = baselines.find(session, job.dataset_id, key)
     if kept is not None:
@@ -39,6 +40,7 @@ def run(claim: Claim) -> Work:
 def _train(job: Job, cell: Cell) -> Work:
     tensors.prepare(job.plan)
     side = job.config.input_pixels
+    backbone = pretrained.of_cell(job.evaluation, cell, side)
     train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     with open_source(job.dataset_id) as reader:
         test_pixels = yield from tensors.at_input_size(reader, held_out, side)
@@ -53,6 +55,7 @@ def _train(job: Job, cell: Cell) -> Work:
         cell_config(job.config, cell),
         job.plan,
         countermeasure=cell.countermeasure,
+        pretrained=backbone,
         room=tensors.room,
     ):
         match event:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from api import planning, sides, steps, storage, workload
+from api import planning, sides, steps, storage, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Protection, Queue
@@ -16,7 +16,7 @@ from sep_core.cells import named
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress
-from worker import facts, tensors
+from worker import facts, pretrained, tensors
 from worker.data import Job, checkpoint_key, load_index, load_job, open_source, patterns_key
 from worker.steps import Work
 
@@ -88,7 +88,8 @@ def freeze_plan(claim: Claim) -> None:
     side, classes = sides.median_side(index.records), len(index.classes)
     config, plan = planning.freeze(protection.requested, classes, train_images, side, device)
     asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
-    evaluation = named(asked, config)
+    evaluation = weights.freeze(named(asked, config))
+    pretrained.check(evaluation, config.input_pixels)
     train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
     costs = workload.costs(config, plan, evaluation, index.records, len(train))
     with transaction() as session:
