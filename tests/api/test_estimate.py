@@ -136,7 +136,7 @@ def test_a_gpu_that_is_present_is_planned_for(client: httpx2.Client, ready_datas
     worker("a", 10.0, 5.0)
     worker("b", 1e5, 1e5, device="cuda", bfloat16=True)
     found = planned(client, ready_dataset)
-    assert (found["plan"]["device"], found["config"]["surrogate"]) == ("cuda", "resnet18")
+    assert (found["plan"]["device"], found["config"]["appropriator"]) == ("cuda", "resnet18")
 
 
 def test_a_worker_that_does_not_know_its_speed(client: httpx2.Client, ready_dataset: str) -> None:
