@@ -40,7 +40,9 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     return {
         "protection_id": str(protection.id),
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
-        "verdict": _with_strongest(_verdict(clean, protected, change, classes), rows, classes),
+        "verdict": _with_strongest(
+            _verdict(clean, protected, change, classes), rows, classes, _is_partial(change)
+        ),
         "accuracy": {"clean": clean, "protected": protected},
         "matrix": rows,
         "change": change | {"sentence": _where_it_shows(change), "scope": _scope(change)},
@@ -75,8 +77,10 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
     share = protected["accuracy_last"] / max(clean["accuracy_last"], 1e-9)
     decides = clean["accuracy_last"] * classes >= DECIDES_ABOVE_CHANCE
     unchanged = change["unchanged_images"]
-    worked = decides and share <= WORKED_BELOW_SHARE and not unchanged
-    partial = change["protected_images"] < change["images"]
+    partial = _is_partial(change)
+    low = share <= WORKED_BELOW_SHARE
+    # Of what is partly clean nobody can say so: no training here leaves the protected images out.
+    worked = decides and low and not unchanged and not partial
     measured = (
         f"On clean images, a network trained on the protected data reaches "
         f"{protected['accuracy_last']:.1%} (peak {protected['accuracy_peak']:.1%}) where one "
@@ -89,8 +93,13 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
         word = f"{unchanged} images leave as they came: the method found no way to change them."
     elif worked:
         word = "The protection holds against this network and recipe."
+    elif partial and low:
+        word = (
+            "What leaves, taken whole, serves this network and recipe badly; whoever leaves the "
+            "protected images out trains on clean ones, and no training here did that."
+        )
     elif partial:
-        word = "What leaves can, as a whole, still be learned from: do not rely on it."
+        word = "What leaves, taken whole, can still be learned from: do not rely on it."
     else:
         word = "The protection did not work on these data: do not rely on it."
     return {
@@ -101,7 +110,7 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
     }
 
 
-def _with_strongest(verdict: Record, rows: Sequence[Record], classes: int) -> Record:
+def _with_strongest(verdict: Record, rows: Sequence[Record], classes: int, partial: bool) -> Record:
     """The verdict, and which countermeasure gets most out of what leaves; alone it is no news."""
     row = max(rows, key=lambda row: row["protected"]["last"]["mean"])
     strongest = {name: row[name] for name in ("network", "countermeasure", "ratio")}
@@ -114,16 +123,22 @@ def _with_strongest(verdict: Record, rows: Sequence[Record], classes: int) -> Re
         f"{protected['last']['mean']:.1%} (peak {protected['peak']['mean']:.1%}) where the "
         f"originals give {clean:.1%}."
     )
-    if clean * classes >= DECIDES_ABOVE_CHANCE:
+    if clean * classes >= DECIDES_ABOVE_CHANCE and not partial:
         holds = row["ratio"]["last"] <= WORKED_BELOW_SHARE
         sentence += f" The protection {'withstands' if holds else 'does not withstand'} it."
     return verdict | {"strongest": strongest, "sentence": sentence}
 
 
+def _is_partial(change: Record) -> bool:
+    """Whether images leave that were not to be protected."""
+    protected: int = change["protected_images"]
+    return protected < change["images"]
+
+
 def _scope(change: Record) -> str:
     """How many images are protected, of how many, and what that means for the others."""
     images, protected = change["images"], change["protected_images"]
-    if protected == images:
+    if not _is_partial(change):
         return f"All {images} images are protected."
     return (
         f"Only {protected} of {images} images are protected; the rest leave as clean copies, and "
@@ -134,7 +149,7 @@ def _scope(change: Record) -> str:
 def _where_it_shows(change: Record) -> str:
     """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
     shows, may_show = change["shows"], change["may_show"]
-    partial = change["protected_images"] < change["images"]
+    partial = _is_partial(change)
     images = f"{change['protected_images']} {'protected ' if partial else ''}images"
     if not may_show["images"]:
         limit = may_show["ssim_below"]

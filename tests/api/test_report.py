@@ -225,10 +225,17 @@ def protected_only(protection_id: UUID, images: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy_last", "word"), [(0.3, "holds"), (0.8, "can, as a whole, still be learned from")]
+    ("accuracy_last", "word"),
+    [
+        (0.3, "What leaves, taken whole, serves this network and recipe badly; whoever leaves the"),
+        (0.8, "What leaves, taken whole, can still be learned from: do not rely on it."),
+    ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_is_not_protected_is_said_plainly(done: UUID, accuracy_last: float, word: str) -> None:
+def test_a_part_never_holds_and_it_is_said_plainly(
+    done: UUID, accuracy_last: float, word: str
+) -> None:
+    """Whoever leaves the protected images out has clean ones to train on."""
     measured(done, 0.9, accuracy_last)
     protected_only(done, 3)
     record = build(done)
@@ -237,10 +244,25 @@ def test_what_is_not_protected_is_said_plainly(done: UUID, accuracy_last: float,
         "Only 3 of 4 images are protected; the rest leave as clean copies, and can be learned from."
     )
     assert record["change"]["scope"] == scope
+    assert not record["verdict"]["worked"]
     assert word in record["verdict"]["sentence"]
+    assert "holds" not in record["verdict"]["sentence"]
     assert record["verdict"]["sentence"].endswith(scope)
     assert "shows in 1 of 3 protected images" in record["change"]["sentence"]
     assert Page(report.render(record, None)).text.count(scope) == 2
+
+
+@pytest.mark.parametrize("last", [0.1, 0.8])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_part_withstands_nothing(owner_id: UUID, ready: UUID, last: float) -> None:
+    """Nor does it fail to: what leaves is clean images, too."""
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "jpeg-10"])
+    succeed(made)
+    measured_each(made, [0.9, 0.1, 0.9, last])
+    protected_only(made, 3)
+    verdict = build(made)["verdict"]
+    assert "recovers most" in verdict["sentence"]
+    assert "withstand" not in verdict["sentence"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
