@@ -90,7 +90,8 @@ def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> 
     if not decides:
         word = "The baseline hardly beats guessing, so this measurement decides nothing."
     elif unchanged:
-        word = f"{unchanged} images leave as they came: the method found no way to change them."
+        of = " of the images to protect" if partial else " images"
+        word = f"{unchanged}{of} leave as they came: the method found no way to change them."
     elif worked:
         word = "The protection holds against this network and recipe."
     elif partial and low:

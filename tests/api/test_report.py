@@ -217,11 +217,11 @@ def test_where_the_change_shows(shows: int, may_show: int, sentence: str) -> Non
     assert report._where_it_shows(change) == f"By SSIM the change shows in {sentence}"
 
 
-def protected_only(protection_id: UUID, images: int) -> None:
+def packaged(protection_id: UUID, **figures: int) -> None:
     with transaction() as session:
         package = next(s for s in steps.of(session, protection_id) if s.kind is StepKind.PACKAGE)
         row = session.get_one(Step, package.id)
-        row.output = {**(row.output or {}), "protected_images": images}
+        row.output = {**(row.output or {}), **figures}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_part_never_holds_and_it_is_said_plainly(
 ) -> None:
     """Whoever leaves the protected images out has clean ones to train on."""
     measured(done, 0.9, accuracy_last)
-    protected_only(done, 3)
+    packaged(done, protected_images=3)
     record = build(done)
     assert (record["change"]["images"], record["change"]["protected_images"]) == (4, 3)
     scope = (
@@ -252,6 +252,20 @@ def test_a_part_never_holds_and_it_is_said_plainly(
     assert Page(report.render(record, None)).text.count(scope) == 2
 
 
+@pytest.mark.parametrize(
+    ("protected", "words"), [(4, "2 images leave"), (3, "2 of the images to protect leave")]
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_images_that_could_not_be_changed_are_of_those_to_protect(
+    done: UUID, protected: int, words: str
+) -> None:
+    packaged(done, protected_images=protected, unchanged_images=2)
+    verdict = build(done)["verdict"]
+    assert not verdict["worked"]
+    assert f" {words} as they came: the method found no way" in verdict["sentence"]
+    assert verdict["sentence"].count("leave as they came") == 1
+
+
 @pytest.mark.parametrize("last", [0.1, 0.8])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_part_withstands_nothing(owner_id: UUID, ready: UUID, last: float) -> None:
@@ -259,7 +273,7 @@ def test_a_part_withstands_nothing(owner_id: UUID, ready: UUID, last: float) -> 
     made = requested(owner_id, ready, countermeasures=["crop-flip", "jpeg-10"])
     succeed(made)
     measured_each(made, [0.9, 0.1, 0.9, last])
-    protected_only(made, 3)
+    packaged(made, protected_images=3)
     verdict = build(made)["verdict"]
     assert "recovers most" in verdict["sentence"]
     assert "withstand" not in verdict["sentence"]
