@@ -23,6 +23,8 @@ PERTURBATION = {
 """Fields of a configuration that no appropriator's training reads."""
 OF_THE_CELL = {"appropriator", "precision"}
 """Fields that the cell or the plan decides."""
+FIGURES = 2
+"""Which figures are kept; raised with every new one. Those kept before are not found again."""
 
 
 def digest(
@@ -40,7 +42,7 @@ def digest(
     }
     trained = [cell.network, cell.countermeasure, cell.seed]
     machine = [plan.device, plan.precision, plan.threads, dict(versions)]
-    whole = [dataset_sha256, recipe, trained, machine]
+    whole = [dataset_sha256, recipe, trained, machine, FIGURES]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

@@ -30,10 +30,16 @@ IN_MEMORY: Room = partial(torch.empty, dtype=torch.uint8)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of the clean test images recognised after epoch `epoch`, in [0, 1]."""
+    """How many of the clean test images are recognised after epoch `epoch`.
+
+    Attributes:
+        accuracy: share of all, in [0, 1].
+        recognised: number of each class.
+    """
 
     epoch: int
     accuracy: float
+    recognised: tuple[int, ...]
 
 
 def appropriate(
@@ -89,7 +95,8 @@ def appropriate(
                     predicted.append(batch)
                     yield next(progress)
                 hits = torch.cat(predicted) == labels
-                yield Accuracy(number, hits.double().mean().item())
+                by_class = torch.bincount(labels[hits], minlength=classes).tolist()
+                yield Accuracy(number, hits.double().mean().item(), tuple(by_class))
 
 
 def _preprocess(

@@ -38,6 +38,7 @@ def test_what_can_be_learned_is_learned(data: Data, config: SEPConfig, plan: Pla
     curve = _curve(train, test, replace(config, appropriator_epochs=12), plan)
     assert [point.epoch for point in curve] == list(range(1, 13))
     assert curve[-1].accuracy == 1
+    assert curve[-1].recognised == (2, 2, 2)
 
 
 def test_wrong_training_labels_are_learned_too(data: Data, config: SEPConfig, plan: Plan) -> None:
@@ -45,6 +46,19 @@ def test_wrong_training_labels_are_learned_too(data: Data, config: SEPConfig, pl
     wrong = (pixels, (labels + 1) % CLASSES)
     curve = _curve(wrong, test, replace(config, appropriator_epochs=12), plan)
     assert curve[-1].accuracy == 0
+    assert curve[-1].recognised == (0, 0, 0)
+
+
+def test_recognised_images_are_counted_by_their_own_class(
+    data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    """The second class is learned as the third, so that nothing is ever taken for it."""
+    (pixels, labels), test = _split(data)
+    confused = (pixels, torch.where(labels == 1, 2, labels))
+    curve = _curve(confused, test, replace(config, appropriator_epochs=12), plan)
+    assert curve[-1].recognised == (2, 0, 2)
+    for point in curve:
+        assert sum(point.recognised) / len(test[1]) == pytest.approx(point.accuracy)
 
 
 def test_progress_counts_training_and_testing(data: Data, config: SEPConfig, plan: Plan) -> None:
