@@ -26,7 +26,6 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     evaluation = planning.frozen_evaluation(protection)
     found = [outputs[StepKind.EVALUATE, index] for index in range(evaluation.trainings)]
     clean, protected = found[CLEAN], found[PROTECTED]
-    rows, classes = matrix.build(evaluation, found), len(protection.config["target_map"])
     packaged = outputs[StepKind.PACKAGE, 0]
     # What was packaged when there was no choice was protected whole.
     change = {"protected_images": packaged["images"]} | packaged
@@ -35,14 +34,10 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     return {
         "protection_id": str(protection.id),
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
-        "verdict": verdict.with_strongest(
-            verdict.judge(clean, protected, change, classes),
-            rows,
-            classes,
-            verdict.is_partial(change),
-        ),
+        "verdict": verdict.build(evaluation, found, change, protection.config),
         "accuracy": {"clean": clean, "protected": protected},
-        "matrix": rows,
+        "by_class": matrix.by_class(clean, protected, protection.config.get("protected_classes")),
+        "matrix": matrix.build(evaluation, found),
         "change": change
         | {"sentence": verdict.where_it_shows(change), "scope": verdict.scope(change)},
         "training": outputs[StepKind.TRAIN, 0],

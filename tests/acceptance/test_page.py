@@ -20,6 +20,15 @@ RECORD: report.Record = {
         name: {"accuracy_by_epoch": [0.2, last], "accuracy_last": last, "accuracy_peak": last}
         for name, last in (("clean", 0.9), ("protected", 0.25))
     },
+    "by_class": [
+        {
+            "class": "<u>ant</u>",
+            "to_protect": True,
+            "test_images": 20,
+            "clean": {"last": 0.9, "peak": 0.95},
+            "protected": {"last": 0.15, "peak": 0.35},
+        }
+    ],
     "change": {
         "images": 12,
         "largest_change_levels": 8,
@@ -59,7 +68,9 @@ def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> Non
         "not an image",
         "It shows in",
         "94.00 %",
+        "15.0 %",
     ):
         assert shown in ran.stdout
+    assert "&lt;u&gt;ant&lt;/u&gt;" in ran.stdout
     assert "&lt;i&gt;sky&lt;/i&gt;.png" in ran.stdout
     assert "owned'</script>" not in ran.stdout

@@ -98,6 +98,19 @@ def check_figures(record: report.Record) -> None:
     assert report.render(record, None).count("Only 11 of 29 images are protected;") == 2
 
 
+def test_some_classes_are_judged_by_their_own_test_images() -> None:
+    named = ("bee",)
+    protection, _ = jobs.protect(pictures.zipped(FILES), protected_classes=named)
+    record = record_of(protection)
+    assert [row["class"] for row in record["by_class"]] == ["bee", "ant", "cat"]
+    bee = record["by_class"][0]
+    assert (bee["to_protect"], bee["test_images"]) == (True, 3)
+    for training in ("clean", "protected"):
+        assert record["verdict"]["named"][training] == bee[training]
+    assert record["verdict"]["named"]["classes"] == ["bee"]
+    assert not record["verdict"]["worked"]
+
+
 def test_every_class_and_all_of_it_is_what_comes_without_a_choice() -> None:
     archive = pictures.zipped(FILES)
     protection, whole = jobs.protect(archive)
