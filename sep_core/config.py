@@ -80,7 +80,8 @@ class SEPConfig:
             split.
         protected_classes: names of the classes whose images are changed; None takes all.
         protected_fraction: share of the images of each split and class that is changed, in (0, 1],
-            at least one of each; which ones is drawn from the seed.
+            at least one of each; which ones is drawn from the seed. Images of the same pixels are
+            treated alike, so that it may be more where data have duplicates.
         seed: 32 hexadecimal digits; drawn when the protection is planned if None.
         precision: of the networks' arithmetic; `auto` is bfloat16 where the device has it.
 
