@@ -121,9 +121,9 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, O
     box: list[tuple[str, bytes]] = []
     writer = archive.write(file, _emptied(box))
     with open_source(job.dataset_id) as reader:
-        for record, pixels in _released(job, reader):
+        for record, original, pixels in _released(job, reader):
             data = yield from _at((len(files), total), _encoded(pixels, record.released_name))
-            files.append(_entry(record, data, metrics.largest(reader.pixels(record), pixels)))
+            files.append(_entry(record, data, metrics.largest(original, pixels)))
             box.append((record.released_name, data))
             next(writer)
             yield len(files), total
@@ -155,8 +155,8 @@ def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
     }
 
 
-def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels]]:
-    """Pixels in the order of names, picked from the shards, or as they came."""
+def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels, Pixels]]:
+    """Originals and what leaves, in the order of names: picked from the shards, or the same."""
     places: dict[int, tuple[int, int]] = {}
     shards = workload.shards(job.records, job.config, job.plan)
     for shard_index, shard in enumerate(shards):
@@ -170,14 +170,15 @@ def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels]]:
             for index in range(len(shards))
         ]
         for index, record in enumerate(job.records):
+            original = source.pixels(record)
             if index not in places:
-                yield record, source.pixels(record)
+                yield record, original, original
                 continue
             shard_index, offset = places[index]
             files[shard_index].seek(offset)
             raw = files[shard_index].read(size_bytes(record))
             shape = (record.height, record.width, record.channels)
-            yield record, np.frombuffer(raw, np.uint8).reshape(shape)
+            yield record, original, np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _verify(job: Job, manifest: Output, total: int) -> Generator[Progress, None, _Found]:
