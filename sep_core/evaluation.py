@@ -69,10 +69,10 @@ def appropriate(
         ValueError: as `fit`.
     """
     recipe = Recipe(config.appropriator, config.appropriator_epochs, "appropriator")
-    labels, sizes = test[1], (len(train[0]), len(test[0]))
-    work = recipe.epochs * (batch_count(sizes[0], config.batch_size) + inference_batches(sizes[1]))
+    labels, whole = test[1], [inference_batches(len(p), p.shape[-1]) for p in (train[0], test[0])]
+    work = recipe.epochs * (batch_count(len(train[0]), config.batch_size) + whole[1])
     if countermeasure in PREPROCESSING:
-        work += sum(inference_batches(size) for size in sizes)
+        work += sum(whole)
     progress = (Progress(done, work) for done in count(1))
     learned = yield from _preprocess(train[0], countermeasure, progress, room)
     seen = yield from _preprocess(test[0], countermeasure, progress, room)
@@ -107,7 +107,7 @@ def _preprocess(
 ) -> Generator[Progress, None, UInt8[Tensor, "n 3 s s"]]:
     if countermeasure not in PREPROCESSING:
         return pixels
-    changed, number = room(pixels.shape), inference_batches(len(pixels))
+    changed, number = room(pixels.shape), inference_batches(len(pixels), pixels.shape[-1])
     for batch, place in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
         place.copy_(PREPROCESSING[countermeasure](batch.cpu()))
         yield next(progress)

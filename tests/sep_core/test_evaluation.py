@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from sep_core import surrogate
 from sep_core.config import COUNTERMEASURES, Countermeasure, Plan, SEPConfig
 from sep_core.countermeasures import PREPROCESSING
 from sep_core.evaluation import Accuracy, appropriate, held_out, predictions
@@ -115,6 +116,19 @@ def test_progress_counts_every_countermeasures_work(
     seen = [event for event in events if isinstance(event, Progress)]
     assert seen == [Progress(n, work) for n in range(1, work + 1)]
     assert [e.epoch for e in events if isinstance(e, Accuracy)] == [1, 2]
+
+
+def test_progress_counts_the_batches_of_large_images(
+    data: Data, config: SEPConfig, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four images at once are as many as may be: five batches of training images, two of test."""
+    monkeypatch.setattr("sep_core.training.INFERENCE_PIXELS", 4 * SIDE**2)
+    train, test = _split(data)
+    appropriated = appropriate(train, test, CLASSES, config, plan, countermeasure="grey")
+    trained = surrogate.train(*train, CLASSES, replace(config, epochs=2, checkpoints=2), plan)
+    for events, work in ((appropriated, 5 + 2 + 2 * (3 + 2)), (trained, 2 * (3 + 5))):
+        seen = [event for event in events if isinstance(event, Progress)]
+        assert seen == [Progress(n, work) for n in range(1, work + 1)]
 
 
 def test_a_pretrained_backbone_recognises_with_a_new_head(
