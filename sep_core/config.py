@@ -64,8 +64,8 @@ class SEPConfig:
             (`identity`, the paper), random crops as in training (`crop`), or these of images that
             are first compressed, greyed or shrunk as appropriators do (`hardened`).
         surrogate, appropriator: networks, see `sep_core.networks`.
-        input_pixels: side of the square that both networks see; `fast` and `hardened` choose it
-            from the data (`sep_core.presets.input_side`).
+        input_pixels: side of the square that both networks see; `fast`, `hardened` and, on a GPU,
+            `auto` choose it from the data (`sep_core.presets.input_side`).
         epochs, appropriator_epochs: lengths of the two trainings.
         batch_size, learning_rate, momentum, weight_decay: SGD, for both trainings.
         warmup_epochs: length of a linear rise from `warmup_learning_rate`, in epochs.
