@@ -117,11 +117,6 @@ def patterns_key(protection_id: UUID) -> str:
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/class-patterns.pt")
 
 
-def size_bytes(record: ImageRecord) -> int:
-    """Of an image's raw pixels in a shard."""
-    return record.height * record.width * record.channels
-
-
 def dump_json(value: object) -> bytes:
     """The one JSON form of everything whose bytes count."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()

@@ -29,8 +29,11 @@ RECORD: report.Record = {
             "protected": {"last": 0.15, "peak": 0.35},
         }
     ],
+    "matrix": [],
     "change": {
         "images": 12,
+        "protected_images": 12,
+        "scope": "All 12 images are protected.",
         "largest_change_levels": 8,
         "changed_share": 0.98,
         "unchanged_images": 0,

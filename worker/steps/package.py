@@ -22,7 +22,6 @@ from worker.data import (
     open_released,
     open_source,
     shard_key,
-    size_bytes,
 )
 from worker.metrics import Change
 from worker.steps import Output, Work
@@ -163,7 +162,7 @@ def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels, P
         offset = 0
         for index in (index for batch in shard for index in batch):
             places[index] = (shard_index, offset)
-            offset += size_bytes(job.records[index])
+            offset += workload.size_bytes(job.records[index])
     with ExitStack() as stack:
         files = [
             stack.enter_context(storage.open_blob(shard_key(job.protection_id, index)))
@@ -176,7 +175,7 @@ def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels, P
                 continue
             shard_index, offset = places[index]
             files[shard_index].seek(offset)
-            raw = files[shard_index].read(size_bytes(record))
+            raw = files[shard_index].read(workload.size_bytes(record))
             shape = (record.height, record.width, record.channels)
             yield record, original, np.frombuffer(raw, np.uint8).reshape(shape)
 
