@@ -27,6 +27,7 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     found = [outputs[StepKind.EVALUATE, index] for index in range(evaluation.trainings)]
     clean, protected = found[CLEAN], found[PROTECTED]
     packaged = outputs[StepKind.PACKAGE, 0]
+    training = outputs[StepKind.TRAIN, 0]
     # What was packaged when there was no choice was protected whole.
     change = {"protected_images": packaged["images"]} | packaged
     key = storage.protection_key(protection.id, protections.RECORD)
@@ -40,7 +41,7 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
         "matrix": matrix.build(evaluation, found),
         "change": change
         | {"sentence": verdict.where_it_shows(change), "scope": verdict.scope(change)},
-        "training": outputs[StepKind.TRAIN, 0],
+        "training": training | {"sentence": verdict.trained_on(change, training)},
         "requested": protection.requested,
         "config": protection.config,
         "plan": protection.plan,

@@ -10,6 +10,8 @@ Record = dict[str, Any]
 
 WORKED_BELOW_SHARE = 0.6
 """Share of the clean last accuracy above which the report says that it did not work."""
+OTHERWISE_PROTECTED = 0.05
+"""Between the shares that are protected of what leaves and of what was trained on: is told."""
 DECIDES_ABOVE_CHANCE = 1.5
 """A baseline below so many times the share of guessing decides nothing."""
 
@@ -179,6 +181,23 @@ def scope(change: Record) -> str:
     return (
         f"Only {protected} of {images} images are protected; the rest leave as clean copies, and "
         "can be learned from."
+    )
+
+
+def trained_on(change: Record, training: Record) -> str | None:
+    """How many of the images that networks were trained on are protected, where it tells more.
+
+    None where it is the same share as of all that leaves, or was not counted.
+    """
+    images, protected = training["train_images"], training.get("protected_train_images")
+    if protected is None or not is_partial(change):
+        return None
+    share, of_all = protected / images, change["protected_images"] / change["images"]
+    if abs(share - of_all) < OTHERWISE_PROTECTED:
+        return None
+    return (
+        f"{protected} of the {images} images that were trained on are protected ({share:.1%}; of "
+        f"all that leave {of_all:.1%}): accuracies are of this mixture."
     )
 
 

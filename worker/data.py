@@ -41,6 +41,11 @@ class Job:
         """Indices of the records whose images are changed; the others leave as they came."""
         return frozenset(chosen(self.records, self.config))
 
+    @property
+    def protected_names(self) -> frozenset[str]:
+        """Of the same, in the upload."""
+        return frozenset(self.records[index].name for index in self.protected)
+
 
 def load_index(dataset_id: UUID) -> IngestResult:
     """What ingestion found."""

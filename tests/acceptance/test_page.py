@@ -49,7 +49,7 @@ RECORD: report.Record = {
         ],
         "archive_sha256": "cd" * 32,
     },
-    "training": {"held_out_images": 4, "held_out_from": "test"},
+    "training": {"held_out_images": 4, "held_out_from": "test", "sentence": None},
     "config": {"epsilon_levels": 8, "appropriator": "small"},
     "plan": {"threads": 1},
     "refused": [{"name": "<script>document.title='owned'</script>", "reason": "not an image"}],

@@ -211,9 +211,13 @@ def test_where_the_change_shows(shows: int, may_show: int, sentence: str) -> Non
 
 
 def packaged(protection_id: UUID, **figures: int) -> None:
+    output_of(protection_id, StepKind.PACKAGE, **figures)
+
+
+def output_of(protection_id: UUID, kind: StepKind, **figures: int) -> None:
     with transaction() as session:
-        package = next(s for s in steps.of(session, protection_id) if s.kind is StepKind.PACKAGE)
-        row = session.get_one(Step, package.id)
+        first = next(s for s in steps.of(session, protection_id) if s.kind is kind)
+        row = session.get_one(Step, first.id)
         row.output = {**(row.output or {}), **figures}
 
 
@@ -365,6 +369,34 @@ def test_images_that_could_not_be_changed_are_of_those_to_protect(
     assert not verdict["worked"]
     assert f" {words} as they came: the method found no way" in verdict["sentence"]
     assert verdict["sentence"].count("leave as they came") == 1
+
+
+@pytest.mark.parametrize(
+    ("counted", "sentence"),
+    [
+        (None, None),  # of a training from before it was counted
+        (2, None),
+        (
+            1,
+            (
+                "1 of the 4 images that were trained on are protected (25.0%; of all that leave "
+                "50.0%): accuracies are of this mixture."
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_how_much_of_what_was_trained_on_is_protected(
+    done: UUID, counted: int | None, sentence: str | None
+) -> None:
+    packaged(done, protected_images=2)
+    if counted is not None:
+        output_of(done, StepKind.TRAIN, protected_train_images=counted)
+    record = build(done)
+    assert record["training"]["sentence"] == sentence
+    assert ("of this mixture" in Page(report.render(record, None)).text) is (counted == 1)
+    packaged(done, protected_images=4)
+    assert build(done)["training"]["sentence"] is None
 
 
 @pytest.mark.parametrize("last", [0.1, 0.8])

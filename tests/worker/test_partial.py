@@ -109,6 +109,8 @@ def test_some_classes_are_judged_by_their_own_test_images() -> None:
         assert record["verdict"]["named"][training] == bee[training]
     assert record["verdict"]["named"]["classes"] == ["bee"]
     assert not record["verdict"]["worked"]
+    training = record["training"]
+    assert (training["train_images"], training["protected_train_images"]) == (20, 6)
 
 
 def test_every_class_and_all_of_it_is_what_comes_without_a_choice() -> None:
