@@ -16,7 +16,7 @@ def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> list[int]:
     Every image draws its number from the seed and its pixels, and of each group the smallest are
     taken. So nothing depends on names or on the order of the records, and a larger share takes the
     same images and some more. Wherever in these classes the same pixels come again, they are taken
-    along, though the share is exceeded: an archive is to hold no image both as it was and changed.
+    along, though the share is exceeded: no image is to leave both as it was and changed.
     """
     classes = None if config.protected_classes is None else frozenset(config.protected_classes)
     members = [
