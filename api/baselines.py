@@ -23,6 +23,8 @@ PERTURBATION = {
 """Fields of a configuration that no appropriator's training reads."""
 OF_THE_CELL = {"appropriator", "precision"}
 """Fields that the cell or the plan decides."""
+FIGURES = 2
+"""Which figures are kept; raised with every new one. Those kept before are not found again."""
 
 
 def digest(
@@ -48,7 +50,7 @@ def digest(
     # Without one it is what it was when there were none: what is kept stays found.
     trained += [weights_sha256] if weights_sha256 is not None else []
     machine = [plan.device, plan.precision, plan.threads, dict(versions)]
-    whole = [dataset_sha256, recipe, trained, machine]
+    whole = [dataset_sha256, recipe, trained, machine, FIGURES]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

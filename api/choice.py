@@ -13,26 +13,33 @@ CLASSES_SHOWN = 20
 def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> list[int]:
     """Indices of the images that are changed, rising: of each split and class the share asked for.
 
-    Every image draws its own number from the seed, and the smallest are taken. So nothing depends
-    on the order of the records, and a larger share takes the same images and some more.
+    Every image draws its number from the seed and its pixels, and of each group the smallest are
+    taken. So nothing depends on names or on the order of the records, and a larger share takes the
+    same images and some more. Wherever in these classes the same pixels come again, they are taken
+    along, though the share is exceeded: no image is to leave both as it was and changed.
     """
     classes = None if config.protected_classes is None else frozenset(config.protected_classes)
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        if classes is None or record.class_name in classes:
-            groups[record.split, record.class_name].append(index)
-    return sorted(i for members in groups.values() for i in _drawn(records, members, config))
-
-
-def _drawn(records: Sequence[ImageRecord], members: list[int], config: SEPConfig) -> list[int]:
+    members = [
+        index
+        for index, record in enumerate(records)
+        if classes is None or record.class_name in classes
+    ]
     if config.protected_fraction == 1:
         return members
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for index in members:
+        record = records[index]
+        groups[record.split, record.class_name].append(record.pixels_sha256)
+    drawn = {digest for digests in groups.values() for digest in _drawn(digests, config)}
+    return [index for index in members if records[index].pixels_sha256 in drawn]
+
+
+def _drawn(digests: list[str], config: SEPConfig) -> list[str]:
     seed = drawn_seed(config)
-    count = max(1, round(len(members) * config.protected_fraction))
-    by_number = sorted(
-        members, key=lambda index: stable_integer(seed, "protected images", records[index].name)
-    )
-    return by_number[:count]
+    count = max(1, round(len(digests) * config.protected_fraction))
+    return sorted(digests, key=lambda digest: stable_integer(seed, "protected pixels", digest))[
+        :count
+    ]
 
 
 def check_classes(config: SEPConfig, classes: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     device = _device(workers[0]) if workers else NO_WORKER
     classes = len(dataset.summary["classes"])
     index = _index(dataset)
-    side = sides.median_side(index.records)
+    side = sides.summary_side(dataset.summary)
     config, plan = planning.freeze(request.kept, classes, training_images(counts), side, device)
     evaluation = weights.freeze(named(planning.load_evaluation(request.evaluation), config))
     trained = workload.trained_images(counts, config.held_out_percent)

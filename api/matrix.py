@@ -1,4 +1,7 @@
-"""The matrix of the evidence: networks and countermeasures, on originals and on what leaves."""
+"""The matrix of the evidence: networks and countermeasures, on originals and on what leaves.
+
+And of the first of them every class.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -29,6 +32,42 @@ def build(evaluation: Evaluation, outputs: Sequence[Mapping[str, Any]]) -> list[
         _row(*names, list(members)) | {"weights_sha256": weights_sha256(evaluation, *names)}
         for names, members in rows
     ]
+
+
+def by_class(
+    clean: Mapping[str, Any], protected: Mapping[str, Any], named: Sequence[str] | None
+) -> list[Record] | None:
+    """Of each class the share of its test images that each training recognises; named ones first.
+
+    Args:
+        clean, protected: outputs of `evaluate` steps.
+        named: classes that are to be protected; None is all.
+
+    Returns:
+        `last` and `peak` (after the epoch that is best on all classes) of both, None where there
+        are no test images; None instead of the list where they were not counted by class.
+    """
+    if "by_class" not in clean or "by_class" not in protected:
+        return None
+    found = [
+        {
+            "class": name,
+            "to_protect": named is None or name in named,
+            "test_images": counted["images"],
+            "clean": _shares(counted),
+            "protected": _shares(protected["by_class"][name]),
+        }
+        for name, counted in clean["by_class"].items()
+    ]
+    return sorted(found, key=lambda row: not row["to_protect"])
+
+
+def _shares(counted: Mapping[str, int]) -> Record:
+    images = counted["images"]
+    return {
+        which: round(counted[f"recognised_{which}"] / images, DIGITS) if images else None
+        for which in ("last", "peak")
+    }
 
 
 def _row(

@@ -8,16 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from api import matrix, planning, protections, storage
+from api import matrix, planning, protections, storage, verdict
 from api.models import Protection, Step, StepKind
 from api.steps import CLEAN, PROTECTED
 
 Record = dict[str, Any]
-
-WORKED_BELOW_SHARE = 0.6
-"""Share of the clean last accuracy above which the report says that it did not work."""
-DECIDES_ABOVE_CHANCE = 1.5
-"""A baseline below so many times the share of guessing decides nothing."""
 
 
 def build(protection: Protection, steps: Sequence[Step]) -> Record:
@@ -31,8 +26,8 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     evaluation = planning.frozen_evaluation(protection)
     found = [outputs[StepKind.EVALUATE, index] for index in range(evaluation.trainings)]
     clean, protected = found[CLEAN], found[PROTECTED]
-    rows, classes = matrix.build(evaluation, found), len(protection.config["target_map"])
     packaged = outputs[StepKind.PACKAGE, 0]
+    training = outputs[StepKind.TRAIN, 0]
     # What was packaged when there was no choice was protected whole.
     change = {"protected_images": packaged["images"]} | packaged
     key = storage.protection_key(protection.id, protections.RECORD)
@@ -40,11 +35,13 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     return {
         "protection_id": str(protection.id),
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
-        "verdict": _with_strongest(_verdict(clean, protected, change, classes), rows, classes),
+        "verdict": verdict.build(evaluation, found, change, protection.config),
         "accuracy": {"clean": clean, "protected": protected},
-        "matrix": rows,
-        "change": change | {"sentence": _where_it_shows(change), "scope": _scope(change)},
-        "training": outputs[StepKind.TRAIN, 0],
+        "by_class": matrix.by_class(clean, protected, protection.config.get("protected_classes")),
+        "matrix": matrix.build(evaluation, found),
+        "change": change
+        | {"sentence": verdict.where_it_shows(change), "scope": verdict.scope(change)},
+        "training": training | {"sentence": verdict.trained_on(change, training)},
         "requested": protection.requested,
         "config": protection.config,
         "plan": protection.plan,
@@ -69,82 +66,6 @@ def render(record: Record, preview: bytes | None, worst: bytes | None = None) ->
 
 def _address(picture: bytes | None) -> str | None:
     return "data:image/png;base64," + base64.b64encode(picture).decode() if picture else None
-
-
-def _verdict(clean: Record, protected: Record, change: Record, classes: int) -> Record:
-    share = protected["accuracy_last"] / max(clean["accuracy_last"], 1e-9)
-    decides = clean["accuracy_last"] * classes >= DECIDES_ABOVE_CHANCE
-    unchanged = change["unchanged_images"]
-    worked = decides and share <= WORKED_BELOW_SHARE and not unchanged
-    partial = change["protected_images"] < change["images"]
-    measured = (
-        f"On clean images, a network trained on the protected data reaches "
-        f"{protected['accuracy_last']:.1%} (peak {protected['accuracy_peak']:.1%}) where one "
-        f"trained on the originals reaches {clean['accuracy_last']:.1%} "
-        f"(guessing: {1 / classes:.1%})."
-    )
-    if not decides:
-        word = "The baseline hardly beats guessing, so this measurement decides nothing."
-    elif unchanged:
-        word = f"{unchanged} images leave as they came: the method found no way to change them."
-    elif worked:
-        word = "The protection holds against this network and recipe."
-    elif partial:
-        word = "What leaves can, as a whole, still be learned from: do not rely on it."
-    else:
-        word = "The protection did not work on these data: do not rely on it."
-    return {
-        "worked": worked,
-        "decides": decides,
-        "share_of_clean_accuracy": round(share, 4),
-        "sentence": f"{measured} {word}" + (f" {_scope(change)}" if partial else ""),
-    }
-
-
-def _with_strongest(verdict: Record, rows: Sequence[Record], classes: int) -> Record:
-    """The verdict, and which countermeasure gets most out of what leaves; alone it is no news."""
-    row = max(rows, key=lambda row: row["protected"]["last"]["mean"])
-    strongest = {name: row[name] for name in ("network", "countermeasure", "ratio")}
-    if len(rows) == 1:
-        return verdict | {"strongest": strongest}
-    clean, protected = row["clean"]["last"]["mean"], row["protected"]
-    sentence = (
-        f"{verdict['sentence']} Of {len(rows)} ways to train on the protected data, "
-        f"{row['countermeasure']} with {row['network']} recovers most: "
-        f"{protected['last']['mean']:.1%} (peak {protected['peak']['mean']:.1%}) where the "
-        f"originals give {clean:.1%}."
-    )
-    if clean * classes >= DECIDES_ABOVE_CHANCE:
-        holds = row["ratio"]["last"] <= WORKED_BELOW_SHARE
-        sentence += f" The protection {'withstands' if holds else 'does not withstand'} it."
-    return verdict | {"strongest": strongest, "sentence": sentence}
-
-
-def _scope(change: Record) -> str:
-    """How many images are protected, of how many, and what that means for the others."""
-    images, protected = change["images"], change["protected_images"]
-    if protected == images:
-        return f"All {images} images are protected."
-    return (
-        f"Only {protected} of {images} images are protected; the rest leave as clean copies, and "
-        "can be learned from."
-    )
-
-
-def _where_it_shows(change: Record) -> str:
-    """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
-    shows, may_show = change["shows"], change["may_show"]
-    partial = change["protected_images"] < change["images"]
-    images = f"{change['protected_images']} {'protected ' if partial else ''}images"
-    if not may_show["images"]:
-        limit = may_show["ssim_below"]
-        return f"By SSIM the change shows in none of {images}: none is below {limit}."
-    more, share = may_show["images"] - shows["images"], may_show["share"] - shows["share"]
-    return (
-        f"By SSIM the change shows in {shows['images']} of {images} "
-        f"({shows['share']:.1%}: below {shows['ssim_below']}), "
-        f"and may show in {more} more ({share:.1%}: below {may_show['ssim_below']})."
-    )
 
 
 def _timing(step: Step) -> Record:

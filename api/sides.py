@@ -15,7 +15,7 @@ def median_side(records: Iterable[ImageRecord]) -> int:
 
 
 def summary_side(summary: Mapping[str, Any]) -> int:
-    """The same of a data set's summary.
+    """The same of a data set's summary: what requests are checked, estimated and planned by.
 
     One from before it was kept has the most frequent sizes of all its images, which come near it.
     """

@@ -91,7 +91,7 @@ def shards(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> lis
     result: list[list[list[int]]] = []
     room = 0
     for batch in batches(records, config, plan):
-        size = sum(_bytes(records[index]) for index in batch)
+        size = sum(size_bytes(records[index]) for index in batch)
         if not result or len(result[-1]) == plan.shard_batches or size > room:
             result.append([])
             room = SHARD_BYTES
@@ -100,7 +100,8 @@ def shards(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> lis
     return result
 
 
-def _bytes(record: ImageRecord) -> int:
+def size_bytes(record: ImageRecord) -> int:
+    """Of an image's raw pixels in a shard."""
     return record.height * record.width * record.channels
 
 

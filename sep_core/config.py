@@ -67,8 +67,8 @@ class SEPConfig:
             (`identity`, the paper), random crops as in training (`crop`), or these of images that
             are first compressed, greyed or shrunk as appropriators do (`hardened`).
         surrogate, appropriator: networks, see `sep_core.networks`.
-        input_pixels: side of the square that both networks see; `fast` and `hardened` choose it
-            from the data (`sep_core.presets.input_side`).
+        input_pixels: side of the square that both networks see; `fast`, `hardened` and, on a GPU,
+            `auto` choose it from the data (`sep_core.presets.input_side`).
         epochs, appropriator_epochs: lengths of the two trainings.
         batch_size, learning_rate, momentum, weight_decay: SGD, for both trainings.
         warmup_epochs: length of a linear rise from `warmup_learning_rate`, in epochs.
@@ -83,7 +83,8 @@ class SEPConfig:
             split.
         protected_classes: names of the classes whose images are changed; None takes all.
         protected_fraction: share of the images of each split and class that is changed, in (0, 1],
-            at least one of each; which ones is drawn from the seed.
+            at least one of each; which ones is drawn from the seed. Images of the same pixels are
+            treated alike, so that it may be more where data have duplicates.
         seed: 32 hexadecimal digits; drawn when the protection is planned if None.
         precision: of the networks' arithmetic; `auto` is bfloat16 where the device has it.
 

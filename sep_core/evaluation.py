@@ -31,10 +31,16 @@ IN_MEMORY: Room = partial(torch.empty, dtype=torch.uint8)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of the clean test images recognised after epoch `epoch`, in [0, 1]."""
+    """How many of the clean test images are recognised after epoch `epoch`.
+
+    Attributes:
+        accuracy: share of all, in [0, 1].
+        recognised: number of each class.
+    """
 
     epoch: int
     accuracy: float
+    recognised: tuple[int, ...]
 
 
 def appropriate(
@@ -64,12 +70,13 @@ def appropriate(
         ValueError: as `fit`.
     """
     recipe = Recipe(config.appropriator, config.appropriator_epochs, "appropriator")
-    labels, sizes = test[1], (len(train[0]), len(test[0]))
-    work = recipe.epochs * (batch_count(sizes[0], config.batch_size) + inference_batches(sizes[1]))
+    labels, whole = test[1], [inference_batches(len(p), p.shape[-1]) for p in (train[0], test[0])]
+    batch_total = batch_count(len(train[0]), config.batch_size)
+    work = recipe.epochs * (batch_total + whole[1])
     if countermeasure in PREPROCESSING or countermeasure == "projection":
-        work += sum(inference_batches(size) for size in sizes)
+        work += sum(whole)
     if countermeasure == "projection":
-        work += projection.EPOCHS * batch_count(sizes[0], config.batch_size)
+        work += projection.EPOCHS * batch_total
     progress = (Progress(done, work) for done in count(1))
     change = yield from _change(countermeasure, train, classes, config, plan, progress)
     learned = yield from _preprocess(train[0], change, progress, room)
@@ -93,7 +100,8 @@ def appropriate(
                     predicted.append(batch)
                     yield next(progress)
                 hits = torch.cat(predicted) == labels
-                yield Accuracy(number, hits.double().mean().item())
+                by_class = torch.bincount(labels[hits], minlength=classes).tolist()
+                yield Accuracy(number, hits.double().mean().item(), tuple(by_class))
 
 
 def _change(
@@ -123,7 +131,7 @@ def _preprocess(
 ) -> Generator[Progress, None, UInt8[Tensor, "n 3 s s"]]:
     if change is None:
         return pixels
-    changed, number = room(pixels.shape), inference_batches(len(pixels))
+    changed, number = room(pixels.shape), inference_batches(len(pixels), pixels.shape[-1])
     for batch, place in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
         place.copy_(change(batch.cpu()))
         yield next(progress)

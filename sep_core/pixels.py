@@ -50,7 +50,7 @@ def pull_back(
 ) -> Float32[Tensor, "b c h w"]:
     """R^T g C: gradients at the images that `resize` was given, from those at what it made.
 
-    It is linear, as `resize` is: sums may be taken, and kept, at the smaller of both sizes.
+    It is linear, as `resize` is: sums may be taken, and kept, at input size.
     """
     side = gradients.shape[-1]
     if (height, width) == (side, side):

@@ -29,10 +29,9 @@ from sep_core.pixels import LEVELS, project, pull_back, resize, to_images, to_in
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import autocast
+from sep_core.views import Seen
 
 Images = Float32[Tensor, "b c h w"]
-Seen = Float32[Tensor, "b c s s"]
-"""Images, or what is a sum of their gradients, at the networks' input size."""
 Patterns = Float32[Tensor, "y 3 s s"]
 Gradient = Callable[[int, Seen], Seen]
 """g_k: the gradient of checkpoint k's loss at an image of input size."""

@@ -49,7 +49,8 @@ def train(
     for event in fit(pixels, labels, classes, recipe, config=config, plan=plan):
         match event:
             case Progress(done, total):
-                progress = Progress(done, total + len(keep) * inference_batches(len(pixels)))
+                averaging = len(keep) * inference_batches(len(pixels), pixels.shape[-1])
+                progress = Progress(done, total + averaging)
                 yield Progress(done + averaged, progress.total)
             case Epoch(number, network) if number in keep:
                 frozen = freeze(network)
@@ -115,7 +116,7 @@ def class_means(
     """
     sums = torch.zeros(classes, network.head.in_features, dtype=torch.float64, device=plan.device)
     counts = torch.zeros(classes, dtype=torch.float64, device=plan.device)
-    members = labels.to(plan.device).tensor_split(inference_batches(len(labels)))
+    members = labels.to(plan.device).tensor_split(inference_batches(len(labels), pixels.shape[-1]))
     for features, chosen in zip(infer(network.features, pixels, plan), members, strict=True):
         member = functional.one_hot(chosen, classes).double()
         # A product, not index_add_, whose order on a GPU is not the same twice.

@@ -25,7 +25,8 @@ from sep_core.randomness import generator
 from sep_core.reading import batches, place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-INFERENCE_BATCH = 256
+INFERENCE_BATCH, INFERENCE_PIXELS = 256, 64 * 224**2
+"""Images of a batch, and pixels: so few that two cores take a ResNet-18 through one in 5 s."""
 # A transformer learns nothing by SGD at a convolutional network's rate: decoupled weight decay
 # (AdamW; Loshchilov & Hutter 2019) at a hundredth of it, 0.001 where the recipe says 0.1.
 ADAM: frozenset[NetworkName] = frozenset({"vit"})
@@ -34,7 +35,10 @@ ADAM_RATE, ADAM_WEIGHT_DECAY = 0.01, 0.05
 
 @dataclass(frozen=True)
 class Progress:
-    """Units of work done so far, out of how many. Comes at most 5 s after the one before."""
+    """Units of work done so far, out of how many. Comes at most 5 s after the one before.
+
+    Only a training batch of large images takes longer: batch norm is of the whole of it.
+    """
 
     done: int
     total: int
@@ -156,15 +160,15 @@ def infer(
     function: Callable[[Tensor], Tensor], pixels: UInt8[Tensor, "n 3 s s"], plan: Plan
 ) -> Iterator[Float32[Tensor, "b d"]]:
     """`function` of every image, without gradients, a batch at a time in the images' order."""
-    for batch in pixels.tensor_split(inference_batches(len(pixels))):
+    for batch in pixels.tensor_split(inference_batches(len(pixels), pixels.shape[-1])):
         with torch.no_grad(), autocast(plan):
             outputs = function(to_images(batch.to(plan.device)))
         yield outputs.float()
 
 
-def inference_batches(images: int) -> int:
-    """How many batches `infer` yields."""
-    return math.ceil(images / INFERENCE_BATCH)
+def inference_batches(images: int, side: int) -> int:
+    """How many batches `infer` yields of images of this side."""
+    return math.ceil(images / max(1, min(INFERENCE_BATCH, INFERENCE_PIXELS // side**2)))
 
 
 def batch_count(images: int, batch_size: int) -> int:
@@ -209,7 +213,7 @@ def channel_statistics(
 ) -> tuple[Float32[Tensor, "3"], Float32[Tensor, "3"]]:
     """Mean and standard deviation of each channel, in [0, 1]; exact, whatever the batch size."""
     counts = torch.zeros(3, 256, dtype=torch.int64)
-    for batch in pixels.tensor_split(inference_batches(len(pixels))):
+    for batch in pixels.tensor_split(inference_batches(len(pixels), pixels.shape[-1])):
         channels = batch.cpu().unbind(1)
         counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in channels])
     levels = torch.arange(256, dtype=torch.float64) / 255

@@ -22,7 +22,8 @@ from sep_core.jpeg import compress
 from sep_core.pixels import to_input
 from sep_core.randomness import generator
 
-Images = Float32[Tensor, "b c s s"]
+Seen = Float32[Tensor, "b c s s"]
+"""Images, or what is a sum of their gradients, at the networks' input size."""
 PLAIN = "plain"
 
 
@@ -58,7 +59,7 @@ def draw_change(config: SEPConfig, draws: torch.Generator) -> str:
     return HARDENED[int(torch.randint(0, len(HARDENED), (1,), generator=draws))]
 
 
-def show(images: Images, view: View | None, padding: int) -> Images:
+def show(images: Seen, view: View | None, padding: int) -> Seen:
     """The images as `view` has them, differentiably."""
     if view is None:
         return images
@@ -68,16 +69,16 @@ def show(images: Images, view: View | None, padding: int) -> Images:
     return crop.flip(-1) if view.mirrored else crop
 
 
-def _halved(images: Images) -> Images:
+def _halved(images: Seen) -> Seen:
     side = images.shape[-1]
     return to_input(to_input(images, side // 2), side)
 
 
-def _plain(images: Images) -> Images:
+def _plain(images: Seen) -> Seen:
     return images
 
 
-CHANGES: Mapping[str, Callable[[Images], Images]] = MappingProxyType(
+CHANGES: Mapping[str, Callable[[Seen], Seen]] = MappingProxyType(
     {
         PLAIN: _plain,
         "grey": partial(transforms.rgb_to_grayscale, num_output_channels=3),

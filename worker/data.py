@@ -41,6 +41,11 @@ class Job:
         """Indices of the records whose images are changed; the others leave as they came."""
         return frozenset(chosen(self.records, self.config))
 
+    @property
+    def protected_names(self) -> frozenset[str]:
+        """Of the same, in the upload."""
+        return frozenset(self.records[index].name for index in self.protected)
+
 
 def load_index(dataset_id: UUID) -> IngestResult:
     """What ingestion found."""
@@ -115,11 +120,6 @@ def checkpoint_key(protection_id: UUID, index: int) -> str:
 def patterns_key(protection_id: UUID) -> str:
     """Where the `train` step leaves the classes' patterns."""
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/class-patterns.pt")
-
-
-def size_bytes(record: ImageRecord) -> int:
-    """Of an image's raw pixels in a shard."""
-    return record.height * record.width * record.channels
 
 
 def dump_json(value: object) -> bytes:

@@ -165,7 +165,7 @@ def _print_dataset(dataset: Resource) -> None:
 
 
 def _protected(change: Resource) -> str:
-    images, protected = change["images"], change.get("protected_images", change["images"])
+    images, protected = change["images"], change["protected_images"]
     return str(images) if protected == images else f"{protected} protected of {images}"
 
 

@@ -20,8 +20,20 @@ RECORD: report.Record = {
         name: {"accuracy_by_epoch": [0.2, last], "accuracy_last": last, "accuracy_peak": last}
         for name, last in (("clean", 0.9), ("protected", 0.25))
     },
+    "by_class": [
+        {
+            "class": "<u>ant</u>",
+            "to_protect": True,
+            "test_images": 20,
+            "clean": {"last": 0.9, "peak": 0.95},
+            "protected": {"last": 0.15, "peak": 0.35},
+        }
+    ],
+    "matrix": [],
     "change": {
         "images": 12,
+        "protected_images": 12,
+        "scope": "All 12 images are protected.",
         "largest_change_levels": 8,
         "changed_share": 0.98,
         "unchanged_images": 0,
@@ -37,7 +49,7 @@ RECORD: report.Record = {
         ],
         "archive_sha256": "cd" * 32,
     },
-    "training": {"held_out_images": 4, "held_out_from": "test"},
+    "training": {"held_out_images": 4, "held_out_from": "test", "sentence": None},
     "config": {"epsilon_levels": 8, "appropriator": "small"},
     "plan": {"threads": 1},
     "refused": [{"name": "<script>document.title='owned'</script>", "reason": "not an image"}],
@@ -59,7 +71,9 @@ def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> Non
         "not an image",
         "It shows in",
         "94.00 %",
+        "15.0 %",
     ):
         assert shown in ran.stdout
+    assert "&lt;u&gt;ant&lt;/u&gt;" in ran.stdout
     assert "&lt;i&gt;sky&lt;/i&gt;.png" in ran.stdout
     assert "owned'</script>" not in ran.stdout

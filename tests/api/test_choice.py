@@ -1,5 +1,6 @@
-"""Which images are changed: by split and class, from the seed alone."""
+"""Which images are changed: by split and class, from seed and pixels alone."""
 
+import hashlib
 from collections import Counter
 from dataclasses import replace
 
@@ -15,13 +16,18 @@ SEED = "0123456789abcdef" * 2
 CONFIG = SEPConfig(seed=SEED)
 
 
-def record(name: str, split: str, class_name: str) -> ImageRecord:
-    return ImageRecord(name, split, class_name, 32, 32, 3, "PNG", "0" * 64, name)
+def record(name: str, split: str, class_name: str, pixels: int | None = None) -> ImageRecord:
+    """An image of its own pixels, or of the ones with that number."""
+    digest = hashlib.sha256((name if pixels is None else str(pixels)).encode()).hexdigest()
+    return ImageRecord(name, split, class_name, 32, 32, 3, "PNG", digest, name)
 
 
 groups = st.tuples(st.sampled_from(["train", "val", "test"]), st.sampled_from(["ant", "bee"]))
 data_sets = st.lists(groups, max_size=80).map(
     lambda found: [record(f"{at:05d}.png", *group) for at, group in enumerate(found)]
+)
+with_duplicates = st.lists(st.tuples(groups, st.integers(0, 30)), max_size=80).map(
+    lambda found: [record(f"{at:05d}.png", *of, pixels) for at, (of, pixels) in enumerate(found)]
 )
 fractions = st.floats(0, 1, exclude_min=True)
 
@@ -62,7 +68,34 @@ def test_some_classes_are_as_they_would_be_among_all(
     assert names(records, both) == names(records, config)
 
 
-@given(data_sets, st.randoms(use_true_random=False), fractions)
+@given(with_duplicates, fractions)
+def test_no_pixels_leave_both_as_they_were_and_changed(
+    records: list[ImageRecord], fraction: float
+) -> None:
+    """Whatever their names, splits and classes; the share is then at least the one asked for."""
+    indices = set(chosen(records, replace(CONFIG, protected_fraction=fraction)))
+    pixels = {True: set[str](), False: set[str]()}
+    for index, found in enumerate(records):
+        pixels[index in indices].add(found.pixels_sha256)
+    assert not pixels[True] & pixels[False]
+    taken = by_group([records[index] for index in indices])
+    for group, count in by_group(records).items():
+        assert taken[group] >= max(1, round(count * fraction))
+
+
+def test_images_that_are_all_the_same_are_all_taken() -> None:
+    records = [record(f"{at}.png", "train", "ant", 7) for at in range(10)]
+    assert chosen(records, replace(CONFIG, protected_fraction=0.1)) == list(range(10))
+
+
+@given(data_sets, fractions)
+def test_names_choose_nothing(records: list[ImageRecord], fraction: float) -> None:
+    config = replace(CONFIG, protected_fraction=fraction)
+    renamed = [replace(found, name=f"other {found.name}") for found in records]
+    assert chosen(renamed, config) == chosen(records, config)
+
+
+@given(with_duplicates, st.randoms(use_true_random=False), fractions)
 def test_neither_order_nor_another_field_matters(
     records: list[ImageRecord], draws: object, fraction: float
 ) -> None:
@@ -74,7 +107,7 @@ def test_neither_order_nor_another_field_matters(
     assert chosen(records, other) == chosen(records, config)
 
 
-@given(data_sets, fractions, fractions)
+@given(with_duplicates, fractions, fractions)
 def test_a_larger_share_takes_the_same_and_more(
     records: list[ImageRecord], one: float, other: float
 ) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api import report, steps, storage
+from api import report, steps, storage, verdict
 from api.db import transaction
 from api.models import Protection, Step, StepKind
 from tests.api.conftest import accuracy, protection, requested, steps_of, succeed
@@ -143,13 +143,6 @@ def test_the_page(done: UUID, spoil: bool) -> None:
         assert page.tags.count("code") < 260
 
 
-def measured_each(protection_id: UUID, lasts: list[float]) -> None:
-    with transaction() as session:
-        parts = [s for s in steps.of(session, protection_id) if s.kind is StepKind.EVALUATE]
-        for each, last in zip(parts, lasts, strict=True):
-            session.get_one(Step, each.id).output = accuracy(last)
-
-
 @pytest.mark.parametrize(
     ("worst", "sentence"),
     [
@@ -178,7 +171,7 @@ def test_the_countermeasure_that_recovers_most(
     made = requested(owner_id, ready, countermeasures=names, seeds=2)
     succeed(made)
     others = [0.9, 0.3, 0.9, 0.3, 0.7, 0.2, 0.7, 0.2]
-    measured_each(made, [*others, *worst, *worst])
+    set_outputs(made, *map(accuracy, [*others, *worst, *worst]))
     record = build(made)
     verdict = record["verdict"]
     assert verdict["worked"]  # of the first: crop and flip
@@ -214,33 +207,209 @@ def test_where_the_change_shows(shows: int, may_show: int, sentence: str) -> Non
         name: {"ssim_below": limit, "images": images, "share": images / 8}
         for name, limit, images in (("shows", 0.92, shows), ("may_show", 0.95, may_show))
     }
-    assert report._where_it_shows(change) == f"By SSIM the change shows in {sentence}"
+    assert verdict.where_it_shows(change) == f"By SSIM the change shows in {sentence}"
 
 
-def protected_only(protection_id: UUID, images: int) -> None:
+def packaged(protection_id: UUID, **figures: int) -> None:
+    output_of(protection_id, StepKind.PACKAGE, **figures)
+
+
+def output_of(protection_id: UUID, kind: StepKind, **figures: int) -> None:
     with transaction() as session:
-        package = next(s for s in steps.of(session, protection_id) if s.kind is StepKind.PACKAGE)
-        row = session.get_one(Step, package.id)
-        row.output = {**(row.output or {}), "protected_images": images}
+        first = next(s for s in steps.of(session, protection_id) if s.kind is kind)
+        row = session.get_one(Step, first.id)
+        row.output = {**(row.output or {}), **figures}
 
 
 @pytest.mark.parametrize(
-    ("accuracy_last", "word"), [(0.3, "holds"), (0.8, "can, as a whole, still be learned from")]
+    ("accuracy_last", "word"),
+    [
+        (0.3, "What leaves, taken whole, serves this network and recipe badly; whoever leaves the"),
+        (0.8, "What leaves, taken whole, can still be learned from: do not rely on it."),
+    ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_is_not_protected_is_said_plainly(done: UUID, accuracy_last: float, word: str) -> None:
+def test_a_part_never_holds_and_it_is_said_plainly(
+    done: UUID, accuracy_last: float, word: str
+) -> None:
+    """Whoever leaves the protected images out has clean ones to train on."""
     measured(done, 0.9, accuracy_last)
-    protected_only(done, 3)
+    packaged(done, protected_images=3)
     record = build(done)
     assert (record["change"]["images"], record["change"]["protected_images"]) == (4, 3)
     scope = (
         "Only 3 of 4 images are protected; the rest leave as clean copies, and can be learned from."
     )
     assert record["change"]["scope"] == scope
+    assert not record["verdict"]["worked"]
     assert word in record["verdict"]["sentence"]
+    assert "holds" not in record["verdict"]["sentence"]
     assert record["verdict"]["sentence"].endswith(scope)
     assert "shows in 1 of 3 protected images" in record["change"]["sentence"]
     assert Page(report.render(record, None)).text.count(scope) == 2
+
+
+def name_classes(protection_id: UUID, *names: str, fraction: float = 1) -> None:
+    """As if these had been asked for; half of the images are theirs."""
+    packaged(protection_id, protected_images=2)
+    with transaction() as session:
+        row = session.get_one(Protection, protection_id)
+        assert row.config is not None
+        chosen = {"protected_classes": list(names), "protected_fraction": fraction}
+        row.config = row.config | chosen
+
+
+def set_outputs(protection_id: UUID, *outputs: report.Record) -> None:
+    with transaction() as session:
+        parts = [s for s in steps.of(session, protection_id) if s.kind is StepKind.EVALUATE]
+        for each, output in zip(parts, outputs, strict=True):
+            session.get_one(Step, each.id).output = output
+
+
+@pytest.mark.parametrize(
+    ("cat", "dog", "fraction", "worked", "word"),
+    [
+        (0.1, 0.9, 1, True, "whole, teaches this network and recipe little of these classes. Only"),
+        (0.1, 0.9, 0.5, False, "whole, serves this network and recipe badly; whoever leaves the"),
+        (0.9, 0.1, 1, False, "taken whole, still teaches these classes: do not rely on it. Only"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_where_classes_are_named_the_verdict_is_on_them_alone(
+    done: UUID, cat: float, dog: float, fraction: float, worked: bool, word: str
+) -> None:
+    """What is learned of the other classes, from clean copies, says nothing of these."""
+    protected = accuracy(0.5, cat=cat, dog=dog)
+    set_outputs(done, accuracy(0.9, cat=0.95, dog=0.9), protected)
+    name_classes(done, "cat", fraction=fraction)
+    record = build(done)
+    verdict = record["verdict"]
+    assert (verdict["worked"], verdict["decides"]) == (False, True)
+    assert verdict["share_of_clean_accuracy"] == pytest.approx(cat / 0.95, abs=1e-4)
+    assert verdict["named"]["classes"] == ["cat"]
+    assert verdict["named"]["worked"] is worked
+    assert verdict["named"]["clean"]["last"] == 0.95
+    assert verdict["named"]["protected"] == {"last": cat, "peak": 0.5}
+    for shown in ("images of the classes to protect", f"{cat:.1%} (50.0% where", "95.0%", word):
+        assert shown in verdict["sentence"]
+    assert record["accuracy"]["protected"] == protected  # of all classes
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_countermeasure_that_recovers_most_of_the_named_classes(
+    owner_id: UUID, ready: UUID
+) -> None:
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey", "jpeg-10"])
+    succeed(made)
+    lasts = [{"cat": 0.1, "dog": 0.9}, {"cat": 0.6, "dog": 0.2}, {"cat": 0.2, "dog": 0.9}]
+    clean = accuracy(0.9)
+    set_outputs(made, *(o for last in lasts for o in (clean, accuracy(0.5, **last))))
+    name_classes(made, "cat")
+    verdict = build(made)["verdict"]
+    assert verdict["strongest"]["countermeasure"] == "grey"
+    assert verdict["strongest"]["ratio"]["last"] == pytest.approx(0.6 / 0.9, abs=1e-4)
+    assert "grey with small recovers most of these classes: 60.0% (50.0" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_table_of_the_classes_the_named_ones_first(done: UUID) -> None:
+    clean, protected = accuracy(0.9), accuracy(0.3, cat=0.8, dog=0.05)
+    clean["by_class"]["owl"] = {"images": 0, "recognised_last": 0, "recognised_peak": 0}
+    protected["by_class"]["owl"] = clean["by_class"]["owl"]
+    set_outputs(done, clean, protected)
+    record = build(done)
+    assert [row["class"] for row in record["by_class"]] == ["cat", "dog", "owl"]
+    assert all(row["to_protect"] for row in record["by_class"])
+    name_classes(done, "dog")
+    record = build(done)
+    dog, cat, owl = record["by_class"]
+    assert (dog["class"], dog["to_protect"], dog["test_images"]) == ("dog", True, 60)
+    assert (dog["clean"]["last"], dog["protected"]) == (0.9, {"last": 0.05, "peak": 0.5})
+    assert (cat["class"], cat["to_protect"], cat["protected"]["last"]) == ("cat", False, 0.8)
+    assert owl["clean"] == {"last": None, "peak": None}
+    page = Page(report.render(record, None))
+    assert page.open == []
+    for shown in ("By class", "dogyes6090.0 %", "catno20", "owlno0no images"):
+        assert shown in page.text
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_trainings_from_before_classes_were_counted(done: UUID) -> None:
+    old = {name: value for name, value in accuracy(0.9).items() if name != "by_class"}
+    set_outputs(done, old, accuracy(0.3))
+    record = build(done)
+    assert record["verdict"]["worked"]
+    assert record["by_class"] is None
+    assert "not counted by class when" in Page(report.render(record, None)).text
+    name_classes(done, "cat")
+    record = build(done)
+    assert not record["verdict"]["worked"]
+    assert not record["verdict"]["named"]["worked"]
+    assert "before recognised images were counted by class." in record["verdict"]["sentence"]
+    assert Page(report.render(record, None)).open == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_classes_without_a_test_image(done: UUID) -> None:
+    name_classes(done, "owl")
+    verdict = build(done)["verdict"]
+    assert (verdict["worked"], verdict["decides"]) == (False, False)
+    assert "there are no clean test images of them." in verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("protected", "words"), [(4, "2 images leave"), (3, "2 of the images to protect leave")]
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_images_that_could_not_be_changed_are_of_those_to_protect(
+    done: UUID, protected: int, words: str
+) -> None:
+    packaged(done, protected_images=protected, unchanged_images=2)
+    verdict = build(done)["verdict"]
+    assert not verdict["worked"]
+    assert f" {words} as they came: the method found no way" in verdict["sentence"]
+    assert verdict["sentence"].count("leave as they came") == 1
+
+
+@pytest.mark.parametrize(
+    ("counted", "sentence"),
+    [
+        (None, None),  # of a training from before it was counted
+        (2, None),
+        (
+            1,
+            (
+                "1 of the 4 images that were trained on are protected (25.0%; of all that leave "
+                "50.0%): accuracies are of this mixture."
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_how_much_of_what_was_trained_on_is_protected(
+    done: UUID, counted: int | None, sentence: str | None
+) -> None:
+    packaged(done, protected_images=2)
+    if counted is not None:
+        output_of(done, StepKind.TRAIN, protected_train_images=counted)
+    record = build(done)
+    assert record["training"]["sentence"] == sentence
+    assert ("of this mixture" in Page(report.render(record, None)).text) is (counted == 1)
+    packaged(done, protected_images=4)
+    assert build(done)["training"]["sentence"] is None
+
+
+@pytest.mark.parametrize("last", [0.1, 0.8])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_part_withstands_nothing(owner_id: UUID, ready: UUID, last: float) -> None:
+    """Nor does it fail to: what leaves is clean images, too."""
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "jpeg-10"])
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.9, 0.1, 0.9, last]))
+    packaged(made, protected_images=3)
+    verdict = build(made)["verdict"]
+    assert "recovers most" in verdict["sentence"]
+    assert "withstand" not in verdict["sentence"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -248,9 +417,6 @@ def test_a_record_from_before_there_was_a_choice(done: UUID) -> None:
     record = build(done)
     assert record["change"]["protected_images"] == 4
     assert "All 4 images are protected." in Page(report.render(record, None)).text
-    for name in ("protected_images", "scope"):
-        del record["change"][name]
-    assert Page(report.render(record, None)).open == []
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from sep_core import surrogate
 from sep_core.config import COUNTERMEASURES, Countermeasure, Plan, SEPConfig
 from sep_core.countermeasures import PREPROCESSING
 from sep_core.evaluation import Accuracy, appropriate, held_out, predictions
@@ -38,6 +39,7 @@ def test_what_can_be_learned_is_learned(data: Data, config: SEPConfig, plan: Pla
     curve = _curve(train, test, replace(config, appropriator_epochs=12), plan)
     assert [point.epoch for point in curve] == list(range(1, 13))
     assert curve[-1].accuracy == 1
+    assert curve[-1].recognised == (2, 2, 2)
 
 
 def test_wrong_training_labels_are_learned_too(data: Data, config: SEPConfig, plan: Plan) -> None:
@@ -45,6 +47,19 @@ def test_wrong_training_labels_are_learned_too(data: Data, config: SEPConfig, pl
     wrong = (pixels, (labels + 1) % CLASSES)
     curve = _curve(wrong, test, replace(config, appropriator_epochs=12), plan)
     assert curve[-1].accuracy == 0
+    assert curve[-1].recognised == (0, 0, 0)
+
+
+def test_recognised_images_are_counted_by_their_own_class(
+    data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    """The second class is learned as the third, so that nothing is ever taken for it."""
+    (pixels, labels), test = _split(data)
+    confused = (pixels, torch.where(labels == 1, 2, labels))
+    curve = _curve(confused, test, replace(config, appropriator_epochs=12), plan)
+    assert curve[-1].recognised == (2, 0, 2)
+    for point in curve:
+        assert sum(point.recognised) / len(test[1]) == pytest.approx(point.accuracy)
 
 
 def test_progress_counts_training_and_testing(data: Data, config: SEPConfig, plan: Plan) -> None:
@@ -103,6 +118,19 @@ def test_progress_counts_every_countermeasures_work(
     seen = [event for event in events if isinstance(event, Progress)]
     assert seen == [Progress(n, work) for n in range(1, work + 1)]
     assert [e.epoch for e in events if isinstance(e, Accuracy)] == [1, 2]
+
+
+def test_progress_counts_the_batches_of_large_images(
+    data: Data, config: SEPConfig, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four images at once are as many as may be: five batches of training images, two of test."""
+    monkeypatch.setattr("sep_core.training.INFERENCE_PIXELS", 4 * SIDE**2)
+    train, test = _split(data)
+    appropriated = appropriate(train, test, CLASSES, config, plan, countermeasure="grey")
+    trained = surrogate.train(*train, CLASSES, replace(config, epochs=2, checkpoints=2), plan)
+    for events, work in ((appropriated, 5 + 2 + 2 * (3 + 2)), (trained, 2 * (3 + 5))):
+        seen = [event for event in events if isinstance(event, Progress)]
+        assert seen == [Progress(n, work) for n in range(1, work + 1)]
 
 
 def test_a_pretrained_backbone_recognises_with_a_new_head(

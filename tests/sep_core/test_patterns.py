@@ -1,15 +1,16 @@
 """A change common to each class, from which every image's walk begins."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sep_core.config import Plan, SEPConfig
+from sep_core.config import Plan, SEPConfig, Views
 from sep_core.costs import PATTERN_CHECKPOINTS, pattern_passes
 from sep_core.patterns import MOMENTUM, STEP_SHARE, class_patterns
 from sep_core.pixels import project, to_images
@@ -17,6 +18,7 @@ from sep_core.protection import begin, cross_entropy, loss_gradient, protect, ta
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress, augment, draw_crops
+from sep_core.views import CHANGES, HARDENED
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 
 
@@ -52,9 +54,11 @@ def test_a_pattern_moves_the_images_of_its_class_to_their_target(
     assert (wrong > before).any()
 
 
+@pytest.mark.parametrize("name", get_args(Views))
 def test_patterns_are_those_of_a_plain_loop(
-    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan, name: Views
 ) -> None:
+    asked = replace(asked, views=name)
     epsilon = asked.epsilon_levels / 255
     patterns, velocity = torch.zeros(2, CLASSES, 3, SIDE, SIDE)
     for step in range(asked.class_steps):
@@ -63,20 +67,36 @@ def test_patterns_are_those_of_a_plain_loop(
         order = torch.randperm(len(data[0]), generator=draws)
         velocity = MOMENTUM * velocity
         for k in visited:
-            crops = draw_crops(len(order), asked, draws)
-            for n, crop in zip(order.tolist(), crops, strict=True):
+            for n, show in zip(order.tolist(), shown(len(order), asked, draws), strict=True):
                 label = data[1][n]
                 original = to_images(data[0][n : n + 1])
                 image = (original + patterns[label]).clamp(0, 1)
                 target = target_classes(label[None], asked)
-                show = partial(augment, crops=crop[None], padding=asked.crop_padding)
                 gradient = loss_gradient(ensemble[k], image, target, asked, plan, show)
                 velocity[label] += gradient[0]
         step_size = epsilon * STEP_SHARE
         patterns = (patterns - step_size * velocity.sign()).clamp(-epsilon, epsilon)
     actual = found(data, ensemble, asked, plan)
-    # A sum in another order turns a sign here and there, where it is nearly zero.
-    assert (actual - patterns).abs().gt(epsilon / 100).double().mean() < 0.01
+    # A sum in another order turns a sign here and there, where it is nearly zero; and JPEG rounds
+    # a coefficient the other way.
+    allowed = 0.05 if name == "hardened" else 0.01
+    assert (actual - patterns).abs().gt(epsilon / 100).double().mean() < allowed
+
+
+def shown(
+    images: int, config: SEPConfig, draws: torch.Generator
+) -> list[Callable[[Tensor], Tensor]]:
+    """Of each image what the checkpoint is to see: its own crop of one change for all."""
+    if config.views == "identity":
+        return [lambda image: image] * images
+    crops, change = draw_crops(images, config, draws), "plain"
+    if config.views == "hardened":
+        change = HARDENED[int(torch.randint(0, len(HARDENED), (1,), generator=draws))]
+
+    def show(image: Tensor, crop: Tensor) -> Tensor:
+        return augment(CHANGES[change](image), crop[None], config.crop_padding)
+
+    return [partial(show, crop=crop) for crop in crops]
 
 
 def test_patterns_keep_the_budget_and_repeat(

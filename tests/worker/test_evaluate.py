@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from api import datasets, protections, report, steps, storage
+from api import baselines, datasets, protections, report, steps, storage
 from api.baselines import PERTURBATION
 from api.db import reading, transaction
 from api.models import Baseline, Protection, ProtectionState, Step, StepKind
@@ -86,6 +86,13 @@ def test_every_cell_is_a_step() -> None:
     assert "Of 4 ways" in record["verdict"]["sentence"]
     page = report.render(record, None)
     assert page.count("jpeg-10") >= 2
+    for output in found:
+        by_class = output["by_class"]
+        assert list(by_class) == ["ant", "bee", "cat"]
+        assert all(of_class["images"] == 3 for of_class in by_class.values())
+        for which in ("last", "peak"):
+            recognised = sum(of_class[f"recognised_{which}"] for of_class in by_class.values())
+            assert recognised / 9 == pytest.approx(output[f"accuracy_{which}"], abs=1e-6)
     costs = [step.cost for step in evaluations(protection_id)]
     assert len(set(costs[:8])) == 1 < len(set(costs))
 
@@ -116,6 +123,18 @@ def test_another_recipe_is_another_baseline(change: dict[str, Any]) -> None:
     dataset = jobs.upload(TRAIN_ONLY)
     ran(dataset.id, precision="float32")
     assert not outputs(ran(dataset.id, **({"precision": "float32"} | change)))[0]["reused"]
+
+
+def test_a_baseline_that_was_kept_with_fewer_figures_is_trained_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = jobs.upload(TRAIN_ONLY)
+    with monkeypatch.context() as before:
+        before.setattr(baselines, "FIGURES", baselines.FIGURES - 1)
+        ran(dataset.id)
+    clean = outputs(ran(dataset.id))[0]
+    assert not clean["reused"]
+    assert outputs(ran(dataset.id))[0] == clean | {"reused": True}
 
 
 def test_two_protections_that_train_the_same_baseline_at_once() -> None:

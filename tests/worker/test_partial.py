@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import protections, report, steps, storage
+from api import protections, report, steps, storage, workload
 from api.archive import ImageRecord, IngestResult, Pixels
 from api.db import reading
 from api.errors import AppError
-from api.models import Protection
+from api.models import Protection, StepKind
 from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig
 from tests import pictures
 from tests.worker import jobs
 from worker import preview
-from worker.data import Job
+from worker.data import Job, Reader
 from worker.metrics import Change
 from worker.steps import package
 
@@ -98,6 +98,21 @@ def check_figures(record: report.Record) -> None:
     assert report.render(record, None).count("Only 11 of 29 images are protected;") == 2
 
 
+def test_some_classes_are_judged_by_their_own_test_images() -> None:
+    named = ("bee",)
+    protection, _ = jobs.protect(pictures.zipped(FILES), protected_classes=named)
+    record = record_of(protection)
+    assert [row["class"] for row in record["by_class"]] == ["bee", "ant", "cat"]
+    bee = record["by_class"][0]
+    assert (bee["to_protect"], bee["test_images"]) == (True, 3)
+    for training in ("clean", "protected"):
+        assert record["verdict"]["named"][training] == bee[training]
+    assert record["verdict"]["named"]["classes"] == ["bee"]
+    assert not record["verdict"]["worked"]
+    training = record["training"]
+    assert (training["train_images"], training["protected_train_images"]) == (20, 6)
+
+
 def test_every_class_and_all_of_it_is_what_comes_without_a_choice() -> None:
     archive = pictures.zipped(FILES)
     protection, whole = jobs.protect(archive)
@@ -106,6 +121,35 @@ def test_every_class_and_all_of_it_is_what_comes_without_a_choice() -> None:
     assert all(entry["protected"] for entry in record["files"])
     named = {"protected_classes": pictures.CLASSES[::-1], "protected_fraction": 1}
     assert jobs.protect(archive, **named)[1] == whole
+
+
+def test_package_decodes_every_original_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once while it writes the archive and once while it looks at it, protected or not."""
+    decoded: Counter[str] = Counter()
+    pixels_of = Reader.pixels
+
+    def counted(reader: Reader, record: ImageRecord) -> Pixels:
+        decoded[record.name] += not reader._released
+        return pixels_of(reader, record)
+
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id, **PARTLY)
+    jobs.work(until=StepKind.PACKAGE)
+    monkeypatch.setattr(Reader, "pixels", counted)
+    jobs.work(until=StepKind.EVALUATE)
+    assert jobs.show(protection_id).error is None
+    assert decoded == dict.fromkeys(FILES, 2)
+
+
+def test_many_shards_of_a_part_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
+    archive = pictures.zipped(FILES)
+    whole = jobs.protect(archive, **PARTLY)[1]
+    monkeypatch.setattr(workload, "SHARD_GFLOP", {"cpu": 0.0})
+    protection, in_parts = jobs.protect(archive, **PARTLY)
+    with reading() as session:
+        kinds = [step.kind for step in steps.of(session, protection.id)]
+    assert kinds.count(StepKind.PERTURB) > 2
+    assert in_parts == whole
 
 
 def test_a_change_of_an_unchosen_image_fails_the_step() -> None:

@@ -60,8 +60,3 @@ def test_a_job_ends_in_the_same_bytes_either_way(monkeypatch: pytest.MonkeyPatch
     expected = jobs.protect(archive)[1]
     monkeypatch.setattr(tensors, "MAPPED_BYTES", 0)
     assert jobs.protect(archive)[1] == expected
-
-
-def test_no_images_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "MAPPED_BYTES", 0)
-    assert tensors.room((0, 3, 20, 20)).shape == (0, 3, 20, 20)

@@ -1,10 +1,12 @@
 """`evaluate`: what an appropriator learns from the originals or from what leaves: one cell."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from api import baselines
+from api.archive import ImageRecord
 from api.db import reading, transaction
 from api.leases import Claim, held
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
@@ -17,6 +19,9 @@ from worker.steps import Output, Work
 
 def run(claim: Claim) -> Work:
     """Output: accuracy on clean held-out images after every epoch, the last and the peak.
+
+    Of each class how many there were, and how many were recognised after the last epoch and after
+    the one of the peak accuracy.
 
     On the originals it is the one that an earlier protection found, where there is one.
     """
@@ -47,7 +52,7 @@ def _train(job: Job, cell: Cell) -> Work:
     source = open_source(job.dataset_id) if cell.clean else open_released(job.protection_id)
     with source as reader:
         pixels = yield from tensors.at_input_size(reader, train, side)
-    curve: list[float] = []
+    curve: list[Accuracy] = []
     for event in appropriate(
         (pixels, tensors.labels(train, job.index)),
         (test_pixels, tensors.labels(held_out, job.index)),
@@ -61,16 +66,32 @@ def _train(job: Job, cell: Cell) -> Work:
         match event:
             case Progress(done, total):
                 yield done, total
-            case Accuracy(_, accuracy):
-                curve.append(round(accuracy, 6))
-    return _output(cell, curve)
+            case Accuracy():
+                curve.append(event)
+    return _output(cell, curve) | {"by_class": _by_class(curve, held_out, job.index.classes)}
 
 
-def _output(cell: Cell, curve: list[float]) -> Output:
+def _output(cell: Cell, curve: Sequence[Accuracy]) -> Output:
+    by_epoch = [round(point.accuracy, 6) for point in curve]
     return _described(cell) | {
-        "accuracy_by_epoch": curve,
-        "accuracy_last": curve[-1],
-        "accuracy_peak": max(curve),
+        "accuracy_by_epoch": by_epoch,
+        "accuracy_last": by_epoch[-1],
+        "accuracy_peak": max(by_epoch),
+    }
+
+
+def _by_class(
+    curve: Sequence[Accuracy], held_out: Sequence[ImageRecord], classes: Sequence[str]
+) -> dict[str, Any]:
+    tested = Counter(record.class_name for record in held_out)
+    last, peak = curve[-1], max(curve, key=lambda point: point.accuracy)
+    return {
+        name: {
+            "images": tested[name],
+            "recognised_last": last.recognised[label],
+            "recognised_peak": peak.recognised[label],
+        }
+        for label, name in enumerate(classes)
     }
 
 

@@ -22,7 +22,6 @@ from worker.data import (
     open_released,
     open_source,
     shard_key,
-    size_bytes,
 )
 from worker.metrics import Change
 from worker.steps import Output, Work
@@ -121,9 +120,9 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, O
     box: list[tuple[str, bytes]] = []
     writer = archive.write(file, _emptied(box))
     with open_source(job.dataset_id) as reader:
-        for record, pixels in _released(job, reader):
+        for record, original, pixels in _released(job, reader):
             data = yield from _at((len(files), total), _encoded(pixels, record.released_name))
-            files.append(_entry(record, data, metrics.largest(reader.pixels(record), pixels)))
+            files.append(_entry(record, data, metrics.largest(original, pixels)))
             box.append((record.released_name, data))
             next(writer)
             yield len(files), total
@@ -155,29 +154,30 @@ def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
     }
 
 
-def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels]]:
-    """Pixels in the order of names, picked from the shards, or as they came."""
+def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels, Pixels]]:
+    """Originals and what leaves, in the order of names: picked from the shards, or the same."""
     places: dict[int, tuple[int, int]] = {}
     shards = workload.shards(job.records, job.config, job.plan)
     for shard_index, shard in enumerate(shards):
         offset = 0
         for index in (index for batch in shard for index in batch):
             places[index] = (shard_index, offset)
-            offset += size_bytes(job.records[index])
+            offset += workload.size_bytes(job.records[index])
     with ExitStack() as stack:
         files = [
             stack.enter_context(storage.open_blob(shard_key(job.protection_id, index)))
             for index in range(len(shards))
         ]
         for index, record in enumerate(job.records):
+            original = source.pixels(record)
             if index not in places:
-                yield record, source.pixels(record)
+                yield record, original, original
                 continue
             shard_index, offset = places[index]
             files[shard_index].seek(offset)
-            raw = files[shard_index].read(size_bytes(record))
+            raw = files[shard_index].read(workload.size_bytes(record))
             shape = (record.height, record.width, record.channels)
-            yield record, np.frombuffer(raw, np.uint8).reshape(shape)
+            yield record, original, np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _verify(job: Job, manifest: Output, total: int) -> Generator[Progress, None, _Found]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from api import planning, sides, steps, storage, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
-from api.models import Protection, Queue
+from api.models import Dataset, Protection, Queue
 from sep_core import surrogate
 from sep_core.cells import named
 from sep_core.patterns import class_patterns
@@ -45,6 +45,7 @@ def run(claim: Claim) -> Work:
         "checkpoints": kept,
         "class_patterns_sha256": patterns,
         "train_images": len(train),
+        "protected_train_images": len(job.protected_names & {record.name for record in train}),
         "held_out_images": len(held),
         "held_out_from": held[0].split,
     }
@@ -79,13 +80,15 @@ def freeze_plan(claim: Claim) -> None:
     """Decide what is still open from the data and this worker, once."""
     with reading() as session:
         protection = session.get_one(Protection, claim.protection_id)
-    if protection.plan is not None:
-        return
+        if protection.plan is not None:
+            return
+        dataset = session.get_one(Dataset, protection.dataset_id)
     assert protection.dataset_id is not None
+    assert dataset.summary is not None
     index = load_index(protection.dataset_id)
     device = facts.measure(Queue.GPU).plan_device
     train_images = sum(record.split == "train" for record in index.records)
-    side, classes = sides.median_side(index.records), len(index.classes)
+    side, classes = sides.summary_side(dataset.summary), len(index.classes)
     config, plan = planning.freeze(protection.requested, classes, train_images, side, device)
     asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
     evaluation = weights.freeze(named(asked, config))

@@ -1,0 +1,217 @@
+"""What the figures of a protection come to, in words and in flags. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from api import matrix
+from sep_core.cells import Evaluation
+
+Record = dict[str, Any]
+
+WORKED_BELOW_SHARE = 0.6
+"""Share of the clean last accuracy above which the report says that it did not work."""
+OTHERWISE_PROTECTED = 0.05
+"""Between the shares that are protected of what leaves and of what was trained on: is told."""
+DECIDES_ABOVE_CHANCE = 1.5
+"""A baseline below so many times the share of guessing decides nothing."""
+
+
+def build(
+    evaluation: Evaluation, outputs: Sequence[Record], change: Record, config: Record
+) -> Record:
+    """What the trainings say of a protection; where some classes are named, of these alone.
+
+    Args:
+        outputs: of the `evaluate` steps, in the order of the cells.
+        config: the frozen configuration.
+
+    Returns:
+        `worked` is said of all that leaves, and never of a part: no training here leaves the
+        protected images out, as anybody can. Where some classes are named, `named` has a `worked`
+        of theirs: all their images are protected, so that nothing is left to train on instead.
+    """
+    names = config.get("protected_classes") if is_partial(change) else None
+    judged = [_of_classes(output, names) for output in outputs] if names else outputs
+    measured = [output for output in judged if output is not None]
+    if names and len(measured) < len(outputs):
+        return _unmeasured(outputs, names, change)
+    first = _first(measured, change, config, names)
+    return first | _strongest(
+        matrix.build(evaluation, measured), first, change, len(config["target_map"])
+    )
+
+
+def _first(
+    outputs: Sequence[Record], change: Record, config: Record, names: Sequence[str] | None
+) -> Record:
+    """What the first training on the protected data says, beside the same on the originals."""
+    clean, protected, *_ = outputs
+    classes, unchanged = len(config["target_map"]), change["unchanged_images"]
+    share = protected["accuracy_last"] / max(clean["accuracy_last"], 1e-9)
+    decides = clean["accuracy_last"] * classes >= DECIDES_ABOVE_CHANCE
+    low = decides and share <= WORKED_BELOW_SHARE and not unchanged
+    whole = config.get("protected_fraction", 1) == 1
+    where = "images of the classes to protect" if names else "images"
+    measured = (
+        f"On clean {where}, a network trained on the protected data reaches "
+        f"{_reached(protected['accuracy_last'], protected['accuracy_peak'], names)} where one "
+        f"trained on the originals reaches {clean['accuracy_last']:.1%} "
+        f"(guessing: {1 / classes:.1%})."
+    )
+    if not decides:
+        word = "The baseline hardly beats guessing, so this measurement decides nothing."
+    elif unchanged:
+        of = " of the images to protect" if is_partial(change) else " images"
+        word = f"{unchanged}{of} leave as they came: the method found no way to change them."
+    elif is_partial(change):
+        word = _of_a_part(low=low, named=bool(names), whole=whole)
+    elif low:
+        word = "The protection holds against this network and recipe."
+    else:
+        word = "The protection did not work on these data: do not rely on it."
+    return {
+        "worked": low and not is_partial(change),
+        "decides": decides,
+        "share_of_clean_accuracy": round(share, 4),
+        "named": _named(names, clean, protected, worked=low and whole),
+        "sentence": f"{measured} {word}" + (f" {scope(change)}" if is_partial(change) else ""),
+    }
+
+
+def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:
+    """What leaves is partly clean, and was trained on as it is.
+
+    Args:
+        low: whether little was learned.
+        named: whether the figures are of the classes that are named.
+        whole: whether all images of these classes are protected.
+    """
+    if not low:
+        of = "still teaches these classes" if named else "can still be learned from"
+        return f"What leaves, taken whole, {of}: do not rely on it."
+    if named and whole:
+        return "What leaves, taken whole, teaches this network and recipe little of these classes."
+    return (
+        "What leaves, taken whole, serves this network and recipe badly; whoever leaves the "
+        "protected images out trains on clean ones, and no training here did that."
+    )
+
+
+def _strongest(rows: Sequence[Record], first: Record, change: Record, classes: int) -> Record:
+    """Which countermeasure gets most out of what leaves; alone it is no news."""
+    row = max(rows, key=lambda row: row["protected"]["last"]["mean"])
+    strongest = {name: row[name] for name in ("network", "countermeasure", "ratio")}
+    if len(rows) == 1:
+        return {"strongest": strongest}
+    clean, names = row["clean"]["last"]["mean"], first["named"]
+    last, peak = (row["protected"][which]["mean"] for which in ("last", "peak"))
+    sentence = (
+        f"{first['sentence']} Of {len(rows)} ways to train on the protected data, "
+        f"{row['countermeasure']} with {row['network']} recovers most"
+        f"{' of these classes' if names else ''}: {_reached(last, peak, names)} where the "
+        f"originals give {clean:.1%}."
+    )
+    if clean * classes >= DECIDES_ABOVE_CHANCE and not is_partial(change):
+        holds = row["ratio"]["last"] <= WORKED_BELOW_SHARE
+        sentence += f" The protection {'withstands' if holds else 'does not withstand'} it."
+    return {"strongest": strongest, "sentence": sentence}
+
+
+def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
+    """The output with its accuracies on the test images of some classes alone.
+
+    None where they were not counted by class, or none were of these.
+    """
+    by_class = output.get("by_class", {})
+    counts = [by_class[name] for name in names if name in by_class]
+    images = sum(count["images"] for count in counts)
+    if not images:
+        return None
+    return output | {
+        f"accuracy_{which}": round(sum(c[f"recognised_{which}"] for c in counts) / images, 6)
+        for which in ("last", "peak")
+    }
+
+
+def _unmeasured(outputs: Sequence[Record], names: Sequence[str], change: Record) -> Record:
+    counted = all("by_class" in output for output in outputs)
+    why = (
+        "there are no clean test images of them."
+        if counted
+        else "a training was done before recognised images were counted by class."
+    )
+    return {
+        "worked": False,
+        "decides": False,
+        "share_of_clean_accuracy": None,
+        "named": {"classes": list(names), "worked": False, "clean": None, "protected": None},
+        "strongest": None,
+        "sentence": f"Nothing here measures the classes to protect: {why} {scope(change)}",
+    }
+
+
+def _named(
+    names: Sequence[str] | None, clean: Record, protected: Record, *, worked: bool
+) -> Record | None:
+    if not names:
+        return None
+    measured = {
+        of: {which: output[f"accuracy_{which}"] for which in ("last", "peak")}
+        for of, output in (("clean", clean), ("protected", protected))
+    }
+    return {"classes": list(names), "worked": worked} | measured
+
+
+def _reached(last: float, peak: float, names: object) -> str:
+    """The peak is of all classes: what is kept of each of them is from that epoch."""
+    of_peak = f"{peak:.1%} where it is best on all classes" if names else f"peak {peak:.1%}"
+    return f"{last:.1%} ({of_peak})"
+
+
+def is_partial(change: Record) -> bool:
+    """Whether images leave that were not to be protected."""
+    return bool(change["protected_images"] < change["images"])
+
+
+def scope(change: Record) -> str:
+    """How many images are protected, of how many, and what that means for the others."""
+    images, protected = change["images"], change["protected_images"]
+    if not is_partial(change):
+        return f"All {images} images are protected."
+    return (
+        f"Only {protected} of {images} images are protected; the rest leave as clean copies, and "
+        "can be learned from."
+    )
+
+
+def trained_on(change: Record, training: Record) -> str | None:
+    """How many of the images that networks were trained on are protected, where it tells more.
+
+    None where it is the same share as of all that leaves, or was not counted.
+    """
+    images, protected = training["train_images"], training.get("protected_train_images")
+    if protected is None or not is_partial(change):
+        return None
+    share, of_all = protected / images, change["protected_images"] / change["images"]
+    if abs(share - of_all) < OTHERWISE_PROTECTED:
+        return None
+    return (
+        f"{protected} of the {images} images that were trained on are protected ({share:.1%}; of "
+        f"all that leave {of_all:.1%}): accuracies are of this mixture."
+    )
+
+
+def where_it_shows(change: Record) -> str:
+    """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
+    shows, may_show = change["shows"], change["may_show"]
+    partial = is_partial(change)
+    images = f"{change['protected_images']} {'protected ' if partial else ''}images"
+    if not may_show["images"]:
+        limit = may_show["ssim_below"]
+        return f"By SSIM the change shows in none of {images}: none is below {limit}."
+    more, share = may_show["images"] - shows["images"], may_show["share"] - shows["share"]
+    return (
+        f"By SSIM the change shows in {shows['images']} of {images} "
+        f"({shows['share']:.1%}: below {shows['ssim_below']}), "
+        f"and may show in {more} more ({share:.1%}: below {may_show['ssim_below']})."
+    )
