@@ -124,7 +124,7 @@ def _perturb(bench: Bench, config: SEPConfig, part: slice, file: Path) -> Iterat
     split = [torch.split(tensor[part], bench.plan.batch_size) for tensor in bench.data.train]
     released, passes = [], gradient_passes(config)
     for number, (pixels, labels) in enumerate(zip(*split, strict=True)):
-        for event in protection.protect(pixels, labels, ensemble, config, bench.plan):
+        for event in protection.protect([pixels], labels, ensemble, config, bench.plan):
             if isinstance(event, Tensor):
                 released.append(event)
             else:

@@ -178,7 +178,7 @@ def _perturbed(
 ) -> Iterator[Tensor]:
     parts = (torch.split(part, plan.batch_size) for part in split)
     for pixels, labels in zip(*parts, strict=True):
-        *_, done = protection.protect(pixels, labels, ensemble, config, plan, patterns)
+        *_, done = protection.protect([pixels], labels, ensemble, config, plan, patterns)
         assert isinstance(done, Tensor)
         yield done
 
