@@ -1,6 +1,5 @@
 """How the work of a protection is cut into batches, shards and steps, and what it costs. Pure."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,7 +54,8 @@ def plan(config: SEPConfig, median_side: int, device: Device) -> Plan:
         max_batch_pixels=MAX_BATCH_PIXELS[device.device],
         threads=device.threads,
     )
-    batch_gflop = perturb_gflop(config, _batch_size(unsharded, median_side**2))
+    fitting = max(1, unsharded.max_batch_pixels // median_side**2)
+    batch_gflop = perturb_gflop(config, min(unsharded.batch_size, fitting))
     shard_batches = max(1, round(SHARD_GFLOP[device.device] / batch_gflop))
     return replace(unsharded, shard_batches=shard_batches)
 
@@ -69,21 +69,28 @@ def batch_size(config: SEPConfig, device: Device) -> int:
 
 
 def batches(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[list[int]]:
-    """Indices of images that are perturbed together: of like shape, in the order of their names."""
-    alike: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-    for index in chosen(records, config):
+    """Indices of images that are perturbed together: by shape, and in the order of their names.
+
+    A batch is full by the number of its images or of their pixels; its images may differ in height
+    and width, and not in channels.
+    """
+
+    def shape(index: int) -> tuple[int, int, int]:
         record = records[index]
-        alike[record.height, record.width, record.channels].append(index)
-    result = []
-    for (height, width, _), members in sorted(alike.items()):
-        size = _batch_size(plan, height * width)
-        result += [members[at : at + size] for at in range(0, len(members), size)]
+        return record.channels, record.height, record.width
+
+    result: list[list[int]] = []
+    room = channels = 0
+    for index in sorted(chosen(records, config), key=shape):
+        record = records[index]
+        pixels = record.height * record.width
+        full = not result or len(result[-1]) == plan.batch_size or pixels > room
+        if full or record.channels != channels:
+            result.append([])
+            room, channels = plan.max_batch_pixels, record.channels
+        result[-1].append(index)
+        room -= pixels
     return result
-
-
-def _batch_size(plan: Plan, pixels: int) -> int:
-    """Of images with so many pixels each."""
-    return max(1, min(plan.batch_size, plan.max_batch_pixels // pixels))
 
 
 def shards(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[list[list[int]]]:

@@ -143,8 +143,8 @@ def _protect(
     *_, height, width = pixels.shape
     size = max(1, min(plan.batch_size, plan.max_batch_pixels // (height * width)))
     protected = []
-    for batch in zip(torch.split(pixels, size), torch.split(labels, size), strict=True):
-        *_, done = protection.protect(*batch, ensemble, config, plan, patterns)
+    for part, own in zip(torch.split(pixels, size), torch.split(labels, size), strict=True):
+        *_, done = protection.protect([part], own, ensemble, config, plan, patterns)
         assert isinstance(done, Tensor)
         protected.append(done)
     return torch.cat(protected), labels

@@ -168,7 +168,7 @@ class Plan:
     Attributes:
         device: kind of device, `cpu` or `cuda`.
         precision: of the networks' arithmetic.
-        batch_size: images of like size that are perturbed together.
+        batch_size: images that are perturbed together, of whatever sizes.
         max_batch_pixels: fewer are taken where the images are so large that this would be exceeded;
             the default is what stays in a CPU's cache.
         threads: of PyTorch on a CPU.

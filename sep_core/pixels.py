@@ -1,5 +1,8 @@
 """Pixels to images and back, the projection on the budget, what a network sees: nowhere else."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
@@ -29,34 +32,56 @@ def project(
 
 def to_input(images: Float32[Tensor, "b c h w"], side: int) -> Float32[Tensor, "b 3 s s"]:
     """What a network sees: three channels, `side` x `side`, by a differentiable resize."""
-    return resize(images, side).expand(-1, 3, -1, -1)
+    return Resize.of(images, side)(images).expand(-1, 3, -1, -1)
 
 
-def resize(images: Float32[Tensor, "b c h w"], side: int) -> Float32[Tensor, "b c s s"]:
-    """R x C^T: torch's antialiased bilinear resize, as two matrix products.
+@dataclass(frozen=True)
+class Resize:
+    """R x C^T: torch's antialiased bilinear resize of images of one shape, as two matrix products.
 
     The gradient of `interpolate` is summed in any order on a GPU, and protections there would not
     repeat.
+
+    Attributes:
+        height, width: of the images, in pixels.
+        side: of the square that a network sees, in pixels.
+        device: of the images and of what it makes of them.
     """
-    height, width = images.shape[-2:]
-    if (height, width) == (side, side):
-        return images
-    rows, columns = _weights(height, side), _weights(width, side)
-    return rows.to(images.device) @ images @ columns.T.to(images.device)
 
+    height: int
+    width: int
+    side: int
+    device: torch.device
 
-def pull_back(
-    gradients: Float32[Tensor, "b c s s"], height: int, width: int
-) -> Float32[Tensor, "b c h w"]:
-    """R^T g C: gradients at the images that `resize` was given, from those at what it made.
+    @staticmethod
+    def of(images: Float32[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"], side: int) -> "Resize":
+        """That of images which have this shape."""
+        height, width = images.shape[-2:]
+        return Resize(height, width, side, images.device)
 
-    It is linear, as `resize` is: sums may be taken, and kept, at input size.
-    """
-    side = gradients.shape[-1]
-    if (height, width) == (side, side):
-        return gradients
-    rows, columns = _weights(height, side), _weights(width, side)
-    return rows.T.to(gradients.device) @ (gradients @ columns.to(gradients.device))
+    def __call__(self, images: Float32[Tensor, "b c h w"]) -> Float32[Tensor, "b c s s"]:
+        """What a network sees, in the images' own channels."""
+        return images if self._is_identity else self._rows @ images @ self._columns.T
+
+    def pull_back(self, gradients: Float32[Tensor, "b c s s"]) -> Float32[Tensor, "b c h w"]:
+        """R^T g C: gradients at the images, from those at what was made of them.
+
+        It is linear, as the resize is: sums may be taken, and kept, at input size.
+        """
+        return gradients if self._is_identity else self._rows.T @ (gradients @ self._columns)
+
+    @property
+    def _is_identity(self) -> bool:
+        return self.height == self.width == self.side
+
+    # A walk of many steps needs them once, and images of input size never.
+    @cached_property
+    def _rows(self) -> Float32[Tensor, "side height"]:
+        return _weights(self.height, self.side).to(self.device)
+
+    @cached_property
+    def _columns(self) -> Float32[Tensor, "side width"]:
+        return _weights(self.width, self.side).to(self.device)
 
 
 def _weights(length: int, side: int) -> Float32[Tensor, "side length"]:

@@ -13,9 +13,11 @@ and gradients of equal weight (MI-FGSM; Dong et al. 2018, eq. 6); views (`sep_co
 
 Networks see images at their input size, and the way there is linear: gradients are taken, weighed
 and summed at that size, and only G is brought back to the image's own, where the step is taken.
+So images of any sizes share a pass; those of one shape are a part of the batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -25,13 +27,15 @@ from torch.nn import functional
 
 from sep_core import views
 from sep_core.config import Plan, SEPConfig, drawn_seed
-from sep_core.pixels import LEVELS, project, pull_back, resize, to_images, to_input, to_pixels
+from sep_core.pixels import LEVELS, Resize, project, to_images, to_input, to_pixels
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from sep_core.training import autocast
 from sep_core.views import Seen
 
 Images = Float32[Tensor, "b c h w"]
+Own = Float32[Tensor, "_ c _ _"]
+"""Images of one part of a batch, at their own size."""
 Patterns = Float32[Tensor, "y 3 s s"]
 Gradient = Callable[[int, Seen], Seen]
 """g_k: the gradient of checkpoint k's loss at an image of input size."""
@@ -39,22 +43,34 @@ TINY = 1e-20
 """Below any gradient that is not zero: an image without one stays as it is."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Images of one shape among those of a batch, and their way to the networks' input."""
+
+    originals: Images
+    resize: Resize
+
+
 def protect(
-    pixels: UInt8[Tensor, "b c h w"],
+    parts: Sequence[UInt8[Tensor, "_ c _ _"]],
     labels: Int64[Tensor, " b"],
     ensemble: Sequence[Checkpoint],
     config: SEPConfig,
     plan: Plan,
     patterns: Patterns | None = None,
-) -> Iterator[int | UInt8[Tensor, "b c h w"]]:
-    """Protect one batch of images of like size.
-
-    `patterns` are where the walk begins: `sep_core.patterns`, at the networks' input size.
+) -> Iterator[int | UInt8[Tensor, "_ c _ _"]]:
+    """Protect one batch of images, all grey or all in colour: those of one shape are a part.
 
     Yields the number of gradient passes done so far after every one of them, then the protected
-    pixels, on the CPU, at most `config.epsilon_levels` away from `pixels`.
+    pixels of each part, on the CPU, at most `config.epsilon_levels` away from what came in.
+
+    Args:
+        parts: of any heights and widths. Of grey images every gradient has one channel, the sum
+            over the three that networks see; so they are in no batch with others.
+        labels: of the images of all parts, one after the other.
+        patterns: where the walk begins: `sep_core.patterns`, at the networks' input size.
     """
-    originals = to_images(pixels.to(plan.device))
+    batch = [_part(pixels, config, plan) for pixels in parts]
     targets = target_classes(labels, config).to(plan.device)
 
     def gradient(k: int, seen: Seen, step: int) -> Seen:
@@ -63,22 +79,31 @@ def protect(
 
     passes = 0
     velocity: Tensor | float = 0.0
-    images = begin(originals, labels, patterns, config.epsilon_levels)
+    own_labels = torch.split(labels, [len(pixels) for pixels in parts])
+    images = [
+        begin(part.originals, own, patterns, config.epsilon_levels)
+        for part, own in zip(batch, own_labels, strict=True)
+    ]
     for step in range(config.steps):
         visited = visits(config, len(ensemble), step)
         gradient_now = partial(gradient, step=step)
         directions = (
-            reduced_direction(images, originals, gradient_now, visited, step=step, config=config)
+            reduced_direction(images, batch, gradient_now, visited, step=step, config=config)
             if config.variant == "sep-fa-vr"
-            else mean_direction(resize(images, config.input_pixels), gradient_now, visited)
+            else mean_direction(see(images, batch), gradient_now, visited)
         )
         for direction_so_far in directions:  # one gradient pass each; the last is the sum of all
             passes, direction = passes + 1, direction_so_far
             yield passes
         velocity = config.perturb_momentum * velocity + direction
-        own = pull_back(velocity, *originals.shape[-2:])
-        images = step_along(own, images, originals, config)
-    yield to_pixels(images).cpu()
+        images = walk(velocity, images, batch, config)
+    for own in images:
+        yield to_pixels(own).cpu()
+
+
+def _part(pixels: UInt8[Tensor, "b c h w"], config: SEPConfig, plan: Plan) -> Part:
+    originals = to_images(pixels.to(plan.device))
+    return Part(originals, Resize.of(originals, config.input_pixels))
 
 
 def begin(
@@ -131,8 +156,8 @@ def mean_direction(seen: Seen, gradient: Gradient, visited: Sequence[int]) -> It
 
 
 def reduced_direction(
-    images: Images,
-    originals: Images,
+    images: Sequence[Own],
+    batch: Sequence[Part],
     gradient: Gradient,
     visited: Sequence[int],
     *,
@@ -140,7 +165,7 @@ def reduced_direction(
     config: SEPConfig,
 ) -> Iterator[Seen]:
     """sep-fa-vr: G += g_k(z) - (g_k(x_t) - m) along an inner walk z over drawn checkpoints k."""
-    seen = resize(images, config.input_pixels)
+    seen = see(images, batch)
     anchors = []
     for k in visited:
         anchors.append(gradient(k, seen))
@@ -151,9 +176,24 @@ def reduced_direction(
     for at in torch.randint(len(visited), (config.inner_steps,), generator=draws).tolist():
         total = total + gradient(visited[at], seen) - (anchors[at] - mean)
         yield total
-        own = pull_back(total, *originals.shape[-2:])
-        walker = step_along(own, walker, originals, config)
-        seen = resize(walker, config.input_pixels)
+        walker = walk(total, walker, batch, config)
+        seen = see(walker, batch)
+
+
+def see(images: Sequence[Own], batch: Sequence[Part]) -> Seen:
+    """The images of every part, at the networks' input size."""
+    return torch.cat([part.resize(own) for part, own in zip(batch, images, strict=True)])
+
+
+def walk(
+    direction: Seen, images: Sequence[Own], batch: Sequence[Part], config: SEPConfig
+) -> list[Own]:
+    """P(x - a sign G) of every part, at its own size."""
+    directions = torch.split(direction, [len(own) for own in images])
+    return [
+        step_along(part.resize.pull_back(seen), own, part.originals, config)
+        for part, seen, own in zip(batch, directions, images, strict=True)
+    ]
 
 
 def step_along(direction: Images, images: Images, originals: Images, config: SEPConfig) -> Images:

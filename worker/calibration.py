@@ -61,7 +61,7 @@ def _passes(
     means = torch.zeros(CLASSES, network.head.in_features, device=plan.device)
     ensemble = [Checkpoint(1, freeze(network), means)]
     pixels, labels = _images(images, config)
-    work = protect(pixels, labels, ensemble, replace(config, checkpoints=1), plan)
+    work = protect([pixels], labels, ensemble, replace(config, checkpoints=1), plan)
     events = _until(drain, work)
     next(events)
     return _a_second(events, plan) * images

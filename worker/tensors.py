@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 from collections.abc import Generator, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -91,6 +92,11 @@ def room(shape: Sequence[int]) -> Tensor:
 def tensor(pixels: Sequence[Pixels]) -> Tensor:
     """Images of like shape, (h, w, c) each, to (b, c, h, w) uint8."""
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def parts(pixels: Sequence[Pixels]) -> list[Tensor]:
+    """Images of any shapes, (h, w, c) each: neighbours of like shape as one (b, c, h, w) uint8."""
+    return [tensor(list(alike)) for _, alike in groupby(pixels, key=np.shape)]
 
 
 def arrays(batch: Tensor) -> Sequence[Pixels]:

@@ -44,8 +44,8 @@ def targeted(
     *_, last = surrogate.train(pixels, labels, classes, alone, plan)
     assert isinstance(last, Checkpoint)
     changed = []
-    for batch in _batches(pixels, labels, plan):
-        *_, done = protection.protect(*batch, [last], alone, plan)
+    for images, answers in _batches(pixels, labels, plan):
+        *_, done = protection.protect([images], answers, [last], alone, plan)
         assert isinstance(done, Tensor)
         changed.append(done)
     return torch.cat(changed)

@@ -154,7 +154,7 @@ def _perturb(bench: Bench, trial: Trial, part: slice, file: Path) -> Iterator[fl
     split = [torch.split(tensor[part], bench.plan.batch_size) for tensor in bench.data.train]
     released, passes = [], gradient_passes(config)
     for number, (pixels, labels) in enumerate(zip(*split, strict=True)):
-        for event in protection.protect(pixels, labels, ensemble, config, bench.plan, patterns):
+        for event in protection.protect([pixels], labels, ensemble, config, bench.plan, patterns):
             if isinstance(event, Tensor):
                 released.append(event)
             else:

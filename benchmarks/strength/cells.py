@@ -197,7 +197,7 @@ def _perturbed(
     for number, (pixels, labels) in enumerate(zip(*parts, strict=True)):
         path = folder / f"{number:05}.pt"
         if not path.exists():
-            *_, done = protection.protect(pixels, labels, ensemble, config, plan, patterns)
+            *_, done = protection.protect([pixels], labels, ensemble, config, plan, patterns)
             _save(path, (done, time.perf_counter() - began))
         began = time.perf_counter()
         yield torch.load(path, weights_only=True)

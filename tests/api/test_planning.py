@@ -1,5 +1,6 @@
 """From a request to a frozen plan: pure, so tested by properties."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -44,19 +45,50 @@ plans = st.builds(
 )
 
 
+def shape(record: ImageRecord) -> tuple[int, int, int]:
+    return record.channels, record.height, record.width
+
+
 @given(records_, plans)
-def test_batches_are_disjoint_whole_and_of_like_shape(
+def test_batches_are_whole_and_no_larger_than_planned(
     records: list[ImageRecord], plan: Plan
 ) -> None:
     batches = workload.batches(records, QUICK, plan)
     assert sorted(index for batch in batches for index in batch) == list(range(len(records)))
     for batch in batches:
         assert 0 < len(batch) <= plan.batch_size
-        assert batch == sorted(batch)
-        alike = {(records[i].height, records[i].width, records[i].channels) for i in batch}
-        assert len(alike) == 1
-        pixels = len(batch) * records[batch[0]].height * records[batch[0]].width
-        assert len(batch) == 1 or pixels <= plan.max_batch_pixels
+        assert len({records[index].channels for index in batch}) == 1
+        assert len(batch) == 1 or _pixels(records, batch) <= plan.max_batch_pixels
+
+
+@given(records_, plans)
+def test_batches_are_full_and_equal_shapes_neighbours(
+    records: list[ImageRecord], plan: Plan
+) -> None:
+    batches = workload.batches(records, QUICK, plan)
+    order = [index for batch in batches for index in batch]
+    assert order == sorted(order, key=lambda index: (shape(records[index]), index))
+    for batch, following in itertools.pairwise(batches):
+        more = [*batch, following[0]]
+        assert (
+            len(more) > plan.batch_size
+            or _pixels(records, more) > plan.max_batch_pixels
+            or len({records[index].channels for index in more}) == 2
+        )
+
+
+def _pixels(records: list[ImageRecord], batch: list[int]) -> int:
+    return sum(records[index].height * records[index].width for index in batch)
+
+
+@given(st.integers(0, 60), shapes, plans)
+def test_images_of_one_shape_are_cut_evenly(
+    count: int, shape: tuple[int, int, int], plan: Plan
+) -> None:
+    records = [record(f"{at:05d}.png", *shape) for at in range(count)]
+    size = max(1, min(plan.batch_size, plan.max_batch_pixels // (shape[0] * shape[1])))
+    expected = [list(range(count))[at : at + size] for at in range(0, count, size)]
+    assert workload.batches(records, QUICK, plan) == expected
 
 
 @given(records_, plans)

@@ -131,11 +131,11 @@ def test_the_walk_begins_there(
 ) -> None:
     patterns = found(data, ensemble, asked, plan)
     still = replace(asked, steps=1, step_levels=0.01)  # too short a step to change a level
-    *_, pixels = protect(*data, ensemble, still, plan, patterns)
+    *_, pixels = protect([data[0]], data[1], ensemble, still, plan, patterns)
     assert isinstance(pixels, Tensor)
     started = begin(to_images(data[0]), data[1], patterns, asked.epsilon_levels)
     assert (pixels.double() - started.double() * 255).abs().max() < 0.52
-    *_, without = protect(*data, ensemble, still, plan)
+    *_, without = protect([data[0]], data[1], ensemble, still, plan)
     assert isinstance(without, Tensor)
     assert torch.equal(without, data[0])
 

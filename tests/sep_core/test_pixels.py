@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core.config import SEPConfig
-from sep_core.pixels import project, pull_back, resize, to_images, to_input, to_pixels
+from sep_core.pixels import Resize, project, to_images, to_input, to_pixels
 from sep_core.protection import step_along
 
 LEVELS = st.lists(st.one_of(st.sampled_from([0, 1, 254, 255]), st.integers(0, 255)), min_size=12)
@@ -125,7 +125,8 @@ def test_every_native_pixel_has_a_gradient() -> None:
 def test_the_way_back_is_the_resizes_own_gradient(channels: int, shape: tuple[int, int]) -> None:
     draws = torch.Generator().manual_seed(2)
     images = torch.rand(2, channels, *shape, generator=draws).requires_grad_()
-    seen = resize(images, 16)
+    resize = Resize.of(images, 16)
+    seen = resize(images)
     gradients = torch.randn(seen.shape, generator=draws)
     (expected,) = torch.autograd.grad(seen, images, gradients)
-    torch.testing.assert_close(pull_back(gradients, *shape), expected)
+    torch.testing.assert_close(resize.pull_back(gradients), expected)

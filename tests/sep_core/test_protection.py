@@ -9,14 +9,16 @@ from torch.nn import functional
 from sep_core.config import Plan, SEPConfig, Variant
 from sep_core.costs import gradient_passes
 from sep_core.networks import Network
-from sep_core.pixels import pull_back, resize, to_images, to_pixels
+from sep_core.pixels import Resize, to_images, to_pixels
 from sep_core.presets import PAPER
 from sep_core.protection import (
     Images,
+    Part,
     loss_gradient,
     mean_direction,
     protect,
     reduced_direction,
+    see,
     target_classes,
 )
 from sep_core.randomness import generator
@@ -61,20 +63,16 @@ class Case:
 
         For `sep-fa-vr` after every inner step, else the last alone.
         """
-        count = len(self.ensemble)
+        count, resize = len(self.ensemble), Resize.of(images, SIDE)
+        batch = [Part(to_images(self.pixels), resize)]
         if self.config.variant == "sep-fa-vr":
             directions = reduced_direction(
-                images,
-                to_images(self.pixels),
-                self.gradient,
-                range(count),
-                step=step,
-                config=self.config,
+                [images], batch, self.gradient, range(count), step=step, config=self.config
             )
         else:
-            directions = mean_direction(resize(images, SIDE), self.gradient, range(count))
+            directions = mean_direction(see([images], batch), self.gradient, range(count))
         kept = list(directions)[count if self.config.variant == "sep-fa-vr" else -1 :]
-        return [pull_back(direction, *images.shape[-2:]) for direction in kept]
+        return [resize.pull_back(direction) for direction in kept]
 
     def reference_directions(self, images: Tensor, step: int, steering: list[Tensor]) -> "Expected":
         each, margins = [], []
@@ -112,7 +110,7 @@ class Case:
 
     def protected(self, **changes: int) -> Tensor:
         config = replace(self.config, **changes)  # type: ignore[arg-type]  # only integers here
-        *_, last = protect(self.pixels, self.labels, self.ensemble, config, self.plan)
+        *_, last = protect([self.pixels], self.labels, self.ensemble, config, self.plan)
         assert isinstance(last, Tensor)
         return last
 
@@ -277,7 +275,7 @@ def test_the_papers_passes_are_counted_and_yielded(make: Make) -> None:
         PAPER, surrogate="small", input_pixels=SIDE, crop_padding=2, target_map=(1, 2, 0), seed=SEED
     )
     ensemble = [case.ensemble[k % 3] for k in range(15)]
-    *passes, protected = protect(case.pixels, case.labels, ensemble, config, case.plan)
+    *passes, protected = protect([case.pixels], case.labels, ensemble, config, case.plan)
     assert passes == list(range(1, 901))
     assert gradient_passes(config) == gradient_passes(PAPER) == 900
     assert isinstance(protected, Tensor)
@@ -287,7 +285,7 @@ def test_the_papers_passes_are_counted_and_yielded(make: Make) -> None:
 def test_passes_are_those_that_the_configuration_promises(make: Make, variant: Variant) -> None:
     case = make(variant, images=1)
     config = replace(case.config, checkpoints=3)
-    *passes, _ = protect(case.pixels, case.labels, case.ensemble, config, case.plan)
+    *passes, _ = protect([case.pixels], case.labels, case.ensemble, config, case.plan)
     assert passes == list(range(1, gradient_passes(config) + 1))
 
 
@@ -363,4 +361,4 @@ def test_an_open_target_map_is_refused(config: SEPConfig) -> None:
 
 def test_the_reference_resizes_as_the_networks_do() -> None:
     images = torch.rand(2, 1, 29, 41)
-    torch.testing.assert_close(interpolate(images), resize(images, SIDE))
+    torch.testing.assert_close(interpolate(images), Resize.of(images, SIDE)(images))

@@ -21,7 +21,7 @@ VARIANTS: list[Variant] = ["sep", "sep-fa", "sep-fa-vr"]
 def protected(
     data: Data, ensemble: Sequence[Checkpoint], config: SEPConfig, plan: Plan
 ) -> tuple[Tensor, list[int]]:
-    *passes, pixels = protect(data[0], data[1], ensemble, config, plan)
+    *passes, pixels = protect([data[0]], data[1], ensemble, config, plan)
     assert isinstance(pixels, Tensor)
     return pixels, [done for done in passes if isinstance(done, int)]
 

@@ -1,4 +1,4 @@
-"""Gradients at the networks' input size: what stays as it was, and what size has no say in."""
+"""Gradients at the networks' input size: what stays as it was, and images of any sizes at once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sep_core import views
 from sep_core.config import Plan, SEPConfig, Variant
-from sep_core.pixels import project, to_images, to_input, to_pixels
-from sep_core.protection import protect, target_classes, visits
+from sep_core.costs import gradient_passes
+from sep_core.pixels import Resize, project, to_images, to_input, to_pixels
+from sep_core.protection import loss_gradient, protect, target_classes, visits
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
 from tests.sep_core.conftest import SEED, SIDE
@@ -88,7 +89,7 @@ def _step(direction: Tensor, images: Tensor, originals: Tensor, config: SEPConfi
 def protected(
     pixels: Tensor, ensemble: Sequence[Checkpoint], config: SEPConfig, plan: Plan
 ) -> Tensor:
-    *_, released = protect(pixels, LABELS, ensemble, config, plan)
+    *_, released = protect([pixels], LABELS, ensemble, config, plan)
     assert isinstance(released, Tensor)
     return released
 
@@ -119,3 +120,65 @@ def test_images_of_other_sizes_get_the_same_but_for_rounding(
     expected = at_own_size(drawn(shape), ensemble, one_step)
     assert (actual != expected).double().mean() < 0.005
     assert (actual != drawn(shape)).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 27), (1, 21, 33), (3, 9, 12)])
+def test_a_batch_of_one_shape_gets_the_bytes_of_one_tensor(
+    ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan, shape: tuple[int, int, int]
+) -> None:
+    pixels = drawn(shape)
+    originals, targets = to_images(pixels), target_classes(LABELS, asked)
+    resize = Resize.of(originals, SIDE)
+    images, velocity = originals, torch.zeros(6, shape[0], SIDE, SIDE)
+    for step in range(asked.steps):
+        total = torch.zeros_like(velocity)
+        for k in visits(asked, 3, step):
+            view = views.draw(asked, step, k)
+            show = partial(views.show, view=view, padding=asked.crop_padding)
+            total += loss_gradient(ensemble[k], resize(images), targets, asked, plan, show)
+        velocity = asked.perturb_momentum * velocity + total / 3
+        images = _step(resize.pull_back(velocity), images, originals, asked)
+    assert torch.equal(protected(pixels, ensemble, asked, plan), to_pixels(images))
+
+
+SHAPES = [(SIDE, SIDE), (40, 27), (9, 12)]
+
+
+def mixed(
+    parts: Sequence[Tensor], ensemble: Sequence[Checkpoint], config: SEPConfig, plan: Plan
+) -> list[Tensor]:
+    events = list(protect(parts, LABELS, ensemble, config, plan))
+    released = [event for event in events if isinstance(event, Tensor)]
+    passes = gradient_passes(config)
+    assert events[:passes] == list(range(1, passes + 1))
+    assert len(events) == passes + len(parts)
+    return released
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_sizes_share_their_passes(
+    ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan, variant: Variant, channels: int
+) -> None:
+    # Once: see above.
+    one_step = replace(asked, variant=variant, steps=1, inner_steps=1)
+    parts = [drawn((channels, *shape))[:2] for shape in SHAPES]
+    released = mixed(parts, ensemble, one_step, plan)
+    for part, labels, actual in zip(parts, torch.split(LABELS, 2), released, strict=True):
+        *_, expected = protect([part], labels, ensemble, one_step, plan)
+        assert isinstance(expected, Tensor)
+        assert actual.shape == part.shape
+        assert (actual != expected).double().mean() < 0.005
+        assert (actual != part).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_image_does_not_depend_on_its_neighbours_of_other_sizes(
+    ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan, variant: Variant
+) -> None:
+    config = replace(asked, variant=variant)
+    parts = [drawn((3, *shape))[:2] for shape in SHAPES]
+    others = [parts[0], *(255 - part for part in parts[1:])]
+    first, second = (mixed(batch, ensemble, config, plan) for batch in (parts, others))
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, load
 
 from api import storage, workload
+from api.archive import Pixels
 from api.leases import Claim
 from sep_core.config import checkpoint_epochs
 from sep_core.costs import gradient_passes
@@ -27,25 +28,39 @@ def run(claim: Claim) -> Work:
     ensemble, patterns = list(_ensemble(job)), _patterns(job)
     protected = io.BytesIO()
     with open_source(job.dataset_id) as reader:
-        for number, batch in enumerate(_decoded(job, reader, shard)):
-            for event in protect(*batch, ensemble, job.config, job.plan, patterns):
-                if isinstance(event, int):
-                    yield number * gradient_passes(job.config) + event, total
-                    continue
-                for pixels in tensors.arrays(event):
-                    protected.write(pixels.tobytes())
+        for event in perturb(job, reader, shard, ensemble, patterns):
+            if isinstance(event, int):
+                yield event, total
+            else:
+                protected.write(event.tobytes())
     return {"sha256": storage.write(shard_key(job.protection_id, claim.index), protected)}
+
+
+def perturb(
+    job: Job,
+    reader: Reader,
+    shard: Sequence[Sequence[int]],
+    ensemble: Sequence[Checkpoint],
+    patterns: Tensor | None,
+) -> Iterator[int | Pixels]:
+    """Yields passes of a batch done so far, and each image of a batch that is done, in order."""
+    for number, batch in enumerate(_decoded(job, reader, shard)):
+        for event in protect(*batch, ensemble, job.config, job.plan, patterns):
+            if isinstance(event, int):
+                yield number * gradient_passes(job.config) + event
+            else:
+                yield from tensors.arrays(event)
 
 
 def _decoded(
     job: Job, reader: Reader, shard: Sequence[Sequence[int]]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels and labels of each batch; the next is decoded while this one is computed."""
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Parts and labels of each batch; the next is decoded while this one is computed."""
 
-    def decode(batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def decode(batch: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         records = [job.records[index] for index in batch]
-        pixels = tensors.tensor([reader.pixels(record) for record in records])
-        return pixels, tensors.labels(records, job.index)
+        parts = tensors.parts([reader.pixels(record) for record in records])
+        return parts, tensors.labels(records, job.index)
 
     return read_ahead(decode, shard)
 
