@@ -13,6 +13,7 @@ from sep_core.config import Countermeasure, Plan, SEPConfig
 from sep_core.countermeasures import PREPROCESSING
 from sep_core.networks import Network
 from sep_core.randomness import generator
+from sep_core.reading import place
 from sep_core.training import (
     Epoch,
     Progress,
@@ -70,6 +71,7 @@ def appropriate(
     progress = (Progress(done, work) for done in count(1))
     learned = yield from _preprocess(train[0], countermeasure, progress, room)
     seen = yield from _preprocess(test[0], countermeasure, progress, room)
+    learned, seen = place([learned, seen], plan.device)
     for event in fit(
         learned,
         train[1],
@@ -101,8 +103,8 @@ def _preprocess(
     if countermeasure not in PREPROCESSING:
         return pixels
     changed, number = room(pixels.shape), inference_batches(len(pixels))
-    for batch, place in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
-        place.copy_(PREPROCESSING[countermeasure](batch.cpu()))
+    for batch, into in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
+        into.copy_(PREPROCESSING[countermeasure](batch.cpu()))
         yield next(progress)
     return changed
 
