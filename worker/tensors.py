@@ -3,7 +3,9 @@
 import math
 import os
 import tempfile
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import numpy as np
 import torch
@@ -13,10 +15,13 @@ from api.archive import ImageRecord, IngestResult, Pixels
 from sep_core.config import Plan
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
-from worker.data import Reader
+from sep_core.reading import read_ahead
+from worker.data import Reader, size_bytes
 
 MAPPED_BYTES = 2**28
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
+DECODED_BYTES = 2**29
+"""Of images at their own size that are decoded at once, unless one alone takes more."""
 
 
 def prepare(plan: Plan) -> None:
@@ -60,17 +65,36 @@ def labels(records: Sequence[ImageRecord], index: IngestResult) -> Tensor:
 
 def at_input_size(
     reader: Reader, records: Sequence[ImageRecord], side: int
-) -> Generator[tuple[int, int], None, Tensor]:
-    """Decode images at the size that networks see: (n, 3, s, s) uint8, in `room`.
+) -> Generator[Tensor, None, None]:
+    """Each image at the size that networks see, (3, s, s) uint8, in the order of the records.
 
-    Yields (0, 0), a sign of life, after every image: the step's real work comes afterwards.
+    As many threads as PyTorch has decode them, but fewer where the images are large. Until the
+    generator ends PyTorch has one: to share a single image is slower than to take turns.
     """
-    result = room((len(records), 3, side, side))
-    for number, record in enumerate(records):
+
+    def read(record: ImageRecord) -> Tensor:
         image = to_images(tensor([reader.pixels(record)]))
-        result[number] = to_pixels(to_input(image, side).contiguous())[0]
-        yield 0, 0
-    return result
+        return to_pixels(to_input(image, side).contiguous())[0]
+
+    largest = max((size_bytes(record) for record in records), default=1)
+    threads = max(1, min(torch.get_num_threads(), DECODED_BYTES // largest))
+    with _one_thread(), warnings.catch_warnings():
+        # `read_pixels` silences Pillow in the whole process and puts back what it found: threads
+        # that do so in any order leave it silenced, until here.
+        warnings.simplefilter("ignore")
+        with closing(read_ahead(read, records, threads)) as images:
+            yield from images
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread, in threads that are begun meanwhile, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def room(shape: Sequence[int]) -> Tensor:

@@ -10,8 +10,8 @@ from api.leases import Claim, held
 from sep_core.cells import Cell, cell_config, cells
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress
-from worker import tensors
-from worker.data import Job, load_job, open_released, open_source
+from worker import decoded, tensors
+from worker.data import Job, load_job
 from worker.steps import Output, Work
 
 
@@ -38,13 +38,9 @@ def run(claim: Claim) -> Work:
 
 def _train(job: Job, cell: Cell) -> Work:
     tensors.prepare(job.plan)
-    side = job.config.input_pixels
     train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
-    with open_source(job.dataset_id) as reader:
-        test_pixels = yield from tensors.at_input_size(reader, held_out, side)
-    source = open_source(job.dataset_id) if cell.clean else open_released(job.protection_id)
-    with source as reader:
-        pixels = yield from tensors.at_input_size(reader, train, side)
+    test_pixels = yield from decoded.originals(job, held_out)
+    pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
     curve: list[float] = []
     for event in appropriate(
         (pixels, tensors.labels(train, job.index)),
