@@ -18,10 +18,12 @@ from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.reading import read_ahead
 from worker.data import Reader, size_bytes
 
+TOGETHER = 16
+"""Small images that a thread decodes in a row: to hand over each costs as much as to decode it."""
 MAPPED_BYTES = 2**28
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
-DECODED_BYTES = 2**29
-"""Of images at their own size that are decoded at once, unless one alone takes more."""
+DECODED_BYTES = 192_000_000
+"""Of images at their own size that are decoded at once: no more than the largest accepted takes."""
 
 
 def prepare(plan: Plan) -> None:
@@ -72,18 +74,21 @@ def at_input_size(
     generator ends PyTorch has one: to share a single image is slower than to take turns.
     """
 
-    def read(record: ImageRecord) -> Tensor:
-        image = to_images(tensor([reader.pixels(record)]))
-        return to_pixels(to_input(image, side).contiguous())[0]
+    def read(group: Sequence[ImageRecord]) -> list[Tensor]:
+        images = (to_images(tensor([reader.pixels(record)])) for record in group)
+        return [to_pixels(to_input(image, side).contiguous())[0] for image in images]
 
     largest = max((size_bytes(record) for record in records), default=1)
     threads = max(1, min(torch.get_num_threads(), DECODED_BYTES // largest))
+    together = max(1, min(TOGETHER, DECODED_BYTES // (largest * threads)))
+    groups = (records[at : at + together] for at in range(0, len(records), together))
     with _one_thread(), warnings.catch_warnings():
         # `read_pixels` silences Pillow in the whole process and puts back what it found: threads
         # that do so in any order leave it silenced, until here.
         warnings.simplefilter("ignore")
-        with closing(read_ahead(read, records, threads)) as images:
-            yield from images
+        with closing(read_ahead(read, groups, threads)) as decoded:
+            for images in decoded:
+                yield from images
 
 
 @contextmanager

@@ -52,7 +52,9 @@ def four_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("environment", "four_threads")
-@pytest.mark.parametrize(("decoded_bytes", "threads"), [(2**29, 4), (2 * 32 * 32 * 3, 2), (1, 1)])
+@pytest.mark.parametrize(
+    ("decoded_bytes", "threads"), [(192_000_000, 4), (2 * 32 * 32 * 3, 2), (1, 1)]
+)
 def test_threads_decode_the_same_in_order_and_fewer_where_images_are_large(
     monkeypatch: pytest.MonkeyPatch, decoded_bytes: int, threads: int
 ) -> None:
@@ -61,6 +63,7 @@ def test_threads_decode_the_same_in_order_and_fewer_where_images_are_large(
     with open_source(dataset.id) as reader:
         alone = [to_images(tensors.tensor([reader.pixels(record)])) for record in records]
         monkeypatch.setattr(tensors, "DECODED_BYTES", decoded_bytes)
+        monkeypatch.setattr(tensors, "TOGETHER", 2)
         before = threading.active_count()
         work = tensors.at_input_size(reader, records, 20)
         images = [next(work)]
