@@ -30,6 +30,8 @@ PREVIEW = "before-after.png"
 WORST = "worst.png"
 CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
+DECODED = "decoded"
+"""Pixels at the networks' input size, of originals too: see `worker.decoded`."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,12 @@ def made_of(session: Session, dataset_id: UUID) -> list[UUID]:
     return list(session.scalars(select(Protection.id).where(Protection.dataset_id == dataset_id)))
 
 
-def clean_previews(protection_ids: list[UUID]) -> None:
-    """Remove the pictures, which show originals, of protections whose data set was deleted."""
+def clean_originals(protection_ids: list[UUID]) -> None:
+    """Remove what shows originals from protections whose data set was deleted."""
     for protection_id in protection_ids:
         for name in (PREVIEW, WORST):
             storage.remove_one(storage.protection_key(protection_id, name))
+        storage.remove(storage.protection_key(protection_id, DECODED))
 
 
 def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
@@ -174,8 +177,16 @@ def clean(protection: Protection | None) -> None:
     """
     if protection is None or protection.state in ACTIVE:
         return
-    succeeded = protection.state is ProtectionState.SUCCEEDED
-    storage.remove(storage.protection_key(protection.id, SHARDS if succeeded else ""))
+    if protection.state is ProtectionState.SUCCEEDED:
+        clean_succeeded(protection.id)
+    else:
+        storage.remove(storage.protection_key(protection.id))
+
+
+def clean_succeeded(protection_id: UUID) -> None:
+    """Remove what only the steps of a protection that has succeeded had use for."""
+    for name in (SHARDS, DECODED):
+        storage.remove(storage.protection_key(protection_id, name))
 
 
 def _earlier(

@@ -106,6 +106,24 @@ def read_if_there(key: str) -> bytes | None:
         return None
 
 
+def size_if_there(key: str) -> int | None:
+    """Of a blob, in bytes, or None."""
+    try:
+        with _translating():
+            return obstore.head(_store(), key)["size"]
+    except FileNotFoundError:
+        return None
+
+
+def local_path(key: str) -> Path | None:
+    """Where a blob lies, so that it can be mapped; None where the store is not a folder.
+
+    A blob is never changed in place: who has mapped one that is removed or replaced keeps it.
+    """
+    folder = _folder()
+    return None if folder is None else folder / key
+
+
 def stream(key: str, start: int, end: int) -> Iterator[bytes]:
     """The bytes [start, end) of a blob, piece by piece.
 

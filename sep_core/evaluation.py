@@ -13,6 +13,7 @@ from sep_core.config import Countermeasure, Plan, SEPConfig
 from sep_core.countermeasures import PREPROCESSING, projection
 from sep_core.networks import Network
 from sep_core.randomness import generator
+from sep_core.reading import place
 from sep_core.training import (
     Epoch,
     Progress,
@@ -81,6 +82,7 @@ def appropriate(
     change = yield from _change(countermeasure, train, classes, config, plan, progress)
     learned = yield from _preprocess(train[0], change, progress, room)
     seen = yield from _preprocess(test[0], change, progress, room)
+    learned, seen = place([learned, seen], plan.device)
     for event in fit(
         learned,
         train[1],
@@ -132,8 +134,8 @@ def _preprocess(
     if change is None:
         return pixels
     changed, number = room(pixels.shape), inference_batches(len(pixels), pixels.shape[-1])
-    for batch, place in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
-        place.copy_(change(batch.cpu()))
+    for batch, into in zip(pixels.tensor_split(number), changed.tensor_split(number), strict=True):
+        into.copy_(change(batch.cpu()))
         yield next(progress)
     return changed
 

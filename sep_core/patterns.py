@@ -6,6 +6,7 @@ of each image from there makes it that image's own. It costs the same for any nu
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 
 import torch
@@ -19,6 +20,7 @@ from sep_core.costs import PATTERN_CHECKPOINTS, pattern_images
 from sep_core.pixels import LEVELS, project, to_images
 from sep_core.protection import Images, Patterns, loss_gradient, target_classes
 from sep_core.randomness import generator
+from sep_core.reading import batches, place
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress, augment, draw_crops
 
@@ -45,17 +47,20 @@ def class_patterns(
     epsilon = config.epsilon_levels / LEVELS
     patterns = torch.zeros(classes, 3, *pixels.shape[-2:], device=plan.device)
     velocity = torch.zeros_like(patterns)
+    (pixels,) = place([pixels], plan.device)
     for step in range(config.class_steps):
         draws = generator(drawn_seed(config), "class pattern", step)
         visited = torch.randperm(len(ensemble), generator=draws)[:PATTERN_CHECKPOINTS].tolist()
         chosen = torch.randperm(len(pixels), generator=draws)[:count]
         velocity = MOMENTUM * velocity
-        for part in torch.split(chosen, plan.batch_size):
-            for k in visited:
-                show = _view(len(part), config, draws)
-                members = pixels[part], labels[part]
-                velocity += _direction(members, patterns, ensemble[k], show, config, plan)
-                yield Progress(step, config.class_steps)
+        parts = torch.split(chosen, plan.batch_size)
+        with closing(batches(pixels, parts, plan.device)) as read:
+            for part, taken in zip(parts, read, strict=True):
+                for k in visited:
+                    show = _view(len(part), config, draws)
+                    members = taken, labels[part]
+                    velocity += _direction(members, patterns, ensemble[k], show, config, plan)
+                    yield Progress(step, config.class_steps)
         moved = patterns - epsilon * STEP_SHARE * velocity.sign()
         patterns = moved.clamp(-epsilon, epsilon)
     yield patterns.cpu()
@@ -85,7 +90,7 @@ def _direction(
 ) -> Patterns:
     """The sum over each class of its images' gradients, each of the same weight."""
     pixels, labels = members
-    originals = to_images(pixels.to(plan.device))
+    originals = to_images(pixels)
     images = project(originals + patterns[labels], originals, config.epsilon_levels)
     targets = target_classes(labels, config).to(plan.device)
     gradient = loss_gradient(checkpoint, images, targets, config, plan, show)

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
 from sep_core.networks import Network, build
 from sep_core.randomness import generator
+from sep_core.reading import place
 from sep_core.training import Epoch, Progress, Recipe, fit, infer, inference_batches
 
 
@@ -46,6 +47,7 @@ def train(
     keep = checkpoint_epochs(config.epochs, config.checkpoints)
     recipe = Recipe(config.surrogate, config.epochs, "surrogate")
     progress, averaged = Progress(0, 0), 0  # averaged: batches that class means have taken
+    (pixels,) = place([pixels], plan.device)
     for event in fit(pixels, labels, classes, recipe, config=config, plan=plan):
         match event:
             case Progress(done, total):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -90,7 +91,7 @@ def fit(
     if len(pixels) < 2:
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
     config, seed = training_config(config, countermeasure), drawn_seed(config)
-    pixels, labels = place(pixels, plan.device), labels.to(plan.device)
+    (pixels,), labels = place([pixels], plan.device), labels.to(plan.device)
     network = build(
         recipe.network,
         classes,
@@ -109,20 +110,22 @@ def fit(
         further = generator(seed, f"{recipe.purpose} {countermeasure}", epoch + 1)
         set_trainable(network, frozen=countermeasure == "pretrained-frozen")
         chosen_batches = order.tensor_split(batch_total)
-        read = batches(pixels, chosen_batches, plan.device)
-        for index, (chosen, taken) in enumerate(zip(chosen_batches, read, strict=True)):
-            optimiser.param_groups[0]["lr"] = rate * learning_rate(
-                config, recipe.epochs, epoch + index / batch_total
-            )
-            images = augment(to_images(taken), crops[chosen], config.crop_padding)
-            images, targets = change_batch(countermeasure, images, labels[chosen], classes, further)
-            if radius := RADIUS_LEVELS.get(countermeasure):
-                images = attack(network, objective, images, targets, radius, further)
-            loss = objective(images, targets)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-            optimiser.step()
-            yield Progress(epoch * batch_total + index + 1, recipe.epochs * batch_total)
+        with closing(batches(pixels, chosen_batches, plan.device)) as read:
+            for index, (chosen, taken) in enumerate(zip(chosen_batches, read, strict=True)):
+                optimiser.param_groups[0]["lr"] = rate * learning_rate(
+                    config, recipe.epochs, epoch + index / batch_total
+                )
+                images = augment(to_images(taken), crops[chosen], config.crop_padding)
+                images, targets = change_batch(
+                    countermeasure, images, labels[chosen], classes, further
+                )
+                if radius := RADIUS_LEVELS.get(countermeasure):
+                    images = attack(network, objective, images, targets, radius, further)
+                loss = objective(images, targets)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+                optimiser.step()
+                yield Progress(epoch * batch_total + index + 1, recipe.epochs * batch_total)
         yield Epoch(epoch + 1, network)
 
 
@@ -160,10 +163,13 @@ def infer(
     function: Callable[[Tensor], Tensor], pixels: UInt8[Tensor, "n 3 s s"], plan: Plan
 ) -> Iterator[Float32[Tensor, "b d"]]:
     """`function` of every image, without gradients, a batch at a time in the images' order."""
-    for batch in pixels.tensor_split(inference_batches(len(pixels), pixels.shape[-1])):
-        with torch.no_grad(), autocast(plan):
-            outputs = function(to_images(batch.to(plan.device)))
-        yield outputs.float()
+    number = inference_batches(len(pixels), pixels.shape[-1])
+    chosen = torch.arange(len(pixels)).tensor_split(number)
+    with closing(batches(pixels, chosen, plan.device)) as read:
+        for batch in read:
+            with torch.no_grad(), autocast(plan):
+                outputs = function(to_images(batch))
+            yield outputs.float()
 
 
 def inference_batches(images: int, side: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from uuid import UUID
 
 from api import archive, datasets, protections, storage
@@ -71,16 +72,18 @@ def load_job(claim: Claim) -> Job:
 
 
 class Reader:
-    """Pixels by record, decoded from an open archive."""
+    """Pixels by record, decoded from an open archive; by several threads at once, too."""
 
     def __init__(self, file: zipfile.ZipFile, *, released: bool) -> None:
         self._file, self._released = file, released
         self._limits = archive.UNLIMITED if released else archive.Limits()
+        self._lock = Lock()
 
     def pixels(self, record: ImageRecord) -> Pixels:
         """(h, w, c) uint8. Raises ValueError if they differ in shape from the index."""
         name = record.released_name if self._released else record.name
-        data = archive.read_entry(self._file, name, self._limits)
+        with self._lock:  # zipfile counts its open entries without one
+            data = archive.read_entry(self._file, name, self._limits)
         if self._released:
             pixels = archive.decode_released(data)
         else:
@@ -115,6 +118,11 @@ def shard_key(protection_id: UUID, index: int) -> str:
 def checkpoint_key(protection_id: UUID, index: int) -> str:
     """Where the `train` step leaves a checkpoint."""
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/{index:03d}.pt")
+
+
+def decoded_key(protection_id: UUID, source: str, digest: str) -> str:
+    """Where the first step that needs them leaves pixels at input size."""
+    return storage.protection_key(protection_id, f"{protections.DECODED}/{source}-{digest}.bin")
 
 
 def patterns_key(protection_id: UUID) -> str:

@@ -73,7 +73,7 @@ def collect() -> None:
         storage.remove(key)
     # Left where a process was killed between the last commit and its clean-up.
     for protection_id in idle_protections & over:
-        storage.remove(storage.protection_key(protection_id, protections.SHARDS))
+        protections.clean_succeeded(protection_id)
     with transaction() as session:
         limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
         session.execute(delete(Worker).where(Worker.heartbeat_at < limit))

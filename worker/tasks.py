@@ -1,8 +1,10 @@
 """`run_step`: claim, run, finish. One `try` turns an exception into a code on the row."""
 
+import errno
 import logging
 import os
 import signal
+import tempfile
 import time
 from uuid import UUID
 
@@ -25,6 +27,7 @@ draining = DrainFlag()
 _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
+FULL = "Expected room in the temporary folder ({}), got a full disk."
 
 
 @signals.worker_shutting_down.connect
@@ -75,9 +78,12 @@ def _run(claim: Claim) -> None:
     except AppError as error:
         log.warning("step %s failed: %s", claim.step_id, error.message)
         _fail(claim, error.code, error.message)
-    except (OperationalError, OSError):
+    except (OperationalError, OSError) as error:
         log.exception("step %s met a failure of the infrastructure", claim.step_id)
-        _retry(claim)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _fail(claim, "STORAGE_FULL", FULL.format(tempfile.gettempdir()))
+        else:
+            _retry(claim)
     except Exception as error:
         log.exception("step %s failed", claim.step_id)
         _fail(claim, *_described(error))

@@ -3,7 +3,9 @@
 import math
 import os
 import tempfile
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import groupby
 
 import numpy as np
@@ -11,13 +13,19 @@ import torch
 from torch import Tensor
 
 from api.archive import ImageRecord, IngestResult, Pixels
+from api.workload import size_bytes
 from sep_core.config import Plan
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
+from sep_core.reading import read_ahead
 from worker.data import Reader
 
+TOGETHER = 16
+"""Small images that a thread decodes in a row: to hand over each costs as much as to decode it."""
 MAPPED_BYTES = 2**28
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
+DECODED_BYTES = 192_000_000
+"""Of images at their own size that are decoded at once: no more than the largest accepted takes."""
 
 
 def prepare(plan: Plan) -> None:
@@ -61,31 +69,54 @@ def labels(records: Sequence[ImageRecord], index: IngestResult) -> Tensor:
 
 def at_input_size(
     reader: Reader, records: Sequence[ImageRecord], side: int
-) -> Generator[tuple[int, int], None, Tensor]:
-    """Decode images at the size that networks see: (n, 3, s, s) uint8, in `room`.
+) -> Generator[Tensor, None, None]:
+    """Each image at the size that networks see, (3, s, s) uint8, in the order of the records.
 
-    Yields (0, 0), a sign of life, after every image: the step's real work comes afterwards.
+    As many threads as PyTorch has decode them, but fewer where the images are large. Until the
+    generator ends PyTorch has one: to share a single image is slower than to take turns.
     """
-    result = room((len(records), 3, side, side))
-    for number, record in enumerate(records):
-        image = to_images(tensor([reader.pixels(record)]))
-        result[number] = to_pixels(to_input(image, side).contiguous())[0]
-        yield 0, 0
-    return result
+
+    def read(group: Sequence[ImageRecord]) -> list[Tensor]:
+        images = (to_images(tensor([reader.pixels(record)])) for record in group)
+        return [to_pixels(to_input(image, side).contiguous())[0] for image in images]
+
+    largest = max((size_bytes(record) for record in records), default=1)
+    threads = max(1, min(torch.get_num_threads(), DECODED_BYTES // largest))
+    together = max(1, min(TOGETHER, DECODED_BYTES // (largest * threads)))
+    groups = (records[at : at + together] for at in range(0, len(records), together))
+    with _one_thread(), warnings.catch_warnings():
+        # `read_pixels` silences Pillow in the whole process and puts back what it found: threads
+        # that do so in any order leave it silenced, until here.
+        warnings.simplefilter("ignore")
+        with closing(read_ahead(read, groups, threads)) as decoded:
+            for images in decoded:
+                yield from images
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread, in threads that are begun meanwhile, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def room(shape: Sequence[int]) -> Tensor:
     """uint8, not filled: in memory, or above MAPPED_BYTES in a file of the temporary folder.
 
-    The file has no name any more and goes with the tensor. Its blocks are taken at once: a disk
+    The file has no name and goes with the tensor. Its blocks are taken at once: a disk
     that is full is an error here, and not the end of the process where a page is written.
     """
     size = math.prod(shape)
     if size <= MAPPED_BYTES:
         return torch.empty(*shape, dtype=torch.uint8)
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.TemporaryFile() as file:
         os.posix_fallocate(file.fileno(), 0, size)
-        mapped = torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+        path = f"/proc/self/fd/{file.fileno()}"
+        mapped = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
     return mapped.view(*shape)
 
 

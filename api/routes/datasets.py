@@ -97,7 +97,7 @@ def delete(dataset_id: UUID, caller: CallerDep) -> None:
         made = protections.made_of(session, dataset_id)
         dataset = datasets.delete(session, caller.owner_id, dataset_id)
     datasets.clean(dataset)
-    protections.clean_previews(made)
+    protections.clean_originals(made)
 
 
 class _Body:

@@ -78,6 +78,14 @@ def test_what_is_not_there() -> None:
         next(storage.stream("no/blob", 0, 1))
 
 
+def test_a_blob_can_be_found_and_measured(folder: Path) -> None:
+    assert storage.size_if_there("a/blob") is None
+    storage.write("a/blob", b"123")
+    assert storage.size_if_there("a/blob") == 3
+    assert storage.local_path("a/blob") == folder / "a/blob"
+    assert (folder / "a/blob").read_bytes() == b"123"
+
+
 def test_what_storage_can_not_do_is_an_oserror(folder: Path) -> None:
     """So that whoever calls tries again: here a blob lies where a folder is looked for."""
     storage.write("a/blob", b"x")
@@ -85,6 +93,7 @@ def test_what_storage_can_not_do_is_an_oserror(folder: Path) -> None:
     for call in (
         partial(storage.read, below),
         partial(storage.open_blob, below),
+        partial(storage.size_if_there, below),
         partial(storage.remove, below),
         partial(next, storage.stream(below, 0, 1)),
         partial(storage.remove_one, "a"),

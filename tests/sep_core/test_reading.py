@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sep_core import reading
 from sep_core.config import Plan, SEPConfig
+from sep_core.networks import Network
 from sep_core.reading import batches, place, read_ahead
-from sep_core.training import Epoch, Recipe, fit
+from sep_core.training import Epoch, Recipe, fit, infer
 from tests.sep_core.conftest import CLASSES, Data
 
 
@@ -45,52 +46,109 @@ def test_nothing_is_read_twice_at_a_time() -> None:
     assert list(read_ahead(read, range(20))) == list(range(20))
 
 
-def test_a_failure_to_read_comes_where_the_item_would() -> None:
-    results = read_ahead(lambda item: 6 // item, [1, 2, 0, 3])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_several_threads_keep_the_order_and_read_no_further_ahead(threads: int) -> None:
+    started: list[int] = []
+
+    def read(item: int) -> int:
+        started.append(item)
+        time.sleep(0.001 * (item % 3))  # who begins later may be ready sooner
+        return item
+
+    for item, result in enumerate(read_ahead(read, range(30), threads)):
+        assert result == item
+        assert len(started) <= item + 1 + threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_failure_to_read_comes_where_the_item_would(threads: int) -> None:
+    before = threading.active_count()
+    results = read_ahead(lambda item: 6 // item, [1, 2, 0, 3, 0, 1], threads)
     assert [next(results), next(results)] == [6, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)
+    assert threading.active_count() == before
 
 
-def test_the_thread_ends_with_who_stops_halfway() -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_threads_end_with_who_stops_halfway(threads: int) -> None:
     before = threading.active_count()
-    results: Iterator[int] = read_ahead(lambda item: item, range(1000))
+    started: list[int] = []
+    results = read_ahead(started.append, range(1000), threads)
     next(results)
-    results.close()  # type: ignore[attr-defined]  # a generator
+    results.close()
+    assert threading.active_count() == before
+    assert len(started) <= 1 + threads
+
+
+def test_a_training_that_is_broken_off_leaves_no_thread(
+    data: Data, config: SEPConfig, plan: Plan
+) -> None:
+    before = threading.active_count()
+    small = replace(config, batch_size=4)
+    work = fit(*data, CLASSES, Recipe("small", 2, "surrogate"), config=small, plan=plan)
+    next(work)
+    assert threading.active_count() > before
+    work.close()  # type: ignore[attr-defined]  # a generator
     assert threading.active_count() == before
 
 
 def test_pixels_stay_where_they_are_on_a_cpu(data: Data) -> None:
-    assert place(data[0], "cpu") is data[0]
+    (placed,) = place([data[0]], "cpu")
+    assert placed is data[0]
 
 
-def test_training_from_a_mapped_file_gives_the_same_weights(
-    data: Data, config: SEPConfig, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("memory_images", "resident"),
+    [(9, [False, True]), (10, [True, False]), (13, [True, False]), (14, [True, True])],
+)
+def test_parts_share_what_pixels_may_take_of_a_device(
+    monkeypatch: pytest.MonkeyPatch, memory_images: int, resident: list[bool]
+) -> None:
+    """The first that fits goes first; `meta` is a device that every machine has."""
+    parts = [torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)]
+    memory_bytes = memory_images * 3 * 4 * 4
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, memory_bytes))
+    assert reading.RESIDENT_SHARE == 0.5
+    placed = place(parts, "meta")
+    assert [pixels.device.type == "meta" for pixels in placed] == resident
+
+
+def test_mapped_pixels_give_the_same_weights_and_features(
+    data: Data, config: SEPConfig, plan: Plan, tmp_path: Path
 ) -> None:
     pixels, labels = data
     path = tmp_path / "pixels"
     path.write_bytes(pixels.numpy().tobytes())
     mapped = torch.from_file(str(path), size=pixels.numel(), dtype=torch.uint8).view(pixels.shape)
-    expected = _weights(pixels, labels, config, plan)
-    assert torch.equal(_weights(mapped, labels, config, plan), expected)
-
-    def ahead(pixels: Tensor, chosen: tuple[Tensor, ...], device: str) -> Iterator[Tensor]:
-        return read_ahead(lambda indices: pixels[indices].to(device), chosen)
-
-    monkeypatch.setattr("sep_core.training.batches", ahead)
-    assert torch.equal(_weights(mapped, labels, config, plan), expected)
+    expected, actual = (_trained(p, labels, config, plan) for p in (pixels, mapped))
+    assert torch.equal(_weights(actual), _weights(expected))
+    seen = expected.eval().features
+    assert torch.equal(*(torch.cat(list(infer(seen, part, plan))) for part in (pixels, mapped)))
 
 
 def test_batches_are_those_of_the_indices(data: Data) -> None:
-    chosen = [torch.tensor([3, 1]), torch.tensor([0])]
+    chosen = [torch.tensor([3, 1]), torch.tensor([0]), torch.tensor([5, 5, 2])]
     taken = list(batches(data[0], chosen, "cpu"))
-    assert torch.equal(taken[0], data[0][[3, 1]])
-    assert torch.equal(taken[1], data[0][:1])
-    assert 0 < reading.RESIDENT_SHARE < 1
+    assert [batch.tolist() for batch in taken] == [data[0][i].tolist() for i in chosen]
+    assert list(batches(data[0], [], "cpu")) == []
 
 
-def _weights(pixels: Tensor, labels: Tensor, config: SEPConfig, plan: Plan) -> Tensor:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pixels_are_the_same_on_a_gpu_read_ahead_or_resident(data: Data) -> None:
+    chosen = torch.split(torch.randperm(len(data[0])), 3)
+    (resident,) = place([data[0]], "cuda")
+    for pixels in (resident, data[0]):
+        taken = [batch.cpu() for batch in batches(pixels, chosen, "cuda")]
+        assert torch.equal(torch.cat(taken), data[0][torch.cat(chosen)])
+
+
+def _trained(pixels: Tensor, labels: Tensor, config: SEPConfig, plan: Plan) -> Network:
     recipe = Recipe("small", 2, "surrogate")
     *_, last = fit(pixels, labels, CLASSES, recipe, config=config, plan=plan)
     assert isinstance(last, Epoch)
-    return torch.cat([p.detach().flatten() for p in last.network.parameters()])
+    return last.network
+
+
+def _weights(network: Network) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])

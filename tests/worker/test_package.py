@@ -91,7 +91,7 @@ def test_the_worst_are_pictured_and_go_with_the_data_set() -> None:
     picture = blob(protection, protections.WORST)
     assert picture == preview.draw_worst(crops, record["config"]["epsilon_levels"])
     assert pixels(picture).shape[1] == 924
-    protections.clean_previews([protection.id])
+    protections.clean_originals([protection.id])
     assert blob(protection, protections.WORST) is None
     assert blob(protection, protections.PREVIEW) is None
 

@@ -1,7 +1,6 @@
 """Trainings that begin with a file of the operator's, through the service's own way."""
 
 import os
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def trained(dataset_id: UUID, epochs: int = 20) -> State:
     """Of the same network, on pictures like these: what a good backbone would know."""
     index = load_index(dataset_id)
     with open_source(dataset_id) as reader:
-        pixels = returned(tensors.at_input_size(reader, index.records, 16))
+        pixels = torch.stack(list(tensors.at_input_size(reader, index.records, 16)))
     config = resolve(replace(QUICK, input_pixels=16, batch_size=16, seed=jobs.SEED), 3)
     plan = Plan(device="cpu", precision="float32")
     recipe = Recipe("mlp", epochs, "elsewhere")
@@ -46,16 +45,6 @@ def trained(dataset_id: UUID, epochs: int = 20) -> State:
     *_, last = fit(pixels, labels, 3, recipe, config=config, plan=plan)
     assert isinstance(last, Epoch)
     return last.network.state_dict()
-
-
-def returned(work: Generator[object, None, Tensor]) -> Tensor:
-    """What a generator ends with."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            found: Tensor = end.value
-            return found
 
 
 def blind(state: State) -> State:

@@ -236,7 +236,7 @@ def test_deleting_the_data_set_takes_the_pictures_that_show_originals() -> None:
     key = storage.protection_key(protection.id, protections.PREVIEW)
     assert storage.read_if_there(key)
     assert protection.dataset_id is not None
-    protections.clean_previews([protection.id])
+    protections.clean_originals([protection.id])
     assert storage.read_if_there(key) is None
     assert "went with the data set" in report.render(record_of(protection), None)
 

@@ -1,62 +1,67 @@
-"""Pixels at input size: in memory, or in a file that has no name any more."""
+"""Room for pixels: in memory, or in a file that has no name any more; decoding by threads."""
 
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
+from sep_core.pixels import to_images, to_input, to_pixels
 from tests import pictures
 from tests.worker import jobs
 from worker import tensors
 from worker.data import load_index, open_source
 
-pytestmark = pytest.mark.usefixtures("environment")
-
 FILES = pictures.class_folders(3)
-
-
-def at_input_size() -> Tensor:
-    dataset = jobs.upload(pictures.zipped(FILES))
-    events = []
-    with open_source(dataset.id) as reader:
-        records = load_index(dataset.id).records
-        work = tensors.at_input_size(reader, records, 20)
-        try:
-            while True:
-                events.append(next(work))
-        except StopIteration as end:
-            assert events == [(0, 0)] * len(records)
-            pixels: Tensor = end.value
-            return pixels
 
 
 def mapped(folder: Path) -> bool:
     return str(folder) in Path("/proc/self/maps").read_text()
 
 
-def test_pixels_mapped_from_a_file_are_the_same(
+def test_room_above_the_limit_is_a_file_without_a_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    expected = at_input_size()
-    assert expected.shape == (len(FILES), 3, 20, 20)
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    assert torch.equal(at_input_size(), expected)
-    assert not mapped(folder)
-    monkeypatch.setattr(tensors, "MAPPED_BYTES", expected.nbytes - 1)
-    actual = at_input_size()
-    assert mapped(folder)
-    assert torch.equal(actual, expected)
-    assert list(folder.iterdir()) == []
-    del actual
-    assert not mapped(folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tensors, "MAPPED_BYTES", 3 * 20 * 20)
+    assert tensors.room((1, 3, 20, 20)).shape == (1, 3, 20, 20)
+    assert not mapped(tmp_path)
+    pixels = tensors.room((2, 3, 20, 20))
+    assert mapped(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    pixels.fill_(7)
+    assert pixels.sum() == 7 * 2 * 3 * 20 * 20
+    del pixels
+    assert not mapped(tmp_path)
 
 
-def test_a_job_ends_in_the_same_bytes_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = pictures.zipped(FILES)
-    expected = jobs.protect(archive)[1]
-    monkeypatch.setattr(tensors, "MAPPED_BYTES", 0)
-    assert jobs.protect(archive)[1] == expected
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("environment", "four_threads")
+@pytest.mark.parametrize(
+    ("decoded_bytes", "threads"), [(192_000_000, 4), (2 * 32 * 32 * 3, 2), (1, 1)]
+)
+def test_threads_decode_the_same_in_order_and_fewer_where_images_are_large(
+    monkeypatch: pytest.MonkeyPatch, decoded_bytes: int, threads: int
+) -> None:
+    dataset = jobs.upload(pictures.zipped(FILES))
+    records = load_index(dataset.id).records
+    with open_source(dataset.id) as reader:
+        alone = [to_images(tensors.tensor([reader.pixels(record)])) for record in records]
+        monkeypatch.setattr(tensors, "DECODED_BYTES", decoded_bytes)
+        monkeypatch.setattr(tensors, "TOGETHER", 2)
+        before = threading.active_count()
+        work = tensors.at_input_size(reader, records, 20)
+        images = [next(work)]
+        assert 1 <= threading.active_count() - before <= threads
+        images += work
+    assert torch.equal(torch.stack(images), to_pixels(to_input(torch.cat(alone), 20)))

@@ -12,8 +12,8 @@ from api.leases import Claim, held
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress
-from worker import pretrained, tensors
-from worker.data import Job, load_job, open_released, open_source
+from worker import decoded, pretrained, tensors
+from worker.data import Job, load_job
 from worker.steps import Output, Work
 
 
@@ -44,14 +44,10 @@ def run(claim: Claim) -> Work:
 
 def _train(job: Job, cell: Cell) -> Work:
     tensors.prepare(job.plan)
-    side = job.config.input_pixels
-    backbone = pretrained.of_cell(job.evaluation, cell, side)
+    backbone = pretrained.of_cell(job.evaluation, cell, job.config.input_pixels)
     train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
-    with open_source(job.dataset_id) as reader:
-        test_pixels = yield from tensors.at_input_size(reader, held_out, side)
-    source = open_source(job.dataset_id) if cell.clean else open_released(job.protection_id)
-    with source as reader:
-        pixels = yield from tensors.at_input_size(reader, train, side)
+    test_pixels = yield from decoded.originals(job, held_out)
+    pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
     curve: list[Accuracy] = []
     for event in appropriate(
         (pixels, tensors.labels(train, job.index)),

@@ -16,8 +16,8 @@ from sep_core.cells import named
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress
-from worker import facts, pretrained, tensors
-from worker.data import Job, checkpoint_key, load_index, load_job, open_source, patterns_key
+from worker import decoded, facts, pretrained, tensors
+from worker.data import Job, checkpoint_key, load_index, load_job, patterns_key
 from worker.steps import Work
 
 
@@ -27,8 +27,7 @@ def run(claim: Claim) -> Work:
     job = load_job(claim)
     tensors.prepare(job.plan)
     train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
-    with open_source(job.dataset_id) as reader:
-        pixels = yield from tensors.at_input_size(reader, train, job.config.input_pixels)
+    pixels = yield from decoded.originals(job, train)
     labels = tensors.labels(train, job.index)
     ensemble: list[Checkpoint] = []
     kept: list[dict[str, Any]] = []

@@ -1,0 +1,83 @@
+"""Pixels at the networks' input size, decoded once for a protection and used by all its steps.
+
+They lie among the protection's blobs and go with its shards: whatever removes those, at its end or
+with the data set, removes them. A blob is there whole or not at all, and says in its name what it
+depends on, so that steps on several workers may look, decode and store at once.
+"""
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, closing
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from api import storage
+from api.archive import ImageRecord
+from worker import alive, tensors
+from worker.data import Job, Reader, decoded_key, dump_json, open_released, open_source
+
+FORMAT = 1
+"""Of the blobs: pixels of (n, 3, s, s), raw. Another way to decode is another format."""
+
+Signs = Generator[tuple[int, int], None, Tensor]
+"""Yields (0, 0), signs of life, since a step's own work comes afterwards; returns the pixels."""
+
+
+def originals(job: Job, records: Sequence[ImageRecord]) -> Signs:
+    """Uploaded images at the size that networks see: (n, 3, s, s) uint8, perhaps mapped."""
+    return _pixels(job, "originals", records, open_source(job.dataset_id))
+
+
+def released(job: Job, records: Sequence[ImageRecord]) -> Signs:
+    """The same of the images in the finished archive: what leaves the house."""
+    return _pixels(job, "released", records, open_released(job.protection_id))
+
+
+def _pixels(
+    job: Job, source: str, records: Sequence[ImageRecord], opened: AbstractContextManager[Reader]
+) -> Signs:
+    side = job.config.input_pixels
+    shape = (len(records), 3, side, side)
+    key = decoded_key(job.protection_id, source, _digest(records, side))
+    # A machine that lost power may leave a blob that is too short.
+    if storage.size_if_there(key) != math.prod(shape):
+        yield from _decode(key, opened, records, side)
+    return (yield from _load(key, shape))
+
+
+def _digest(records: Sequence[ImageRecord], side: int) -> str:
+    """Of all that pixels depend on beside data, configuration and plan, which do not change."""
+    whole = {"format": FORMAT, "side": side, "names": [record.name for record in records]}
+    return hashlib.sha256(dump_json(whole)).hexdigest()
+
+
+def _decode(
+    key: str, opened: AbstractContextManager[Reader], records: Sequence[ImageRecord], side: int
+) -> Generator[tuple[int, int], None, None]:
+    """By way of a temporary file without a name, which nothing that ends this process leaves."""
+    with tempfile.TemporaryFile() as file:
+        with opened as reader, closing(tensors.at_input_size(reader, records, side)) as images:
+            for image in images:
+                file.write(image.numpy().tobytes())
+                yield 0, 0
+        for _ in alive.reading(lambda: storage.write(key, file), file):
+            yield 0, 0
+
+
+def _load(key: str, shape: Sequence[int]) -> Signs:
+    size, path = math.prod(shape), storage.local_path(key)
+    if path is not None and size > tensors.MAPPED_BYTES:
+        # Not shared: whatever is done to the tensor, the blob stays as it is.
+        mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        return mapped.view(*shape)
+    pixels = tensors.room(shape)
+    values, at = pixels.view(-1).numpy(), 0
+    for piece in storage.stream(key, 0, size):
+        values[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        at += len(piece)
+        yield 0, 0
+    return pixels
