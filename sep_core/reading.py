@@ -76,10 +76,10 @@ def _copied(
 def _rows(
     pixels: UInt8[Tensor, "n 3 s s"], indices: Int64[Tensor, " b"], *, pinned: bool = False
 ) -> UInt8[Tensor, "b 3 s s"]:
-    taken = torch.empty((len(indices), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-    # By NumPy, which stays in this thread: torch would start a team of threads in every reader.
-    np.take(pixels.numpy(), indices.numpy(), axis=0, out=taken.numpy(), mode="clip")
-    return taken
+    # By NumPy, which stays in this thread: torch would start a team of threads in every reader,
+    # even to make room (it fills what is deterministic), and the network would wait for its own.
+    taken = torch.from_numpy(np.take(pixels.numpy(), indices.numpy(), axis=0, mode="clip"))
+    return taken.pin_memory() if pinned else taken
 
 
 def read_ahead(

@@ -1,5 +1,7 @@
 """Pixels kept on the device or read ahead."""
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -152,3 +154,18 @@ def _trained(pixels: Tensor, labels: Tensor, config: SEPConfig, plan: Plan) -> N
 
 def _weights(network: Network) -> Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_readers_start_no_teams_of_threads() -> None:
+    """Each would take the cores from the network that is being trained meanwhile."""
+    script = """
+import os, torch
+from sep_core.reading import READ_THREADS, batches
+torch.set_num_threads(2)
+torch.use_deterministic_algorithms(True)
+pixels = torch.zeros(2000, 3, 32, 32, dtype=torch.uint8)
+before = len(os.listdir("/proc/self/task"))
+for _ in batches(pixels, torch.arange(2000).split(200), "cpu"):
+    assert len(os.listdir("/proc/self/task")) <= before + READ_THREADS
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
