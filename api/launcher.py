@@ -76,8 +76,12 @@ class Service:
     parts: list[Part] = field(default_factory=list)
 
     def watch(self) -> None:
-        """Restart what dies, until SIGINT or SIGTERM."""
-        signal.signal(signal.SIGTERM, _interrupt)
+        """Restart what dies, until SIGINT or SIGTERM.
+
+        SIGINT too is asked for: a shell has its background jobs ignore it, and they inherit that.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _interrupt)
         try:
             while True:
                 time.sleep(1)

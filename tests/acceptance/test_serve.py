@@ -34,6 +34,7 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]
             stdout=file,
             stderr=file,
             cwd=ROOT,
+            preexec_fn=_in_background,  # noqa: PLW1509  no threads here
         )
     try:
         wait_for(lambda: b"sepgate serves" in output.read_bytes(), START_SECONDS, "the service")
@@ -42,6 +43,11 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]
         if process.poll() is None:
             process.terminate()
             process.wait(STOP_SECONDS)
+
+
+def _in_background() -> None:
+    """What a shell does to a script's background jobs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def mentioning(folder: Path) -> list[int]:
