@@ -16,7 +16,8 @@ def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> list[int]:
     Every image draws its number from the seed and its pixels, and of each group the smallest are
     taken. So nothing depends on names or on the order of the records, and a larger share takes the
     same images and some more. Wherever in these classes the same pixels come again, they are taken
-    along, though the share is exceeded: no image is to leave both as it was and changed.
+    along, though the share is exceeded: no image is to leave both as it was and changed. In other
+    classes they are not: they leave as they came.
     """
     classes = None if config.protected_classes is None else frozenset(config.protected_classes)
     members = [

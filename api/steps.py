@@ -31,7 +31,7 @@ from sep_core.config import Plan, SEPConfig, as_dict
 # Joins: a kind of step becomes ready when all steps of the kinds before it are done.
 ORDER = (StepKind.TRAIN, StepKind.PERTURB, StepKind.PACKAGE, StepKind.EVALUATE)
 CLEAN, PROTECTED = 0, 1
-"""Indices of the first cell's two `evaluate` steps; see `sep_core.config.cells`."""
+"""Indices of the first cell's two `evaluate` steps; see `sep_core.cells.cells`."""
 
 
 def add(

@@ -118,7 +118,8 @@ def size_if_there(key: str) -> int | None:
 def local_path(key: str) -> Path | None:
     """Where a blob lies, so that it can be mapped; None where the store is not a folder.
 
-    A blob is never changed in place: who has mapped one that is removed or replaced keeps it.
+    A blob is never changed in place: who has mapped one that is removed or replaced keeps it, on
+    one machine. Over a network file system another machine's mapping may end with it.
     """
     folder = _folder()
     return None if folder is None else folder / key

@@ -28,35 +28,31 @@ def build(
     Returns:
         `worked` is said of all that leaves, and never of a part: no training here leaves the
         protected images out, as anybody can. Where some classes are named, `named` has a `worked`
-        of theirs: all their images are protected, so that nothing is left to train on instead.
+        of theirs: all their images are protected, so that nothing is left to train on instead,
+        unless the data have the same pixels under another class.
     """
     names = config.get("protected_classes") if is_partial(change) else None
     judged = [_of_classes(output, names) for output in outputs] if names else outputs
     measured = [output for output in judged if output is not None]
     if names and len(measured) < len(outputs):
         return _unmeasured(outputs, names, change)
-    first = _first(measured, change, config, names)
-    return first | _strongest(
-        matrix.build(evaluation, measured), first, change, len(config["target_map"])
-    )
+    rows = matrix.build(evaluation, measured)
+    first = _first(rows[0], change, config, names)
+    return first | _strongest(rows, first, change, len(config["target_map"]))
 
 
-def _first(
-    outputs: Sequence[Record], change: Record, config: Record, names: Sequence[str] | None
-) -> Record:
-    """What the first training on the protected data says, beside the same on the originals."""
-    clean, protected, *_ = outputs
+def _first(row: Record, change: Record, config: Record, names: Sequence[str] | None) -> Record:
+    """What the first row's trainings on the protected data say, beside those on the originals."""
     classes, unchanged = len(config["target_map"]), change["unchanged_images"]
-    share = protected["accuracy_last"] / max(clean["accuracy_last"], 1e-9)
-    decides = clean["accuracy_last"] * classes >= DECIDES_ABOVE_CHANCE
-    low = decides and share <= WORKED_BELOW_SHARE and not unchanged
+    decides = _decides(row, classes)
+    low = decides and _is_low(row) and not unchanged
     whole = config.get("protected_fraction", 1) == 1
     where = "images of the classes to protect" if names else "images"
+    of = f", means of {row['seeds']} trainings each" if row["seeds"] > 1 else ""
     measured = (
         f"On clean {where}, a network trained on the protected data reaches "
-        f"{_reached(protected['accuracy_last'], protected['accuracy_peak'], names)} where one "
-        f"trained on the originals reaches {clean['accuracy_last']:.1%} "
-        f"(guessing: {1 / classes:.1%})."
+        f"{_reached(row['protected'], names)} where one trained on the originals reaches "
+        f"{row['clean']['last']['mean']:.1%} (guessing: {1 / classes:.1%}{of})."
     )
     if not decides:
         word = "The baseline hardly beats guessing, so this measurement decides nothing."
@@ -72,8 +68,8 @@ def _first(
     return {
         "worked": low and not is_partial(change),
         "decides": decides,
-        "share_of_clean_accuracy": round(share, 4),
-        "named": _named(names, clean, protected, worked=low and whole),
+        "share_of_clean_accuracy": row["ratio"]["last"],
+        "named": _named(names, row, worked=low and whole),
         "sentence": f"{measured} {word}" + (f" {scope(change)}" if is_partial(change) else ""),
     }
 
@@ -98,23 +94,54 @@ def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:
 
 
 def _strongest(rows: Sequence[Record], first: Record, change: Record, classes: int) -> Record:
-    """Which countermeasure gets most out of what leaves; alone it is no news."""
+    """Which countermeasure gets most out of what leaves, and whether all are withstood.
+
+    Alone it is no news. A weak network may get less and yet all that there is for it to learn.
+    """
     row = max(rows, key=lambda row: row["protected"]["last"]["mean"])
     strongest = {name: row[name] for name in ("network", "countermeasure", "ratio")}
     if len(rows) == 1:
         return {"strongest": strongest}
-    clean, names = row["clean"]["last"]["mean"], first["named"]
-    last, peak = (row["protected"][which]["mean"] for which in ("last", "peak"))
+    names = first["named"]
     sentence = (
         f"{first['sentence']} Of {len(rows)} ways to train on the protected data, "
         f"{row['countermeasure']} with {row['network']} recovers most"
-        f"{' of these classes' if names else ''}: {_reached(last, peak, names)} where the "
-        f"originals give {clean:.1%}."
+        f"{' of these classes' if names else ''}: {_reached(row['protected'], names)} where the "
+        f"originals give {row['clean']['last']['mean']:.1%}."
     )
-    if clean * classes >= DECIDES_ABOVE_CHANCE and not is_partial(change):
-        holds = row["ratio"]["last"] <= WORKED_BELOW_SHARE
-        sentence += f" The protection {'withstands' if holds else 'does not withstand'} it."
+    if not is_partial(change):
+        sentence += _withstood(rows, classes)
     return {"strongest": strongest, "sentence": sentence}
+
+
+def _withstood(rows: Sequence[Record], classes: int) -> str:
+    """Of the rows that decide something."""
+    deciding = [row for row in rows if _decides(row, classes)]
+    failing = [row for row in deciding if not _is_low(row)]
+    if not deciding:
+        return ""
+    if not failing:
+        if len(deciding) == len(rows):
+            return " The protection withstands all of them."
+        return (
+            f" The protection withstands {len(deciding)} of them; on the originals, too, the rest "
+            "hardly beat guessing."
+        )
+    told = "; ".join(
+        f"{row['countermeasure']} with {row['network']} ({row['protected']['last']['mean']:.1%} of "
+        f"{row['clean']['last']['mean']:.1%})"
+        for row in sorted(failing, key=lambda row: -row["ratio"]["last"])
+    )
+    return f" The protection does not withstand {told}."
+
+
+def _decides(row: Record, classes: int) -> bool:
+    """Whether the baseline learned something, so that protected data could take it away."""
+    return bool(row["clean"]["last"]["mean"] * classes >= DECIDES_ABOVE_CHANCE)
+
+
+def _is_low(row: Record) -> bool:
+    return bool(row["ratio"]["last"] <= WORKED_BELOW_SHARE)
 
 
 def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
@@ -150,20 +177,19 @@ def _unmeasured(outputs: Sequence[Record], names: Sequence[str], change: Record)
     }
 
 
-def _named(
-    names: Sequence[str] | None, clean: Record, protected: Record, *, worked: bool
-) -> Record | None:
+def _named(names: Sequence[str] | None, row: Record, *, worked: bool) -> Record | None:
     if not names:
         return None
     measured = {
-        of: {which: output[f"accuracy_{which}"] for which in ("last", "peak")}
-        for of, output in (("clean", clean), ("protected", protected))
+        of: {which: row[of][which]["mean"] for which in ("last", "peak")}
+        for of in ("clean", "protected")
     }
     return {"classes": list(names), "worked": worked} | measured
 
 
-def _reached(last: float, peak: float, names: object) -> str:
+def _reached(measured: Record, names: object) -> str:
     """The peak is of all classes: what is kept of each of them is from that epoch."""
+    last, peak = (measured[which]["mean"] for which in ("last", "peak"))
     of_peak = f"{peak:.1%} where it is best on all classes" if names else f"peak {peak:.1%}"
     return f"{last:.1%} ({of_peak})"
 

@@ -65,12 +65,15 @@ def sha256(network: NetworkName) -> str:
         OSError: it can't be read.
     """
     found = path(network).stat()
-    return _sha256(path(network), found.st_mtime_ns, found.st_size)
+    return _sha256(path(network), found.st_ino, found.st_ctime_ns, found.st_size)
 
 
 @lru_cache
-def _sha256(file: Path, _mtime_ns: int, _size: int) -> str:
-    """Kept while the file has the same time and size: VGG-16's are half a gigabyte."""
+def _sha256(file: Path, _inode: int, _ctime_ns: int, _size: int) -> str:
+    """Kept while the file is the same and as it was: VGG-16's are half a gigabyte.
+
+    The time is that of its last change of any kind; tools set the other one as they like.
+    """
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -1,15 +1,18 @@
 """Pixels at the networks' input size, decoded once for a protection and used by all its steps.
 
 They lie among the protection's blobs and go with its shards: whatever removes those, at its end or
-with the data set, removes them. A blob is there whole or not at all, and says in its name what it
+with the data set, removes them. A blob appears whole, and says in its name what it
 depends on, so that steps on several workers may look, decode and store at once.
 """
 
 import hashlib
 import math
+import mmap
 import tempfile
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +25,8 @@ from worker.data import Job, Reader, decoded_key, dump_json, open_released, open
 
 FORMAT = 1
 """Of the blobs: pixels of (n, 3, s, s), raw. Another way to decode is another format."""
+READ_BYTES = 2**26
+"""Of a mapped blob between two signs of life."""
 
 Signs = Generator[tuple[int, int], None, Tensor]
 """Yields (0, 0), signs of life, since a step's own work comes afterwards; returns the pixels."""
@@ -43,10 +48,14 @@ def _pixels(
     side = job.config.input_pixels
     shape = (len(records), 3, side, side)
     key = decoded_key(job.protection_id, source, _digest(records, side))
-    # A machine that lost power may leave a blob that is too short.
-    if storage.size_if_there(key) != math.prod(shape):
+    if not _is_whole(key, shape):
         yield from _decode(key, opened, records, side)
     return (yield from _load(key, shape))
+
+
+def _is_whole(key: str, shape: Sequence[int]) -> bool:
+    """A machine that lost power may leave a blob that is too short."""
+    return storage.size_if_there(key) == math.prod(shape)
 
 
 def _digest(records: Sequence[ImageRecord], side: int) -> str:
@@ -64,6 +73,9 @@ def _decode(
             for image in images:
                 file.write(image.numpy().tobytes())
                 yield 0, 0
+        # Steps that began together decode together: what another stored meanwhile may be mapped.
+        if _is_whole(key, (len(records), 3, side, side)):
+            return
         for _ in alive.reading(lambda: storage.write(key, file), file):
             yield 0, 0
 
@@ -71,8 +83,7 @@ def _decode(
 def _load(key: str, shape: Sequence[int]) -> Signs:
     size, path = math.prod(shape), storage.local_path(key)
     if path is not None and size > tensors.MAPPED_BYTES:
-        # Not shared: whatever is done to the tensor, the blob stays as it is.
-        mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        yield from _read_through(mapped := _mapped(path, size))
         return mapped.view(*shape)
     pixels = tensors.room(shape)
     values, at = pixels.view(-1).numpy(), 0
@@ -81,3 +92,17 @@ def _load(key: str, shape: Sequence[int]) -> Signs:
         at += len(piece)
         yield 0, 0
     return pixels
+
+
+def _mapped(path: Path, size: int) -> Tensor:
+    """Read-only: the blob stays as it is, and the system promises no memory for pages of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.memmap(path, np.uint8, mode="r", shape=(size,)))
+
+
+def _read_through(mapped: Tensor) -> Iterator[tuple[int, int]]:
+    """Have the pages read, with signs of life: what comes next goes through all of them at once."""
+    for piece in torch.split(mapped, READ_BYTES):
+        piece[:: mmap.PAGESIZE].max()
+        yield 0, 0

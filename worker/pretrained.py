@@ -1,7 +1,6 @@
 """Reads the operator's files of pretrained weights: tensors alone, so that no file runs code."""
 
 import hashlib
-import pickle
 from io import BufferedReader
 
 import torch
@@ -44,13 +43,14 @@ def load(network: NetworkName, side: int, sha256: str) -> State:
 
     Raises:
         AppError: the file is missing, is another than the plan's, or holds something else.
+        OSError: it can't be read at the moment.
     """
     file = weights.path(network)
     try:
         with file.open("rb") as opened:
             _check_digest(opened, file.name, sha256)
             return adopt(network, side, read(opened))
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise AppError(
             500,
             weights.UNAVAILABLE,
@@ -69,7 +69,9 @@ def read(file: BufferedReader) -> object:
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file makes `pickle` and `torch` raise whatever they meet
         raise ValueError(
             "expected a file of torch.save with tensors alone, got something else"
         ) from error

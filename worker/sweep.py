@@ -61,11 +61,9 @@ def collect() -> None:
     with reading() as session:
         known = set(session.scalars(select(Dataset.id).where(Dataset.error_code.is_(None))))
         kept = set(session.scalars(select(Protection.id).where(Protection.state.in_(keeping))))
-        over = set(
-            session.scalars(
-                select(Protection.id).where(Protection.state == ProtectionState.SUCCEEDED)
-            )
-        )
+        succeeded = select(Protection.id).where(Protection.state == ProtectionState.SUCCEEDED)
+        over = set(session.scalars(succeeded))
+        bereft = set(session.scalars(succeeded.where(Protection.dataset_id.is_(None))))
     for key in [storage.dataset_key(i) for i in idle_datasets - known] + [
         storage.protection_key(i) for i in idle_protections - kept
     ]:
@@ -74,6 +72,7 @@ def collect() -> None:
     # Left where a process was killed between the last commit and its clean-up.
     for protection_id in idle_protections & over:
         protections.clean_succeeded(protection_id)
+    protections.clean_originals(sorted(idle_protections & bereft))
     with transaction() as session:
         limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
         session.execute(delete(Worker).where(Worker.heartbeat_at < limit))

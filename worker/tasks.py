@@ -27,7 +27,7 @@ draining = DrainFlag()
 _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
-FULL = "Expected room in the temporary folder ({}), got a full disk."
+FULL = "Expected room in the temporary folder ({}), got a full disk {} times in a row."
 
 
 @signals.worker_shutting_down.connect
@@ -80,10 +80,7 @@ def _run(claim: Claim) -> None:
         _fail(claim, error.code, error.message)
     except (OperationalError, OSError) as error:
         log.exception("step %s met a failure of the infrastructure", claim.step_id)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _fail(claim, "STORAGE_FULL", FULL.format(tempfile.gettempdir()))
-        else:
-            _retry(claim)
+        _retry(claim, error)
     except Exception as error:
         log.exception("step %s failed", claim.step_id)
         _fail(claim, *_described(error))
@@ -134,15 +131,18 @@ def _stop(claim: Claim, *, counts: bool) -> None:
     protections.clean(protection)
 
 
-def _retry(claim: Claim) -> None:
-    if claim.attempt >= settings().max_attempts:
+def _retry(claim: Claim, error: Exception) -> None:
+    """Room may be made, the database come back: until the last attempt this is no failure."""
+    if claim.attempt < settings().max_attempts:
+        _stop(claim, counts=True)
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _fail(claim, "STORAGE_FULL", FULL.format(tempfile.gettempdir(), claim.attempt))
+    else:
         _fail(
             claim,
             "INFRASTRUCTURE",
             f"Database, storage, network or disk failed {claim.attempt} times in a row.",
         )
-    else:
-        _stop(claim, counts=True)
 
 
 def _described(error: Exception) -> tuple[str, str]:

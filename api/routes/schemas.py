@@ -83,8 +83,9 @@ _CONFIG_HELP = {
     "Images of the others leave as clean copies, and can be learned from; the verdict is on test "
     "images of these classes alone",
     "protected_fraction": "share of the images of each split and class that is changed, above 0 up "
-    "to 1, at least one of each; default 1. Images of the same pixels are treated alike, so it "
-    "may be more where the data have duplicates. The others leave as clean copies",
+    "to 1, at least one of each; default 1. Images of the same pixels in these classes are "
+    "treated alike, so it may be more where the data have duplicates. The others leave as clean "
+    "copies",
 }
 _FIELDS: dict[str, Any] = {
     name: (kind | None, Field(None, description=_CONFIG_HELP.get(name)))

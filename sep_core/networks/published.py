@@ -71,14 +71,24 @@ def _tensors(state: object) -> dict[str, Tensor]:
         raise ValueError(f"expected a state dict, got {type(state).__name__}")  # noqa: TRY004
     tensors = {str(key): value for key, value in state.items() if not UNUSED.match(str(key))}
     for key, value in tensors.items():
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        if not (isinstance(value, Tensor) and _is_plain(value)):
+            kind = _kind(value) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"expected a state dict of floating-point tensors, got {kind} as {key}"
             )
         if not value.isfinite().all():
             raise ValueError(f"expected finite weights, got others in {key}")
     return tensors
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether it has values, one by one, in a type that can be computed with."""
+    there = value.layout is torch.strided and not value.is_meta
+    return there and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _kind(value: Tensor) -> str:
+    return f"{value.dtype}, {value.layout}, on {value.device}"
 
 
 def _body(tensors: Mapping[str, Tensor], theirs: Mapping[str, str]) -> dict[str, Tensor]:

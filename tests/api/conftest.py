@@ -183,7 +183,9 @@ def give_weights(network: NetworkName, content: bytes) -> None:
     """Put a file where the operator would: the application looks no further into it."""
     file = weights.path(network)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+    other = file.with_suffix(".new")
+    other.write_bytes(content)
+    other.replace(file)
 
 
 def small_zip(**more: bytes) -> bytes:

@@ -148,7 +148,7 @@ def test_pretrained_rows_where_there_are_weights_for_every_network(
 def test_what_may_judge_has_weights_on_every_kind_of_device(
     client: httpx2.Client, ready_dataset: str
 ) -> None:
-    """`auto` is `quick` with `small` on a CPU, and `paper` with a ResNet-18 on a GPU."""
+    """`auto` is `quick` with `small` on a CPU, and `fast` with a ResNet-18 on a GPU."""
     body = {"dataset_id": ready_dataset, "evaluation": {"countermeasures": PRETRAINED_ROWS}}
     give_weights("small", b"weights")
     found = problem(client.post("/v1/protections", json=body), 422, "PRETRAINED_UNAVAILABLE")

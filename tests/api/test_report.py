@@ -150,17 +150,24 @@ def test_the_page(done: UUID, spoil: bool) -> None:
             (0.8, 0.6),
             (
                 "jpeg-10 with small recovers most: 60.0% (peak 60.0%) where the originals "
-                "give 80.0%. The protection does not withstand it."
+                "give 80.0%. The protection does not withstand jpeg-10 with small (60.0% of 80.0%)."
             ),
         ),
         (
             (0.9, 0.5),
             (
                 "jpeg-10 with small recovers most: 50.0% (peak 50.0%) where the originals "
-                "give 90.0%. The protection withstands it."
+                "give 90.0%. The protection withstands 2 of them; on the originals, too, the rest "
+                "hardly beat guessing."
             ),
         ),
-        ((0.6, 0.5), "give 60.0%."),  # the end: a baseline that decides nothing, of two classes
+        (
+            (0.6, 0.5),  # a baseline that decides nothing, of two classes
+            (
+                "give 60.0%. The protection withstands 1 of them; on the originals, too, the rest "
+                "hardly beat guessing."
+            ),
+        ),
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -185,6 +192,32 @@ def test_the_countermeasure_that_recovers_most(
     assert page.tags.count("polyline") == 2
     for shown in (*names, "90.0 ± 0.0", "20.0 to 20.0", "0.33"):
         assert shown in page.text
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_all_seeds_have_a_say_in_the_verdict(owner_id: UUID, ready: UUID) -> None:
+    made = requested(owner_id, ready, countermeasures=["crop-flip"], seeds=3)
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.9, 0.5, 0.9, 0.8, 0.9, 0.8]))
+    verdict = build(made)["verdict"]
+    assert not verdict["worked"]
+    assert verdict["share_of_clean_accuracy"] == pytest.approx(0.7 / 0.9, abs=1e-4)
+    assert verdict["share_of_clean_accuracy"] == verdict["strongest"]["ratio"]["last"]
+    assert "70.0% (peak" in verdict["sentence"]
+    assert "guessing: 50.0%, means of 3 trainings each" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_weak_network_that_learns_all_it_can_is_named(owner_id: UUID, ready: UUID) -> None:
+    """It gets less than another, of which the protection took nearly half."""
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"])
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.95, 0.55, 0.76, 0.54]))
+    verdict = build(made)["verdict"]
+    assert verdict["strongest"]["countermeasure"] == "crop-flip"
+    assert verdict["sentence"].endswith(
+        "The protection does not withstand grey with small (54.0% of 76.0%)."
+    )
 
 
 def test_one_training_has_no_matrix_to_show(done: UUID) -> None:

@@ -173,7 +173,15 @@ def _resnet18() -> State:
             lambda: {"epoch": 3, "state_dict": {}},
             "expected a state dict of floating-point tensors, got int as epoch",
         ),
-        ("small", 16, lambda: {"a": torch.arange(3)}, "got torch.int64 as a"),
+        ("small", 16, lambda: {"a": torch.eye(2).to_sparse()}, "torch.sparse_coo, on cpu as a"),
+        ("small", 16, lambda: {"a": torch.ones(2, device="meta")}, "on meta as a"),
+        ("small", 16, lambda: {"a": torch.ones(2).to(torch.float8_e5m2)}, "got torch.float8_e5m2"),
+        (
+            "small",
+            16,
+            lambda: {"a": torch.arange(3)},
+            "got torch.int64, torch.strided",
+        ),
         (
             "small",
             16,

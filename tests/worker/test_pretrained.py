@@ -145,7 +145,11 @@ def test_a_file_runs_no_code(tmp_path: Path) -> None:
     assert trace.exists()  # so it would have run
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 no zip", b"\x80\x02}q\x00."])
+DAMAGED = [b"", b"no pickle", b"PK\x03\x04 no zip", b"\x80\x02}q\x00."]
+DAMAGED += [b".", b"\x80\x02.", b"X\x01\x00\x00"]  # of these pickle raises what it happens to meet
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_refused(content: bytes) -> None:
     jobs.give_weights("mlp", {})
     weights.path("mlp").write_bytes(content)

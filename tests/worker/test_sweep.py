@@ -9,7 +9,7 @@ from sqlalchemy import update
 from api import datasets, leases, protections, storage
 from api.db import now, transaction
 from api.leases import Claim
-from api.models import DatasetState, ProtectionState, Step, StepState
+from api.models import DatasetState, Protection, ProtectionState, Step, StepState
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
@@ -118,3 +118,26 @@ def test_blobs_without_a_row_are_collected_after_the_grace_and_no_others(
     sweep.collect()
     assert storage.idle_owners("datasets", 0) == {protection.dataset_id}
     assert storage.idle_owners("protections", 0) == {protection.id}
+
+
+def test_pictures_of_originals_go_though_who_deleted_the_data_set_died(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protection, archive = jobs.protect(ARCHIVE)
+    pictures_of = [
+        storage.protection_key(protection.id, name)
+        for name in (protections.PREVIEW, protections.WORST)
+    ]
+    monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
+    sweep.collect()
+    assert all(storage.size_if_there(key) for key in pictures_of)
+    with transaction() as session:  # and here the API is killed
+        datasets.delete(session, protection.owner_id, dataset_of(protection))
+    sweep.collect()
+    assert [storage.size_if_there(key) for key in pictures_of] == [None, None]
+    assert storage.read(storage.protection_key(protection.id, protections.ARCHIVE)) == archive
+
+
+def dataset_of(protection: Protection) -> UUID:
+    assert protection.dataset_id is not None
+    return protection.dataset_id
