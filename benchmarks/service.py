@@ -1,24 +1,33 @@
 """The whole job through a running service, by curl alone, and what it leaves an appropriator.
 
     python -m benchmarks.service --data ZIP [--set epsilon_levels=8 ...] [--max-ratio 0.5]
+                                 [--record docs/service]
 
 Starts the embedded service in a folder of its own, uploads, asks, polls, downloads, stops. Figures
-come last, one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-ratio`.
+come last, one a line, `name: value unit`; `--record` keeps them for docs/results.md. Exits 1 where
+protected / clean exceeds `--max-ratio`.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from benchmarks.strength.cells import versions
+
 Resource = dict[str, Any]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def main() -> int:
@@ -31,6 +40,8 @@ def main() -> int:
         with launcher.service("127.0.0.1", 0) as service:
             curl = Curl(service.url, launcher.new_key())
             report, seconds, size = job(curl, options.data, _config(options), Path(folder))
+    if options.record:
+        record(report, options.data, seconds, options.record)
     clean, protected = report["accuracy"]["clean"], report["accuracy"]["protected"]
     ratio = protected["accuracy_last"] / clean["accuracy_last"]
     figures = {
@@ -93,6 +104,34 @@ def job(
     return curl.json(f"{path}/report"), seconds, (folder / "protected.zip").stat().st_size
 
 
+def record(report: Resource, data: Path, seconds: float, folder: Path) -> None:
+    """What docs/results.md shows of a job, as `folder/NAME.json`."""
+    with zipfile.ZipFile(data) as archive:
+        images = [archive.read(n) for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES]
+    sizes = [Image.open(io.BytesIO(image)).size for image in images]
+    sides = [side for size in sizes for side in size]
+    change = {name: value for name, value in report["change"].items() if name != "histogram"}
+    kept = {
+        "data": data.stem,
+        "data_sha256": report["dataset"]["sha256"],
+        "sides": [min(sides), max(sides)],
+        "shapes": len(set(sizes)),
+        "change": change,
+        "accuracy": {
+            which: {name: trained[f"accuracy_{name}"] for name in ("last", "peak")}
+            for which, trained in report["accuracy"].items()
+        },
+        "verdict": report["verdict"]["sentence"],
+        "training": report["training"] | {"checkpoints": None},
+        "config": report["config"],
+        "plan": report["plan"],
+        "seconds": round(seconds),
+        "versions": versions(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{data.stem}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
 def _poll(curl: Curl, path: str) -> Resource:
     last = 0.0
     while not (resource := curl.json(path))["done"]:
@@ -124,6 +163,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--max-ratio", type=float, default=0.5)
+    parser.add_argument("--record", type=Path, help="docs/service for docs/results.md")
     return parser.parse_args()
 
 

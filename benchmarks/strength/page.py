@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.strength.curve import Point, draw
 from benchmarks.strength.recipes import CLEAN, NOISES, known
@@ -58,6 +59,13 @@ one-sided 95 % bound of their mean (Student's t). A recipe protects at least as 
 is at most 1 point and the bound at most 3 points higher, for last and for peak."""
 COLUMN_NOTE = "Each column is what the images were changed by, each row what was tried against it."
 NOTHING = "Nothing measured yet."
+SERVICE = [
+    *("data", "images", "sides", "input", "largest change", "SSIM", "SSIM, 5th percentile"),
+    *("clean", "protected", "seconds"),
+]
+PICTURE = """![Original, protected, and the change made visible](before-after.png)
+
+One patch of each class of `make demo`, at 8 levels."""
 
 Group = tuple[str, int, str]
 """Half of the images, budget in levels, appropriator."""
@@ -115,10 +123,12 @@ def build(results: Path, page: Path) -> dict[Path, str]:
     sections = {
         "Recipes": _recipes(cells),
         "What it costs": iter(["\n".join(links) or NOTHING]),
+        "What it looks like": iter([PICTURE]),
         "Countermeasures": _matrix(cells),
         "Arithmetic": _precisions(cells),
         "Other networks": _networks(cells),
         "Other methods": _baselines(cells),
+        "Photographs, through the service": _service(page.parent / "service"),
         "Speed of a gradient pass": _speed(page.parent / "speed.json"),
         "The data and the versions": _provenance(cells),
         "How to reproduce": _commands(),
@@ -280,6 +290,39 @@ def _speed(path: Path) -> Iterator[str]:
     yield _table(["what", "measured"], [[name, value] for name, value in record["figures"].items()])
 
 
+def _service(folder: Path) -> Iterator[str]:
+    """Whole jobs, each from a file that `benchmarks.service` wrote."""
+    jobs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    if not jobs:
+        return
+    yield (
+        "Uploaded, protected and downloaded by curl. Accuracies are in percent, last / peak, on "
+        "the data's own test images; sides, in pixels, are of images as they came and left, "
+        "`input` is what the networks saw. Where the change shows is a sentence of the report."
+    )
+    yield _table(SERVICE, [_job(job) for job in jobs])
+    told = [f"`{job['data']}`: {job['change']['sentence']} {_worst(job)}" for job in jobs]
+    yield "\n".join(f"- {line}" for line in told)
+
+
+def _job(job: dict[str, Any]) -> list[str]:
+    change, config, low = job["change"], job["config"], job["sides"]
+    sizes = f"{low[0]} to {low[1]}, {job['shapes']:,} shapes" if job["shapes"] > 1 else str(low[0])
+    row = [f"`{job['data']}`", f"{change['images']:,}", sizes, str(config["input_pixels"])]
+    row += [f"{change['largest_change_levels']} of {config['epsilon_levels']}"]
+    row += [f"{change['ssim_mean']:.3f}", f"{change['ssim_p5']:.3f}"]
+    row += [
+        f"{100 * trained['last']:.1f} / {100 * trained['peak']:.1f}"
+        for trained in (job["accuracy"]["clean"], job["accuracy"]["protected"])
+    ]
+    return [*row, f"{job['seconds']:,}"]
+
+
+def _worst(job: dict[str, Any]) -> str:
+    worst = job["change"]["worst"][0]
+    return f"Most in `{worst['name']}`, SSIM {worst['ssim']:.3f}."
+
+
 def _provenance(cells: Cells) -> Iterator[str]:
     seen = dict.fromkeys(
         (
@@ -313,6 +356,12 @@ def _commands() -> Iterator[str]:
     backbones = (pretrained.__doc__ or "").splitlines()[0]
     named["python -m benchmarks.strength --weights NETWORK.pt --data ZIP"] = backbones
     named["python -m benchmarks.paper --data ZIP --out FOLDER"] = "The paper's row, on a GPU."
+    named |= {
+        "python -m benchmarks.service --data ZIP --preset auto --record docs/service": (
+            "A whole job through the service, by curl."
+        ),
+        "python -m benchmarks.mix FROM.zip TO.zip": "An archive of many sizes and aspect ratios.",
+    }
     record = "python -m benchmarks.speed --reference PATH --record docs/speed.json"
     named[record] = "The speed of a gradient pass beside the authors'."
     named["python -m benchmarks.strength.page"] = "This page."

@@ -219,6 +219,28 @@ def test_check_fails_until_the_page_is_written(
     assert run("--check") == 1
 
 
+def test_jobs_through_the_service_have_a_row_and_a_sentence(folder: Path) -> None:
+    figures = {"largest_change_levels": 8, "ssim_mean": 0.9384, "ssim_p5": 0.8047}
+    worst = [{"name": "test/owl/7.png", "ssim": 0.4686}]
+    job = {
+        "data": "owls",
+        "sides": [96, 224],
+        "shapes": 17,
+        "change": figures | {"images": 1234, "sentence": "It shows in none.", "worst": worst},
+        "accuracy": {
+            "clean": {"last": 0.8, "peak": 0.81},
+            "protected": {"last": 0.3, "peak": 0.35},
+        },
+        "config": {"input_pixels": 64, "epsilon_levels": 8},
+        "seconds": 1234,
+    }
+    (folder.parent / "service").mkdir()
+    (folder.parent / "service" / "owls.json").write_text(json.dumps(job))
+    row = "| `owls` | 1,234 | 96 to 224, 17 shapes | 64 | 8 of 8 | 0.938 | 0.805 "
+    assert f"{row}| 80.0 / 81.0 | 30.0 / 35.0 | 1,234 |" in lines(folder)
+    assert "- `owls`: It shows in none. Most in `test/owl/7.png`, SSIM 0.469." in lines(folder)
+
+
 def test_the_committed_page_is_up_to_date() -> None:
     docs = Path(__file__).parents[2] / "docs"
     if not (docs / "results").exists():

@@ -136,6 +136,7 @@ def test_batches_are_those_of_the_indices(data: Data) -> None:
     assert list(batches(data[0], [], "cpu")) == []
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pixels_are_the_same_on_a_gpu_read_ahead_or_resident(data: Data) -> None:
     chosen = torch.split(torch.randperm(len(data[0])), 3)
