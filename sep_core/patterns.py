@@ -2,7 +2,8 @@
 
 A change that moves every image of a class towards g(y) at once (a targeted universal perturbation;
 Moosavi-Dezfooli et al. 2017) is what an appropriator learns first, whatever its seed; the walk
-of each image from there makes it that image's own. It costs the same for any number of images.
+of each image from there makes it that image's own. Beyond a few hundred images
+or eight a class it costs the same for any number.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -34,8 +34,8 @@ FAST = replace(
     perturb_momentum=0.9,
     appropriator="resnet18",
 )
-"""16 gradient passes an image through a small network, and 102,400 for the patterns, where the
-paper takes 900 an image."""
+"""16 gradient passes an image through a small network, and 102,400 for the patterns (of ten
+classes), where the paper takes 900 an image."""
 
 HARDENED = replace(FAST, steps=15, step_levels=2.0, views="hardened")
 """A longer walk from the patterns, both through what appropriators do before they train."""
@@ -53,13 +53,21 @@ SMALLEST_BATCH = 32
 def for_images(config: SEPConfig, images: int) -> SEPConfig:
     """With epochs enough that small data are learned and large data do not take all day.
 
+    At most a checkpoint an epoch is kept.
+
     Args:
         images: of the training part; an appropriator is shown about 150,000, in 10 to 40 epochs of
             a dozen batches or more, or else a few hundred images would be learned by luck alone.
     """
     epochs = min(max(TRAINING_IMAGES // max(images, 1), FEWEST_EPOCHS), MOST_EPOCHS)
     batch_size = min(max(images // 12, SMALLEST_BATCH), config.batch_size)
-    return replace(config, epochs=epochs, appropriator_epochs=epochs, batch_size=batch_size)
+    return replace(
+        config,
+        epochs=epochs,
+        appropriator_epochs=epochs,
+        batch_size=batch_size,
+        checkpoints=min(config.checkpoints, epochs),
+    )
 
 
 INPUT_SIDES = (32, 64, 128, 224)

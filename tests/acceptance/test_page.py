@@ -15,7 +15,12 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 RECORD: report.Record = {
     "protection_id": "5f3b",
     "dataset": {"name": "<b>photographs</b>", "sha256": "ab" * 32},
-    "verdict": {"worked": True, "decides": True, "sentence": "The protection holds."},
+    "verdict": {
+        "worked": True,
+        "decides": True,
+        "named": None,
+        "sentence": "The protection holds.",
+    },
     "accuracy": {
         name: {"accuracy_by_epoch": [0.2, last], "accuracy_last": last, "accuracy_peak": last}
         for name, last in (("clean", 0.9), ("protected", 0.25))

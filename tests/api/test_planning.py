@@ -159,6 +159,16 @@ def test_a_preset_is_resolved(preset: str, device: Device, base: SEPConfig) -> N
     assert planning.load_plan(as_dict(plan)) == plan
 
 
+@pytest.mark.parametrize("images", [1, 10_000, 10_001, 50_000, 1_000_000])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_auto_suits_every_number_of_images(device: str, images: int) -> None:
+    config = planning.configure("auto", {}, device, images, 32)
+    assert 10 <= config.epochs <= 40
+    assert config.checkpoints == min(15 if device == "cuda" else 10, config.epochs)
+    asked = planning.configure("auto", {"epochs": 30, "checkpoints": 12}, device, images, 32)
+    assert (asked.epochs, asked.checkpoints) == (30, 12)
+
+
 @pytest.mark.parametrize(
     ("device", "memory_bytes", "network", "side", "size"),
     [
