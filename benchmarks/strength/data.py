@@ -14,7 +14,7 @@ from torch import Tensor
 Split = tuple[Tensor, Tensor]  # pixels (n, 3, s, s) uint8 and labels (n) int64
 
 HALVES = ("choose", "judge", "whole")
-"""Recipes are chosen on the first half of every class and judged once on the second."""
+"""Recipes are chosen on the first half of every class and judged on the second."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.strength.curve import Point, draw
 from benchmarks.strength.recipes import CLEAN, NOISES, known
 from benchmarks.strength.results import (
     DASH,
+    FIGURES,
     Measured,
     at_least_as_well,
     excess,
@@ -24,6 +26,7 @@ from benchmarks.strength.results import (
     read,
 )
 from benchmarks.strength.tables import (
+    CLAIMS,
     FAST,
     FLOAT32,
     FULL,
@@ -37,7 +40,7 @@ from sep_core.config import PRETRAINED
 
 HALVES = {
     "choose": "First half of the images, where recipes are chosen",
-    "judge": "Second half, where they are judged once",
+    "judge": "Second half, where they are judged",
     "whole": "All images",
     "paper": "The paper's row (`benchmarks.paper`)",
 }
@@ -175,13 +178,20 @@ def _undecided(cells: Cells, group: Group) -> str | None:
     missing = [name for name, results in ((CLEAN, clean), (FULL, full)) if not results]
     if missing:
         return f"Decides nothing: `{'` and `'.join(missing)}` not measured here."
-    effect = mean(clean, "last") - mean(full, "last")
+    effect = _effect(clean, full)
     if effect >= LEAST_EFFECT:
         return None
     return (
         f"Decides nothing: the full recipe lowers clean by {effect:.1f} points, "
         f"less than {LEAST_EFFECT:g}."
     )
+
+
+def _effect(clean: list[Measured], full: list[Measured]) -> float:
+    """Points that the full recipe takes away, of the same appropriator's seeds where there are."""
+    by_seed = {result.cell.seed: result.last for result in clean}
+    paired = [by_seed[r.cell.seed] - r.last for r in full if r.cell.seed in by_seed]
+    return fmean(paired) if paired else mean(clean, "last") - mean(full, "last")
 
 
 def _total(cells: Cells, group: Group) -> str:
@@ -228,9 +238,29 @@ def _matrix(cells: Cells) -> Iterator[str]:
             names, wanted = list(COLUMNS), [*ROWS, *PRETRAINED]
         rows = [[row, *(_both(cells.at(group, name, row)) for name in names)] for row in wanted]
         yield _table(["countermeasure", *names], rows)
+        yield from _claims(cells, group)
         begun = [r for row in PRETRAINED for name in names for r in cells.at(group, name, row)]
         for digest in dict.fromkeys(result.record["weights_sha256"] for result in begun):
             yield f"The `pretrained` rows begin with weights of SHA-256 `{digest}`."
+
+
+def _claims(cells: Cells, group: Group) -> Iterator[str]:
+    """Whether recipes stand beside the full one under what undoes it most, too."""
+    rows = [
+        [
+            *(row, f"`{recipe}`", str(len(ours))),
+            *(excess(ours, full, figure) for figure in FIGURES),
+            at_least_as_well(ours, full),
+        ]
+        for row in CLAIMS
+        if (full := cells.at(group, FULL, row))
+        for recipe in (FAST, HARDENED)
+        if (ours := cells.at(group, recipe, row))
+    ]
+    if rows:
+        yield "The same test as above, in the rows on which a claim rests:"
+        head = ["countermeasure", "recipe", "seeds", "last, to full", "peak, to full"]
+        yield _table([*head, "at least as well"], rows)
 
 
 def _candidates(cells: Cells, group: Group) -> tuple[list[str], list[str]]:
@@ -307,7 +337,8 @@ def _service(folder: Path) -> Iterator[str]:
 
 def _job(job: dict[str, Any]) -> list[str]:
     change, config, low = job["change"], job["config"], job["sides"]
-    sizes = f"{low[0]} to {low[1]}, {job['shapes']:,} shapes" if job["shapes"] > 1 else str(low[0])
+    one = str(low[0]) if low[0] == low[1] else f"{low[0]} x {low[1]}"
+    sizes = f"{low[0]} to {low[1]}, {job['shapes']:,} shapes" if job["shapes"] > 1 else one
     row = [f"`{job['data']}`", f"{change['images']:,}", sizes, str(config["input_pixels"])]
     row += [f"{change['largest_change_levels']} of {config['epsilon_levels']}"]
     row += [f"{change['ssim_mean']:.3f}", f"{change['ssim_p5']:.3f}"]
@@ -315,7 +346,7 @@ def _job(job: dict[str, Any]) -> list[str]:
         f"{100 * trained['last']:.1f} / {100 * trained['peak']:.1f}"
         for trained in (job["accuracy"]["clean"], job["accuracy"]["protected"])
     ]
-    return [*row, f"{job['seconds']:,}"]
+    return [*row, f"{job['seconds']:,} on {job['plan']['threads']} threads"]
 
 
 def _worst(job: dict[str, Any]) -> str:

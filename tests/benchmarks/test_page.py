@@ -89,6 +89,15 @@ def test_one_seed_has_no_bound_and_other_seeds_are_no_pair(folder: Path) -> None
     assert any(line.endswith("| 25.0 | 31.0 | - | - | - |") for line in lines(folder))
 
 
+def test_rows_on_which_a_claim_rests_are_tested_alike(folder: Path) -> None:
+    grey = [replace(cell, countermeasure="grey") for cell in (FULL, replace(FULL, recipe="fast"))]
+    three_seeds(folder, grey[0], (0.50, 0.50), (0.48, 0.50), (0.51, 0.52))
+    three_seeds(folder, grey[1], (0.54, 0.50), (0.26, 0.40), (0.53, 0.52))
+    # last: +4, -22, +2: mean -5.33, deviation 14.47, bound -5.33 + 2.920 * 14.47 / sqrt 3 = 19.06
+    # peak: 0, -10, 0: mean -3.33, deviation 5.77, bound -3.33 + 2.920 * 5.77 / sqrt 3 = 6.40
+    assert "| grey | `fast` | 3 | -5.3 (≤ +19.1) | -3.3 (≤ +6.4) | no |" in lines(folder)
+
+
 def test_says_where_a_cell_decides_nothing(folder: Path) -> None:
     write(folder, OURS, 0.50, 0.50)
     expected = "Decides nothing: `clean` and `sep-fa-vr` not measured here."
@@ -232,12 +241,13 @@ def test_jobs_through_the_service_have_a_row_and_a_sentence(folder: Path) -> Non
             "protected": {"last": 0.3, "peak": 0.35},
         },
         "config": {"input_pixels": 64, "epsilon_levels": 8},
+        "plan": {"threads": 2},
         "seconds": 1234,
     }
     (folder.parent / "service").mkdir()
     (folder.parent / "service" / "owls.json").write_text(json.dumps(job))
     row = "| `owls` | 1,234 | 96 to 224, 17 shapes | 64 | 8 of 8 | 0.938 | 0.805 "
-    assert f"{row}| 80.0 / 81.0 | 30.0 / 35.0 | 1,234 |" in lines(folder)
+    assert f"{row}| 80.0 / 81.0 | 30.0 / 35.0 | 1,234 on 2 threads |" in lines(folder)
     assert "- `owls`: It shows in none. Most in `test/owl/7.png`, SSIM 0.469." in lines(folder)
 
 
