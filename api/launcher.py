@@ -150,11 +150,15 @@ def new_key(owner: str = "default") -> str:
 
 
 def worker_command(queue: Queue) -> list[str]:
-    """A worker of one queue, one process: as docker-compose.yml starts it."""
+    """A worker of one queue, one process: as docker-compose.yml starts it.
+
+    Without Celery's own heartbeat (ours is on the row): it waits for ever for a broker that is
+    gone, at the end of the worker, too.
+    """
     return [
         *("celery", "-A", "worker.main", "worker", "--pool=prefork", "--concurrency=1"),
         *(f"--queues={queue}", f"--hostname={queue}@%h", "--loglevel=INFO"),
-        *("--without-gossip", "--without-mingle"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]
 
 
