@@ -168,13 +168,18 @@ def _released(cell: Cell, data: Data, config: SEPConfig, bench: Bench, parts: Pa
         pixels = NOISES[cell.recipe](*data.train, data.classes, config, bench.plan)
         return {"pixels": pixels, "made": {"seconds": round(time.perf_counter() - began, 1)}}
     ensemble = _ensemble(cell, data, config, bench)
-    if cell.recipe == "last":
-        config, ensemble = replace(config, checkpoints=1), ensemble[-1:]
+    config = walk(cell, config)
+    ensemble = ensemble[-config.checkpoints :]
     batches = _perturbed(data, ensemble, config, _plan(config, bench), parts)
     done = list(batches)
     seconds = sum(seconds for _, seconds in done)
     made = {"passes": gradient_passes(config), "seconds": round(seconds, 1)}
     return {"pixels": torch.cat([pixels for pixels, _ in done]), "made": made}
+
+
+def walk(cell: Cell, config: SEPConfig) -> SEPConfig:
+    """How the images are perturbed: the targeted poison knows the surrogate's last checkpoint."""
+    return replace(config, checkpoints=1) if cell.recipe == "last" else config
 
 
 def _patterns(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.strength.cells import Bench, Cell, surrogate_path
+from benchmarks.strength.cells import Bench, Cell, surrogate_path, walk
 from benchmarks.strength.recipes import CLEAN, NOISE_PASSES, NOISES
 from sep_core.config import SEPConfig
 from sep_core.costs import forward_gflop, gradient_passes, pattern_passes, training_cost
@@ -54,7 +54,7 @@ def _release(cell: Cell, images: int) -> float:
         own = _surrogate_training(config, images) if cell.recipe == "targeted" else 0.0
         return own + 2 * NOISE_PASSES.get(cell.recipe, 0) * forward * images
     patterns = pattern_passes(config, images, len(config.target_map))
-    return 2 * forward * (gradient_passes(config) * images + patterns)
+    return 2 * forward * (gradient_passes(walk(cell, config)) * images + patterns)
 
 
 def _surrogate_training(config: SEPConfig, images: int) -> float:

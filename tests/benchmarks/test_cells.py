@@ -94,3 +94,6 @@ def test_a_table_costs_its_trainings_images_and_surrogates(bench: Bench) -> None
     assert both == pytest.approx(5 * training + walk)
     noise = replace(CELL, recipe="uniform")
     assert work.missing_gflop([noise], bench) == pytest.approx(training)
+    poison = replace(CELL, recipe="last")  # 30 steps through one of the two checkpoints
+    steps = 2 * forward * 30 * images
+    assert work.missing_gflop([poison], bench) == pytest.approx(2 * training + steps)
