@@ -42,7 +42,7 @@ check: setup  ## format, lint, types, import contracts, Dockerfile and compose f
 
 # Not reordered: the acceptance tests take longest and come first.
 test: check  ## `check` and every test, on a real Redis and a real PostgreSQL
-	$(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
 
 format: setup  ## format and mend what can be mended
 	$(RUN) ruff format .

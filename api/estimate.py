@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,7 +13,7 @@ from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
 from api.protections import Request, training_images
-from api.workload import Device
+from api.workload import MEASURED_SIDES, Device, Speed
 from sep_core.cells import Evaluation, named
 from sep_core.config import Plan, SEPConfig
 
@@ -58,7 +59,8 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     evaluation = weights.freeze(named(planning.load_evaluation(request.evaluation), config))
     trained = workload.trained_images(counts, config.held_out_percent)
     costs = workload.costs(config, plan, evaluation, index.records, trained)
-    return Estimate(config, plan, evaluation, costs, len(workers), _seconds(costs, workers))
+    speeds = [speed for worker in workers if (speed := _speed(worker, config.input_pixels))]
+    return Estimate(config, plan, evaluation, costs, len(workers), _seconds(costs, speeds))
 
 
 def _index(dataset: Dataset) -> archive.IngestResult:
@@ -74,18 +76,34 @@ def _workers(session: Session) -> list[Worker]:
     found = session.scalars(
         select(Worker).where(Worker.queue == Queue.GPU, Worker.heartbeat_at > fresh)
     )
-    return sorted(found, key=lambda worker: (-(worker.training_gflops or 0.0), worker.name))
+    return sorted(found, key=_order)
+
+
+def _order(worker: Worker) -> tuple[float, str]:
+    speed = _speed(worker, MEASURED_SIDES[0])
+    return (-speed.training_gflops if speed else 0.0, worker.name)
 
 
 def _device(worker: Worker) -> Device:
     return Device(worker.device, worker.bfloat16, worker.threads, worker.memory_bytes)
 
 
-def _seconds(costs: Costs, workers: Sequence[Worker]) -> dict[StepKind, float] | None:
-    gradient = [worker.gradient_gflops for worker in workers if worker.gradient_gflops]
-    training = [worker.training_gflops for worker in workers if worker.training_gflops]
-    if not gradient or not training:
+def _speed(worker: Worker, input_pixels: int) -> Speed | None:
+    """Measured at the largest side that is not above the asked one."""
+    if worker.speeds is None:
         return None
+    known = [Speed(**speed) for speed in worker.speeds]
+    return max(
+        (speed for speed in known if speed.input_pixels <= input_pixels),
+        key=attrgetter("input_pixels"),
+    )
+
+
+def _seconds(costs: Costs, speeds: Sequence[Speed]) -> dict[StepKind, float] | None:
+    if not speeds:
+        return None
+    gradient = [speed.gradient_gflops for speed in speeds]
+    training = [speed.training_gflops for speed in speeds]
     return {
         StepKind.TRAIN: _spread_over(training, costs[StepKind.TRAIN]),
         StepKind.PERTURB: _spread_over(gradient, costs[StepKind.PERTURB]),

@@ -219,8 +219,7 @@ class Worker(Base):
     bfloat16: Mapped[bool]
     threads: Mapped[int]
     versions: Mapped[JSONObject] = mapped_column(JSON)
-    gradient_gflops: Mapped[float | None]
-    training_gflops: Mapped[float | None]
+    speeds: Mapped[list[JSONObject] | None] = mapped_column(JSON)
     started_at: Mapped[datetime] = mapped_column(UTCDateTime)
     heartbeat_at: Mapped[datetime] = mapped_column(UTCDateTime)
 

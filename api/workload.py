@@ -15,6 +15,7 @@ from sep_core.costs import (
     pattern_passes,
     training_cost,
 )
+from sep_core.presets import INPUT_SIDES
 
 # Images that are perturbed together: as many as MEMORY_SHARE of the device holds, within these. The
 # rest is for checkpoints, libraries, the batches before and after, and other processes of a host.
@@ -30,6 +31,9 @@ SHARD_GFLOP: Mapping[str, float] = {"cpu": 40_000, "cuda": 15_000_000}
 SHARD_BYTES = 2**28
 # Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU.
 PACKAGE_GFLOP_A_PIXEL = 2.5e-4
+MEASURED_SIDES = INPUT_SIDES[:2]
+"""Where workers measure their speed. From the second on networks begin with other layers, whose
+speed is much the same at all sizes: on two CPU cores a third of that at 32 pixels."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,19 @@ class Device:
     bfloat16: bool
     threads: int
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a worker has been seen to be, where networks see images of `input_pixels`.
+
+    Attributes:
+        gradient_gflops, training_gflops: a second, of gradient passes and of training.
+    """
+
+    input_pixels: int
+    gradient_gflops: float
+    training_gflops: float
 
 
 def plan(config: SEPConfig, median_side: int, device: Device) -> Plan:

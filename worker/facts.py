@@ -7,22 +7,23 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
+from itertools import chain
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 from api.db import now, transaction
 from api.models import Queue, Worker
 from api.settings import settings
-from api.workload import Device
+from api.workload import MEASURED_SIDES, Device, Speed
 from worker.lease import DrainFlag, WorkerDraining
 
 HEARTBEAT_SECONDS = 15
 log = logging.getLogger(__name__)
 # In memory that the parent shares with its children: who follows a child measures nothing again.
-_speeds = RawArray("d", 2)
+_speeds = RawArray("d", 3 * len(MEASURED_SIDES))
 
 # Control groups, version 2 and 1, as a container sees its own.
 CONTAINER_LIMITS = (
@@ -34,7 +35,7 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 @dataclass(frozen=True)
 class Facts:
-    """Measured in the child that will compute; GFLOP/s by `calibrated`, where that is called."""
+    """Measured in the child that will compute; speeds by `calibrated`, where that is called."""
 
     device: str
     device_name: str
@@ -42,8 +43,7 @@ class Facts:
     bfloat16: bool
     threads: int
     versions: dict[str, str]
-    gradient_gflops: float | None = None
-    training_gflops: float | None = None
+    speeds: list[Speed] | None = None
 
     @property
     def plan_device(self) -> Device:
@@ -87,13 +87,15 @@ def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
         from worker import calibration  # noqa: PLC0415  imports torch, which the parent must not
 
         try:
-            _speeds[:] = calibration.measure(facts.plan_device, drain)
+            measured = calibration.measure(facts.plan_device, drain)
+            _speeds[:] = tuple(chain.from_iterable(map(astuple, measured)))
         except WorkerDraining:
             return facts
         except Exception:  # a worker that can't tell its speed may still do its work
             log.exception("the speed of %s was not measured", name())
             return facts
-    return replace(facts, gradient_gflops=_speeds[0], training_gflops=_speeds[1])
+    known = zip(MEASURED_SIDES, _speeds[1::3], _speeds[2::3], strict=True)
+    return replace(facts, speeds=[Speed(*speed) for speed in known])
 
 
 def register(queue: Queue, facts: Facts) -> None:

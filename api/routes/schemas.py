@@ -232,8 +232,9 @@ class PlanOut(BaseModel):
     gflop: dict[str, float] = Field(description="work of `train`, `perturb`, `evaluate`; `total`")
     workers: int = Field(description="that serve the GPU queue now")
     seconds: dict[str, Seconds] | None = Field(
-        description="of each kind of step and in `total`, from a calibration of these workers, "
-        "if they had nothing else to do and no baseline were kept; null where none is calibrated"
+        description="of each kind of step and in `total`, from a calibration of these workers (at "
+        "32 pixels, and at 64 for all from there on), if they had nothing else to do and no "
+        "baseline were kept; null where none is calibrated"
     )
 
 

@@ -43,7 +43,10 @@ def worker(name: str, gradient: float | None, training: float | None, **others: 
             "threads": 2,
             "versions": {},
         }
-        row |= {"gradient_gflops": gradient, "training_gflops": training}
+        if gradient and training:
+            at_32 = {"input_pixels": 32, "gradient_gflops": gradient, "training_gflops": training}
+            halved = {"gradient_gflops": gradient / 2, "training_gflops": training / 2}
+            row["speeds"] = [at_32, halved | {"input_pixels": 64}]
         session.add(Worker(name=name, started_at=at, heartbeat_at=at, **row | others))
 
 
@@ -130,6 +133,16 @@ def test_seconds_on_the_workers_present(client: httpx2.Client, ready_dataset: st
     assert seconds["evaluate"] == pytest.approx(gflop["evaluate"] / 25, abs=0.1)
     assert seconds["total"] == pytest.approx(sum(seconds[kind] for kind in found["steps"]), abs=0.3)
     assert rows() == (0, 0)
+
+
+def test_larger_images_have_a_speed_of_their_own(client: httpx2.Client, ready_dataset: str) -> None:
+    worker("one", 40.0, 20.0)
+    small, large = (
+        planned(client, ready_dataset, config={"preset": "quick", "input_pixels": side})
+        for side in (32, 128)
+    )
+    per_second = [found["gflop"]["train"] / found["seconds"]["train"] for found in (small, large)]
+    assert per_second == pytest.approx([20, 10], rel=0.05)
 
 
 def test_a_gpu_that_is_present_is_planned_for(client: httpx2.Client, ready_dataset: str) -> None:

@@ -26,19 +26,22 @@ ONE_THREAD = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
 @pytest.fixture(autouse=True)
 def _nothing_measured() -> Any:
-    facts._speeds[:] = (0.0, 0.0)
+    nothing = [0.0] * len(facts._speeds)
+    facts._speeds[:] = nothing
     yield
-    facts._speeds[:] = (0.0, 0.0)
+    facts._speeds[:] = nothing
 
 
 def test_speeds_are_those_of_this_machine() -> None:
     calibration.measure(ONE_THREAD, DrainFlag())  # imports, caches
     began = time.monotonic()
-    gradient, training = calibration.measure(ONE_THREAD, DrainFlag())
-    assert time.monotonic() - began < 30  # a second or so, where others do not want the cores
-    assert 0.1 < training < 1e5
-    assert 0.1 < gradient < 1e5
-    assert 1 / 20 < gradient / training < 20
+    speeds = calibration.measure(ONE_THREAD, DrainFlag())
+    assert time.monotonic() - began < 30  # two seconds or so, where others do not want the cores
+    assert [speed.input_pixels for speed in speeds] == [32, 64]
+    for speed in speeds:
+        assert 0.1 < speed.training_gflops < 1e5
+        assert 0.1 < speed.gradient_gflops < 1e5
+        assert 1 / 20 < speed.gradient_gflops / speed.training_gflops < 20
 
 
 # As Celery's prefork pool does it: a parent without PyTorch, and one child after the other.
@@ -72,17 +75,15 @@ def test_a_child_that_follows_another_measures_nothing(environment: dict[str, st
     subprocess.run([sys.executable, "-c", PREFORK], env=variables, check=True, timeout=120)
     with reading() as session:
         first, second = session.scalars(select(Worker).order_by(Worker.started_at)).all()
-    assert first.gradient_gflops
-    assert first.training_gflops
+    assert first.speeds
+    assert all(all(speed.values()) for speed in first.speeds)
     # Measured again, they would differ by the last digits at least.
-    assert second.gradient_gflops == first.gradient_gflops
-    assert second.training_gflops == first.training_gflops
+    assert second.speeds == first.speeds
 
 
 def test_what_can_not_be_measured_is_left_open() -> None:
     nowhere = facts.Facts("tpu", "none of ours", 0, bfloat16=False, threads=1, versions={})
-    known = facts.calibrated(nowhere, DrainFlag())
-    assert (known.gradient_gflops, known.training_gflops) == (None, None)
+    assert facts.calibrated(nowhere, DrainFlag()).speeds is None
 
 
 def test_a_worker_that_is_to_end_does_not_measure_to_the_end() -> None:
