@@ -6,47 +6,12 @@
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
-from benchmarks.strength.curve import Point, draw
-from benchmarks.strength.recipes import CLEAN, NOISES, known
-from benchmarks.strength.results import (
-    DASH,
-    FIGURES,
-    Measured,
-    at_least_as_well,
-    excess,
-    mean,
-    over_seeds,
-    read,
-)
-from benchmarks.strength.tables import (
-    CLAIMS,
-    FAST,
-    FLOAT32,
-    FULL,
-    HARDENED,
-    PLAIN,
-    ROWS,
-    TABLES,
-    pretrained,
-)
-from sep_core.config import PRETRAINED
-
-HALVES = {
-    "choose": "First half of the images, where recipes are chosen",
-    "judge": "Second half, where they are judged",
-    "whole": "All images",
-    "paper": "The paper's row (`benchmarks.paper`)",
-}
-COLUMNS = (CLEAN, FULL, FAST, HARDENED)
-PAPER = "120 PFLOP: 100 for 900 passes an image, 20 for the surrogate"
-LEAST_EFFECT = 10.0  # points that the full recipe has to take away, or a cell decides nothing
+from benchmarks.strength import records, sections
+from benchmarks.strength.results import DASH, read
+from benchmarks.strength.sections import Cells
 
 INTRODUCTION = f"""# Results
 
@@ -57,51 +22,10 @@ test images: lower is better protection. `last` is after the last epoch, `peak` 
 which is what early stopping gets at best; where a cell has two figures, they are last / peak. With
 several seeds it is mean ± standard deviation. A `{DASH}` is not measured.
 """
-RECIPES = f"""Differences are to the full recipe, `{FULL}`, in points, seed by seed; in brackets the
-one-sided 95 % bound of their mean (Student's t). A recipe protects at least as well where the mean
-is at most 1 point and the bound at most 3 points higher, for last and for peak."""
-COLUMN_NOTE = "Each column is what the images were changed by, each row what was tried against it."
 NOTHING = "Nothing measured yet."
-SERVICE = [
-    *("data", "images", "sides", "input", "largest change", "SSIM", "SSIM, 5th percentile"),
-    *("clean", "protected", "seconds"),
-]
 PICTURE = """![Original, protected, and the change made visible](before-after.png)
 
 One patch of each class of `make demo`, at 8 levels."""
-
-Group = tuple[str, int, str]
-"""Half of the images, budget in levels, appropriator."""
-
-
-class Cells:
-    """The results, asked for by what they were measured on."""
-
-    def __init__(self, results: Iterable[Measured]) -> None:
-        self.all = list(results)
-
-    def at(self, group: Group, recipe: str, countermeasure: str = PLAIN) -> list[Measured]:
-        """Every seed of a recipe; clean images are the same at all levels."""
-        half, levels, network = group
-        wanted = (half, recipe, 0 if recipe == CLEAN else levels, network, countermeasure)
-        return [
-            result
-            for result in self.all
-            for cell in [result.cell]
-            if (cell.half, cell.recipe, cell.levels, cell.network, cell.countermeasure) == wanted
-        ]
-
-    def groups(self, wanted: Callable[[Measured], bool] = lambda _: True) -> list[Group]:
-        """Where changed images were measured that `wanted` holds for."""
-        cells = [r.cell for r in self.all if r.cell.recipe != CLEAN and wanted(r)]
-        found = {(cell.half, cell.levels, cell.network) for cell in cells}
-        return sorted(found, key=lambda group: (list(HALVES).index(group[0]), *group[1:]))
-
-    def recipes(self, group: Group) -> list[str]:
-        """Those measured on a group under the recipe's own augmentation, in their usual order."""
-        names = dict.fromkeys([*known(), *(result.cell.recipe for result in self.all)])
-        other = {*NOISES, FLOAT32}
-        return [name for name in names if name not in other and self.at(group, name)]
 
 
 def main() -> int:
@@ -120,305 +44,27 @@ def build(results: Path, page: Path) -> dict[Path, str]:
     """Contents of every file that is made from the results, by its path: page and curves."""
     cells = Cells(read(results))
     curves = {
-        results / f"curve-{'-'.join(map(str, group))}.svg": text for group, text in _curves(cells)
+        results / f"curve-{'-'.join(map(str, group))}.svg": text
+        for group, text in sections.curves(cells)
     }
     links = [f"![{path.stem}]({path.relative_to(page.parent)})" for path in curves]
-    sections = {
-        "Recipes": _recipes(cells),
+    titled = {
+        "Recipes": sections.recipes(cells),
         "What it costs": iter(["\n".join(links) or NOTHING]),
         "What it looks like": iter([PICTURE]),
-        "Countermeasures": _matrix(cells),
-        "Arithmetic": _precisions(cells),
-        "Other networks": _networks(cells),
-        "Other methods": _baselines(cells),
-        "Photographs, through the service": _service(page.parent / "service"),
-        "Speed of a gradient pass": _speed(page.parent / "speed.json"),
-        "The data and the versions": _provenance(cells),
-        "How to reproduce": _commands(),
+        "Countermeasures": sections.matrix(cells),
+        "Arithmetic": sections.precisions(cells),
+        "Other networks": sections.networks(cells),
+        "Other methods": sections.baselines(cells),
+        "Photographs, through the service": records.service(page.parent / "service"),
+        "Speed of a gradient pass": records.speed(page.parent / "speed.json"),
+        "The data and the versions": sections.provenance(cells),
+        "How to reproduce": records.commands(),
     }
     parts = [INTRODUCTION.strip()]
-    for title, blocks in sections.items():
+    for title, blocks in titled.items():
         parts += [f"## {title}", *(list(blocks) or [NOTHING])]
     return {page: "\n\n".join(parts) + "\n", **curves}
-
-
-def _recipes(cells: Cells) -> Iterator[str]:
-    groups = _plain_groups(cells)
-    if groups:
-        yield RECIPES
-    for group in groups:
-        yield _heading(group)
-        undecided = _undecided(cells, group)
-        head = ["recipe", "passes an image", "GFLOP an image", "seeds", "last", "peak"]
-        head += ["last, to full", "peak, to full", "at least as well"]
-        rows = [_recipe_row(cells, group, name, undecided) for name in cells.recipes(group)]
-        yield _table(head, rows)
-        if undecided:
-            yield undecided
-        yield _total(cells, group)
-
-
-def _plain_groups(cells: Cells) -> list[Group]:
-    return cells.groups(lambda r: r.cell.countermeasure == PLAIN and r.cell.recipe not in NOISES)
-
-
-def _recipe_row(cells: Cells, group: Group, recipe: str, undecided: str | None) -> list[str]:
-    ours, full = cells.at(group, recipe), cells.at(group, FULL)
-    row = [f"`{recipe}`", _cost(ours[0].passes), _cost(ours[0].gflop)]
-    row += [str(len(ours)), over_seeds(ours, "last"), over_seeds(ours, "peak")]
-    if recipe in (CLEAN, FULL) or not full:
-        return [*row, DASH, DASH, DASH]
-    row += [excess(ours, full, "last"), excess(ours, full, "peak")]
-    return [*row, "undecided" if undecided else at_least_as_well(ours, full)]
-
-
-def _undecided(cells: Cells, group: Group) -> str | None:
-    """Why a group decides nothing about its recipes."""
-    clean, full = cells.at(group, CLEAN), cells.at(group, FULL)
-    missing = [name for name, results in ((CLEAN, clean), (FULL, full)) if not results]
-    if missing:
-        return f"Decides nothing: `{'` and `'.join(missing)}` not measured here."
-    effect = _effect(clean, full)
-    if effect >= LEAST_EFFECT:
-        return None
-    return (
-        f"Decides nothing: the full recipe lowers clean by {effect:.1f} points, "
-        f"less than {LEAST_EFFECT:g}."
-    )
-
-
-def _effect(clean: list[Measured], full: list[Measured]) -> float:
-    """Points that the full recipe takes away, of the same appropriator's seeds where there are."""
-    by_seed = {result.cell.seed: result.last for result in clean}
-    paired = [by_seed[r.cell.seed] - r.last for r in full if r.cell.seed in by_seed]
-    return fmean(paired) if paired else mean(clean, "last") - mean(full, "last")
-
-
-def _total(cells: Cells, group: Group) -> str:
-    """What the surrogate and the images take together."""
-    measured = [cells.at(group, name)[0] for name in cells.recipes(group) if name != CLEAN]
-    totals = {
-        result.cell.recipe: (result.surrogate_gflop + result.gflop) * result.images / 1e6
-        for result in measured
-        if result.cell.recipe in (FULL, "last", FAST) and result.gflop is not None
-    }
-    told = ", ".join(f"`{recipe}` {total:.2g} PFLOP" for recipe, total in totals.items())
-    images = measured[0].images
-    return (
-        f"The surrogate's training costs {measured[0].surrogate_gflop:,.1f} GFLOP an image beside "
-        + (f"that: for these {images:,} images {told} all told." if told else "that.")
-        + (f" The paper's, through ResNet-18, costs {PAPER}." if group[0] == "whole" else "")
-    )
-
-
-def _curves(cells: Cells) -> Iterator[tuple[Group, str]]:
-    """Of every group in which recipes of more than one cost were measured."""
-    for group in _plain_groups(cells):
-        measured = {name: cells.at(group, name) for name in cells.recipes(group)}
-        points = [
-            Point(name, passes, mean(results, "last"), mean(results, "peak"))
-            for name, results in measured.items()
-            if (passes := results[0].passes)
-        ]
-        if len({point.passes for point in points}) > 1:
-            clean = measured.get(CLEAN)
-            (first, *_) = (result for results in measured.values() for result in results)
-            line = mean(clean, "last") if clean else None
-            yield group, draw(points, line, _title(group), 2 * first.forward_gflop)
-
-
-def _matrix(cells: Cells) -> Iterator[str]:
-    groups = cells.groups(lambda r: r.cell.countermeasure != PLAIN and r.cell.recipe not in NOISES)
-    if groups:
-        yield COLUMN_NOTE
-    for group in groups:
-        yield _heading(group)
-        names, wanted = _candidates(cells, group)
-        if group[0] != "choose":
-            names, wanted = list(COLUMNS), [*ROWS, *PRETRAINED]
-        rows = [[row, *(_both(cells.at(group, name, row)) for name in names)] for row in wanted]
-        yield _table(["countermeasure", *names], rows)
-        yield from _claims(cells, group)
-        begun = [r for row in PRETRAINED for name in names for r in cells.at(group, name, row)]
-        for digest in dict.fromkeys(result.record["weights_sha256"] for result in begun):
-            yield f"The `pretrained` rows begin with weights of SHA-256 `{digest}`."
-
-
-def _claims(cells: Cells, group: Group) -> Iterator[str]:
-    """Whether recipes stand beside the full one under what undoes it most, too."""
-    rows = [
-        [
-            *(row, f"`{recipe}`", str(len(ours))),
-            *(excess(ours, full, figure) for figure in FIGURES),
-            at_least_as_well(ours, full),
-        ]
-        for row in CLAIMS
-        if (full := cells.at(group, FULL, row))
-        for recipe in (FAST, HARDENED)
-        if (ours := cells.at(group, recipe, row))
-    ]
-    if rows:
-        yield "The same test as above, in the rows on which a claim rests:"
-        head = ["countermeasure", "recipe", "seeds", "last, to full", "peak, to full"]
-        yield _table([*head, "at least as well"], rows)
-
-
-def _candidates(cells: Cells, group: Group) -> tuple[list[str], list[str]]:
-    """Recipes and countermeasures that were tried together."""
-    rows: list[str] = [row for row in ROWS if any(cells.at(group, name, row) for name in known())]
-    hard = [row for row in rows if row != PLAIN]
-    return [name for name in known() if any(cells.at(group, name, row) for row in hard)], rows
-
-
-def _precisions(cells: Cells) -> Iterator[str]:
-    for group in cells.groups(lambda result: result.cell.recipe == FLOAT32):
-        yield _heading(group)
-        rows = [
-            [name, str(len(found)), over_seeds(found, "last"), over_seeds(found, "peak")]
-            for name, recipe in (("bfloat16", FAST), ("float32", FLOAT32))
-            for found in [cells.at(group, recipe)]
-        ]
-        yield _table([f"`{FAST}` computed in", "seeds", "last", "peak"], rows)
-
-
-def _networks(cells: Cells) -> Iterator[str]:
-    groups = cells.groups(lambda result: result.cell.recipe in COLUMNS)
-    for half, levels in dict.fromkeys(group[:2] for group in groups):
-        names = [name for *place, name in groups if (half, levels) == tuple(place)]
-        for row in ("none", PLAIN):
-            rows = [
-                [name, *(_both(cells.at((half, levels, name), recipe, row)) for recipe in COLUMNS)]
-                for name in names
-                if any(cells.at((half, levels, name), recipe, row) for recipe in COLUMNS)
-            ]
-            if len(rows) > 1:
-                yield f"### {HALVES[half]}: {levels} levels, row `{row}`"
-                yield _table(["appropriator", *COLUMNS], rows)
-
-
-def _baselines(cells: Cells) -> Iterator[str]:
-    for group in cells.groups(lambda result: result.cell.recipe in NOISES):
-        yield _heading(group)
-        columns = ("none", PLAIN, "grey", "jpeg-10")
-        names = [CLEAN, FULL, FAST, HARDENED, *NOISES]
-        rows = [
-            [f"`{name}`", *(_both(cells.at(group, name, column)) for column in columns)]
-            for name in names
-        ]
-        yield _table(["images changed by", *columns], rows)
-
-
-def _speed(path: Path) -> Iterator[str]:
-    if not path.exists():
-        return
-    record = json.loads(path.read_text(encoding="utf-8"))
-    made = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    yield (
-        f"Reference: {record['reference']}. `{record['network']}`, batches of {record['batch']}, "
-        f"{record['device']}; both sides in turns; {made}."
-    )
-    yield _table(["what", "measured"], [[name, value] for name, value in record["figures"].items()])
-
-
-def _service(folder: Path) -> Iterator[str]:
-    """Whole jobs, each from a file that `benchmarks.service` wrote."""
-    jobs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    if not jobs:
-        return
-    yield (
-        "Uploaded, protected and downloaded by curl. Accuracies are in percent, last / peak, on "
-        "the data's own test images; sides, in pixels, are of images as they came and left, "
-        "`input` is what the networks saw. Where the change shows is a sentence of the report."
-    )
-    yield _table(SERVICE, [_job(job) for job in jobs])
-    told = [f"`{job['data']}`: {job['change']['sentence']} {_worst(job)}" for job in jobs]
-    yield "\n".join(f"- {line}" for line in told)
-
-
-def _job(job: dict[str, Any]) -> list[str]:
-    change, config, low = job["change"], job["config"], job["sides"]
-    one = str(low[0]) if low[0] == low[1] else f"{low[0]} x {low[1]}"
-    sizes = f"{low[0]} to {low[1]}, {job['shapes']:,} shapes" if job["shapes"] > 1 else one
-    row = [f"`{job['data']}`", f"{change['images']:,}", sizes, str(config["input_pixels"])]
-    row += [f"{change['largest_change_levels']} of {config['epsilon_levels']}"]
-    row += [f"{change['ssim_mean']:.3f}", f"{change['ssim_p5']:.3f}"]
-    row += [
-        f"{100 * trained['last']:.1f} / {100 * trained['peak']:.1f}"
-        for trained in (job["accuracy"]["clean"], job["accuracy"]["protected"])
-    ]
-    return [*row, f"{job['seconds']:,} on {job['plan']['threads']} threads"]
-
-
-def _worst(job: dict[str, Any]) -> str:
-    worst = job["change"]["worst"][0]
-    return f"Most in `{worst['name']}`, SSIM {worst['ssim']:.3f}."
-
-
-def _provenance(cells: Cells) -> Iterator[str]:
-    seen = dict.fromkeys(
-        (
-            HALVES[record["half"]],
-            f"{record['train_images']:,}",
-            f"{record['test_images']:,}",
-            f"`{record['data_sha256'][:16]}`",
-            f"{record['plan']['device']}, {record['plan']['precision']}",
-            ", ".join(f"{name} {value}" for name, value in record["versions"].items()),
-        )
-        for result in cells.all
-        for record in [result.record]
-    )
-    if seen:
-        head = ["images", "training", "test", "SHA-256 of the pixels", "arithmetic", "versions"]
-        yield _table(head, [list(row) for row in seen])
-
-
-def _commands() -> Iterator[str]:
-    yield (
-        "Each command goes on where it was stopped. ZIP holds `split/class/file`: for `two-levels` "
-        "all of CIFAR-10, for the others the first 500 training and 200 test images of every "
-        "class, in its order, as PNG files; the pixels' digest is above. `--full` measures what "
-        "takes a bigger machine. Trainings are the paper's, with crops and flips (row "
-        "`crop-flip`); the row `none` is without. Seed 1 is that of both halves, on other images."
-    )
-    named = {
-        f"python -m benchmarks.strength {name} --data ZIP": (table.__doc__ or name).splitlines()[0]
-        for name, table in TABLES.items()
-    }
-    backbones = (pretrained.__doc__ or "").splitlines()[0]
-    named["python -m benchmarks.strength --weights NETWORK.pt --data ZIP"] = backbones
-    named["python -m benchmarks.paper --data ZIP --out FOLDER"] = "The paper's row, on a GPU."
-    named |= {
-        "python -m benchmarks.service --data ZIP --preset auto --record docs/service": (
-            "A whole job through the service, by curl."
-        ),
-        "python -m benchmarks.mix FROM.zip TO.zip": "An archive of many sizes and aspect ratios.",
-    }
-    record = "python -m benchmarks.speed --reference PATH --record docs/speed.json"
-    named[record] = "The speed of a gradient pass beside the authors'."
-    named["python -m benchmarks.strength.page"] = "This page."
-    yield _table(["command", "measures"], [[f"`{c}`", what] for c, what in named.items()])
-
-
-def _heading(group: Group) -> str:
-    return f"### {_title(group)}"
-
-
-def _title(group: Group) -> str:
-    half, levels, network = group
-    return f"{HALVES[half]}: {levels} levels, `{network}` trained on them"
-
-
-def _both(results: list[Measured]) -> str:
-    return f"{over_seeds(results, 'last')} / {over_seeds(results, 'peak')}" if results else DASH
-
-
-def _cost(value: float | None) -> str:
-    return DASH if value is None else f"{value:,.1f}".removesuffix(".0")
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _holds(path: Path, text: str) -> bool:

@@ -1,0 +1,89 @@
+"""Sections of docs/results.md that are not of cells: whole jobs, speed, and the commands."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.strength.sections import table
+from benchmarks.strength.tables import TABLES, pretrained
+
+SERVICE = [
+    *("data", "images", "sides", "input", "largest change", "SSIM", "SSIM, 5th percentile"),
+    *("clean", "protected", "seconds"),
+]
+
+
+def speed(path: Path) -> Iterator[str]:
+    """What `benchmarks.speed` recorded."""
+    if not path.exists():
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    made = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    yield (
+        f"Reference: {record['reference']}. `{record['network']}`, batches of {record['batch']}, "
+        f"{record['device']}; both sides in turns; {made}."
+    )
+    yield table(["what", "measured"], [[name, value] for name, value in record["figures"].items()])
+
+
+def service(folder: Path) -> Iterator[str]:
+    """Whole jobs, each from a file that `benchmarks.service` wrote."""
+    jobs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    if not jobs:
+        return
+    yield (
+        "Uploaded, protected and downloaded by curl. Accuracies are in percent, last / peak, on "
+        "the data's own test images; sides, in pixels, are of images as they came and left, "
+        "`input` is what the networks saw. Where the change shows is a sentence of the report."
+    )
+    yield table(SERVICE, [_job(job) for job in jobs])
+    told = [f"`{job['data']}`: {job['change']['sentence']} {_worst(job)}" for job in jobs]
+    yield "\n".join(f"- {line}" for line in told)
+
+
+def _job(job: dict[str, Any]) -> list[str]:
+    change, config, low = job["change"], job["config"], job["sides"]
+    one = str(low[0]) if low[0] == low[1] else f"{low[0]} x {low[1]}"
+    sizes = f"{low[0]} to {low[1]}, {job['shapes']:,} shapes" if job["shapes"] > 1 else one
+    row = [f"`{job['data']}`", f"{change['images']:,}", sizes, str(config["input_pixels"])]
+    row += [f"{change['largest_change_levels']} of {config['epsilon_levels']}"]
+    row += [f"{change['ssim_mean']:.3f}", f"{change['ssim_p5']:.3f}"]
+    row += [
+        f"{100 * trained['last']:.1f} / {100 * trained['peak']:.1f}"
+        for trained in (job["accuracy"]["clean"], job["accuracy"]["protected"])
+    ]
+    return [*row, f"{job['seconds']:,} on {job['plan']['threads']} threads"]
+
+
+def _worst(job: dict[str, Any]) -> str:
+    worst = job["change"]["worst"][0]
+    return f"Most in `{worst['name']}`, SSIM {worst['ssim']:.3f}."
+
+
+def commands() -> Iterator[str]:
+    """How everything on the page is measured again."""
+    yield (
+        "Each command goes on where it was stopped. ZIP holds `split/class/file`: for `two-levels` "
+        "all of CIFAR-10, for the others the first 500 training and 200 test images of every "
+        "class, in its order, as PNG files; the pixels' digest is above. `--full` measures what "
+        "takes a bigger machine. Trainings are the paper's, with crops and flips (row "
+        "`crop-flip`); the row `none` is without. Seed 1 is that of both halves, on other images."
+    )
+    named = {
+        f"python -m benchmarks.strength {name} --data ZIP": (cells.__doc__ or name).splitlines()[0]
+        for name, cells in TABLES.items()
+    }
+    backbones = (pretrained.__doc__ or "").splitlines()[0]
+    named["python -m benchmarks.strength --weights NETWORK.pt --data ZIP"] = backbones
+    named["python -m benchmarks.paper --data ZIP --out FOLDER"] = "The paper's row, on a GPU."
+    named |= {
+        "python -m benchmarks.service --data ZIP --preset auto --record docs/service": (
+            "A whole job through the service, by curl."
+        ),
+        "python -m benchmarks.mix FROM.zip TO.zip": "An archive of many sizes and aspect ratios.",
+    }
+    record = "python -m benchmarks.speed --reference PATH --record docs/speed.json"
+    named[record] = "The speed of a gradient pass beside the authors'."
+    named["python -m benchmarks.strength.page"] = "This page."
+    yield table(["command", "measures"], [[f"`{c}`", what] for c, what in named.items()])
