@@ -37,8 +37,8 @@ FAST = replace(
 """16 gradient passes an image through a small network, and 102,400 for the patterns (of ten
 classes), where the paper takes 900 an image."""
 
-HARDENED = replace(FAST, steps=15, step_levels=2.0, views="hardened")
-"""A longer walk from the patterns, both through what appropriators do before they train."""
+HARDENED = replace(FAST, views="hardened")
+"""`fast`, patterns and walk through what appropriators do before they train."""
 
 PRESETS: Mapping[str, SEPConfig] = MappingProxyType(
     {"paper": PAPER, "quick": QUICK, "fast": FAST, "hardened": HARDENED}

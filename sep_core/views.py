@@ -88,5 +88,5 @@ CHANGES: Mapping[str, Callable[[Seen], Seen]] = MappingProxyType(
         "jpeg-60": partial(compress, quality=60),
     }
 )
-HARDENED = (PLAIN, "grey", "halved", "jpeg-10", "jpeg-30", "jpeg-60")
-"""Drawn with equal chance."""
+HARDENED = (PLAIN, *3 * ("grey",), "halved", "jpeg-10", "jpeg-30", "jpeg-60")
+"""Drawn with equal chance; grey oftener, or the change is one of colours alone."""

@@ -66,10 +66,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     # As `quick` walks: briefly, or the images lose the pattern again.
     "class-4x4": SHORT | {"checkpoints_per_step": 4},
     "class-1x4": SHORT | {"checkpoints_per_step": 1},
-    # `fast` through the views of `hardened`, and `hardened` without patterns.
-    "class-hardened": SHORT | {"checkpoints_per_step": 4, "views": "hardened"},
-    "sep-hardened": PER_STEP
-    | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "views": "hardened"},
     # `fast` in float32, to be compared with bfloat16.
     "fast-float32": _preset("fast") | {"precision": "float32"},
     "sep-2x15": PER_STEP | {"variant": "sep", "checkpoints_per_step": 2, "steps": 15},

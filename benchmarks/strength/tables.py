@@ -37,9 +37,8 @@ def choose() -> Iterator[Cell]:
 
 
 def harden() -> Iterator[Cell]:
-    """Candidates for `hardened`, on the first half, against what undoes SEP most."""
-    recipes = [CLEAN, "sep-4x15", "class-4x15", "class-4x4", "class-hardened", "sep-hardened"]
-    recipes.append(HARDENED)
+    """`hardened`, on the first half, against what undoes SEP most."""
+    recipes = [CLEAN, "sep-4x15", "class-4x15", "class-4x4", HARDENED]
     yield from _cells("choose", recipes, [8], [1], ["small"], CLAIMS)
 
 
