@@ -89,14 +89,11 @@ def _device(worker: Worker) -> Device:
 
 
 def _speed(worker: Worker, input_pixels: int) -> Speed | None:
-    """Measured at the largest side that is not above the asked one."""
+    """Measured at the largest side that is not above the asked one, or at the smallest."""
     if worker.speeds is None:
         return None
-    known = [Speed(**speed) for speed in worker.speeds]
-    return max(
-        (speed for speed in known if speed.input_pixels <= input_pixels),
-        key=attrgetter("input_pixels"),
-    )
+    known = sorted((Speed(**speed) for speed in worker.speeds), key=attrgetter("input_pixels"))
+    return [known[0], *(speed for speed in known if speed.input_pixels <= input_pixels)][-1]
 
 
 def _seconds(costs: Costs, speeds: Sequence[Speed]) -> dict[StepKind, float] | None:

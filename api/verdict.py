@@ -9,11 +9,12 @@ from sep_core.cells import Evaluation
 Record = dict[str, Any]
 
 WORKED_BELOW_SHARE = 0.6
-"""Share of the clean last accuracy above which the report says that it did not work."""
+"""Of what clean images teach beyond guessing, the share above which the report says that a
+protection did not work; of the last epoch and of the best, which early stopping gets at best."""
 OTHERWISE_PROTECTED = 0.05
 """Between the shares that are protected of what leaves and of what was trained on: is told."""
-DECIDES_ABOVE_CHANCE = 1.5
-"""A baseline below so many times the share of guessing decides nothing."""
+DECIDES_BEYOND = 0.1
+"""A baseline that beats guessing by less, or by less than half of it, decides nothing."""
 
 
 def build(
@@ -26,10 +27,11 @@ def build(
         config: the frozen configuration.
 
     Returns:
-        `worked` is said of all that leaves, and never of a part: no training here leaves the
-        protected images out, as anybody can. Where some classes are named, `named` has a `worked`
-        of theirs: all their images are protected, so that nothing is left to train on instead,
-        unless the data have the same pixels under another class.
+        `worked` is said where every countermeasure that was asked for is withstood, those apart
+        whose baselines decide nothing; and of all that leaves, never of a part: no training here
+        leaves the protected images out, as anybody can. Where some classes are named, `named` has
+        a `worked` of theirs: all their images are protected, so that nothing is left to train on
+        instead, unless the data have the same pixels under another class.
     """
     names = config.get("protected_classes") if is_partial(change) else None
     judged = [_of_classes(output, names) for output in outputs] if names else outputs
@@ -37,22 +39,40 @@ def build(
     if names and len(measured) < len(outputs):
         return _unmeasured(outputs, names, change)
     rows = matrix.build(evaluation, measured)
-    first = _first(rows[0], change, config, names)
-    return first | _strongest(rows, first, change, len(config["target_map"]))
+    guessing = _guessing(measured, names, len(config["target_map"]))
+    first = _first(rows, guessing, change, config, names)
+    return first | _strongest(rows, first, change)
 
 
-def _first(row: Record, change: Record, config: Record, names: Sequence[str] | None) -> Record:
+def _guessing(outputs: Sequence[Record], names: Sequence[str] | None, classes: int) -> float:
+    """What naming one class for every test image reaches: the largest.
+
+    An equal share each for some classes alone, and where no training counted images by class.
+    """
+    counted: Record = next((found["by_class"] for found in outputs if "by_class" in found), {})
+    images: list[int] = [count["images"] for count in counted.values()]
+    return max(images) / sum(images) if sum(images) and not names else 1 / classes
+
+
+def _first(
+    rows: Sequence[Record],
+    guessing: float,
+    change: Record,
+    config: Record,
+    names: Sequence[str] | None,
+) -> Record:
     """What the first row's trainings on the protected data say, beside those on the originals."""
-    classes, unchanged = len(config["target_map"]), change["unchanged_images"]
-    decides = _decides(row, classes)
-    low = decides and _is_low(row) and not unchanged
+    row, unchanged = rows[0], change["unchanged_images"]
+    decides = _decides(row, guessing)
+    low = decides and _is_low(row, guessing) and not unchanged
+    every = low and not _failing(rows, guessing)
     whole = config.get("protected_fraction", 1) == 1
     where = "images of the classes to protect" if names else "images"
     of = f", means of {row['seeds']} trainings each" if row["seeds"] > 1 else ""
     measured = (
         f"On clean {where}, a network trained on the protected data reaches "
         f"{_reached(row['protected'], names)} where one trained on the originals reaches "
-        f"{row['clean']['last']['mean']:.1%} (guessing: {1 / classes:.1%}{of})."
+        f"{row['clean']['last']['mean']:.1%} (guessing: {guessing:.1%}{of})."
     )
     if not decides:
         word = "The baseline hardly beats guessing, so this measurement decides nothing."
@@ -63,13 +83,16 @@ def _first(row: Record, change: Record, config: Record, names: Sequence[str] | N
         word = _of_a_part(low=low, named=bool(names), whole=whole)
     elif low:
         word = "The protection holds against this network and recipe."
+    elif _share(row, guessing, "last") <= WORKED_BELOW_SHARE:
+        word = "The protection does not withstand early stopping: do not rely on it."
     else:
         word = "The protection did not work on these data: do not rely on it."
     return {
-        "worked": low and not is_partial(change),
+        "worked": every and not is_partial(change),
         "decides": decides,
-        "share_of_clean_accuracy": row["ratio"]["last"],
-        "named": _named(names, row, worked=low and whole),
+        "guessing": round(guessing, 6),
+        "share_learned": {which: _share(row, guessing, which) for which in ("last", "peak")},
+        "named": _named(names, row, worked=every and whole),
         "sentence": f"{measured} {word}" + (f" {scope(change)}" if is_partial(change) else ""),
     }
 
@@ -93,12 +116,12 @@ def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:
     )
 
 
-def _strongest(rows: Sequence[Record], first: Record, change: Record, classes: int) -> Record:
+def _strongest(rows: Sequence[Record], first: Record, change: Record) -> Record:
     """Which countermeasure gets most out of what leaves, and whether all are withstood.
 
     Alone it is no news. A weak network may get less and yet all that there is for it to learn.
     """
-    row = max(rows, key=lambda row: row["protected"]["last"]["mean"])
+    row = max(rows, key=_got)
     strongest = {name: row[name] for name in ("network", "countermeasure", "ratio")}
     if len(rows) == 1:
         return {"strongest": strongest}
@@ -110,14 +133,18 @@ def _strongest(rows: Sequence[Record], first: Record, change: Record, classes: i
         f"originals give {row['clean']['last']['mean']:.1%}."
     )
     if not is_partial(change):
-        sentence += _withstood(rows, classes)
+        sentence += _withstood(rows, first["guessing"])
     return {"strongest": strongest, "sentence": sentence}
 
 
-def _withstood(rows: Sequence[Record], classes: int) -> str:
+def _got(row: Record) -> tuple[float, float]:
+    return row["protected"]["peak"]["mean"], row["protected"]["last"]["mean"]
+
+
+def _withstood(rows: Sequence[Record], guessing: float) -> str:
     """Of the rows that decide something."""
-    deciding = [row for row in rows if _decides(row, classes)]
-    failing = [row for row in deciding if not _is_low(row)]
+    deciding = [row for row in rows if _decides(row, guessing)]
+    failing = _failing(rows, guessing)
     if not deciding:
         return ""
     if not failing:
@@ -128,20 +155,35 @@ def _withstood(rows: Sequence[Record], classes: int) -> str:
             "hardly beat guessing."
         )
     told = "; ".join(
-        f"{row['countermeasure']} with {row['network']} ({row['protected']['last']['mean']:.1%} of "
-        f"{row['clean']['last']['mean']:.1%})"
-        for row in sorted(failing, key=lambda row: -row["ratio"]["last"])
+        f"{row['countermeasure']} with {row['network']}: {_reached(row['protected'], None)} of "
+        f"{row['clean']['last']['mean']:.1%}"
+        for row in sorted(failing, key=lambda row: -_most(row, guessing))
     )
     return f" The protection does not withstand {told}."
 
 
-def _decides(row: Record, classes: int) -> bool:
+def _decides(row: Record, guessing: float) -> bool:
     """Whether the baseline learned something, so that protected data could take it away."""
-    return bool(row["clean"]["last"]["mean"] * classes >= DECIDES_ABOVE_CHANCE)
+    beyond = row["clean"]["last"]["mean"] - guessing
+    return bool(beyond > 0 and beyond >= min(DECIDES_BEYOND, guessing / 2))
 
 
-def _is_low(row: Record) -> bool:
-    return bool(row["ratio"]["last"] <= WORKED_BELOW_SHARE)
+def _failing(rows: Sequence[Record], guessing: float) -> list[Record]:
+    return [row for row in rows if _decides(row, guessing) and not _is_low(row, guessing)]
+
+
+def _is_low(row: Record, guessing: float) -> bool:
+    return _most(row, guessing) <= WORKED_BELOW_SHARE
+
+
+def _most(row: Record, guessing: float) -> float:
+    return max(_share(row, guessing, which) for which in ("last", "peak"))
+
+
+def _share(row: Record, guessing: float, which: str) -> float:
+    """Of what clean images teach beyond guessing, how much protected ones do."""
+    clean, protected = (row[of][which]["mean"] - guessing for of in ("clean", "protected"))
+    return float(round(max(protected, 0.0) / max(clean, 1e-9), 4))
 
 
 def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
@@ -170,7 +212,8 @@ def _unmeasured(outputs: Sequence[Record], names: Sequence[str], change: Record)
     return {
         "worked": False,
         "decides": False,
-        "share_of_clean_accuracy": None,
+        "guessing": None,
+        "share_learned": None,
         "named": {"classes": list(names), "worked": False, "clean": None, "protected": None},
         "strongest": None,
         "sentence": f"Nothing here measures the classes to protect: {why} {scope(change)}",

@@ -337,7 +337,7 @@ def accuracy(last: float, peak: float | None = None, **by_class: float) -> JSON:
                 "recognised_last": round(images * by_class.get(name, last)),
                 "recognised_peak": round(images * max(curve)),
             }
-            for name, images in (("cat", 20), ("dog", 60))
+            for name, images in (("cat", 40), ("dog", 40))
         },
     }
 

@@ -66,10 +66,11 @@ def build(protection_id: UUID) -> report.Record:
     ("clean", "protected", "worked", "decides", "word"),
     [
         (0.9, 0.3, True, True, "holds"),
-        (0.9, 0.54, True, True, "holds"),
-        (0.9, 0.55, False, True, "did not work"),
+        (0.9, 0.74, True, True, "holds"),  # of two classes: guessing is half
+        (0.9, 0.75, False, True, "did not work"),
         (0.9, 0.95, False, True, "did not work"),
-        (0.7, 0.1, False, False, "decides nothing"),  # of two classes: guessing is half
+        (0.7, 0.5, True, True, "holds"),
+        (0.55, 0.1, False, False, "decides nothing"),
         (0.0, 0.0, False, False, "decides nothing"),
     ],
 )
@@ -83,6 +84,33 @@ def test_verdicts(
     assert word in verdict["sentence"]
     assert f"{protected:.1%}" in verdict["sentence"]
     assert "guessing: 50.0%" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_protection_that_early_stopping_undoes(done: UUID) -> None:
+    set_outputs(done, accuracy(0.9), accuracy(0.3, peak=0.8))
+    verdict = build(done)["verdict"]
+    assert not verdict["worked"]
+    assert verdict["share_learned"] == {"last": 0, "peak": 0.75}
+    assert "reaches 30.0% (peak 80.0%)" in verdict["sentence"]
+    assert "does not withstand early stopping: do not rely on it." in verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("clean", "decides", "word"),
+    [(0.78, False, "decides nothing"), (0.86, True, "holds"), (0.7, False, "decides nothing")],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_naming_the_largest_class_is_guessing(
+    done: UUID, clean: float, decides: bool, word: str
+) -> None:
+    outputs = accuracy(clean), accuracy(0.3)
+    for output in outputs:
+        output["by_class"]["cat"]["images"] = 120
+    set_outputs(done, *outputs)
+    verdict = build(done)["verdict"]
+    assert (verdict["guessing"], verdict["decides"]) == (0.75, decides)
+    assert word in verdict["sentence"]
 
 
 def test_the_record_is_whole(done: UUID) -> None:
@@ -147,24 +175,24 @@ def test_the_page(done: UUID, spoil: bool) -> None:
     ("worst", "sentence"),
     [
         (
-            (0.8, 0.6),
+            (0.8, 0.7),
             (
-                "jpeg-10 with small recovers most: 60.0% (peak 60.0%) where the originals "
-                "give 80.0%. The protection does not withstand jpeg-10 with small (60.0% of 80.0%)."
+                "jpeg-10 with small recovers most: 70.0% (peak 70.0%) where the originals give "
+                "80.0%. The protection does not withstand jpeg-10 with small: 70.0% (peak 70.0%) "
+                "of 80.0%."
             ),
         ),
         (
             (0.9, 0.5),
             (
                 "jpeg-10 with small recovers most: 50.0% (peak 50.0%) where the originals "
-                "give 90.0%. The protection withstands 2 of them; on the originals, too, the rest "
-                "hardly beat guessing."
+                "give 90.0%. The protection withstands all of them."
             ),
         ),
         (
-            (0.6, 0.5),  # a baseline that decides nothing, of two classes
+            (0.55, 0.5),  # a baseline that decides nothing, of two classes
             (
-                "give 60.0%. The protection withstands 1 of them; on the originals, too, the rest "
+                "give 55.0%. The protection withstands 2 of them; on the originals, too, the rest "
                 "hardly beat guessing."
             ),
         ),
@@ -181,7 +209,7 @@ def test_the_countermeasure_that_recovers_most(
     set_outputs(made, *map(accuracy, [*others, *worst, *worst]))
     record = build(made)
     verdict = record["verdict"]
-    assert verdict["worked"]  # of the first: crop and flip
+    assert verdict["worked"] is ("does not withstand" not in sentence)
     assert "reaches 30.0% (peak 50.0%)" in verdict["sentence"]
     assert "Of 3 ways" in verdict["sentence"]
     assert verdict["sentence"].endswith(sentence)
@@ -198,12 +226,12 @@ def test_the_countermeasure_that_recovers_most(
 def test_all_seeds_have_a_say_in_the_verdict(owner_id: UUID, ready: UUID) -> None:
     made = requested(owner_id, ready, countermeasures=["crop-flip"], seeds=3)
     succeed(made)
-    set_outputs(made, *map(accuracy, [0.9, 0.5, 0.9, 0.8, 0.9, 0.8]))
+    set_outputs(made, *map(accuracy, [0.9, 0.5, 0.9, 0.9, 0.9, 0.9]))
     verdict = build(made)["verdict"]
     assert not verdict["worked"]
-    assert verdict["share_of_clean_accuracy"] == pytest.approx(0.7 / 0.9, abs=1e-4)
-    assert verdict["share_of_clean_accuracy"] == verdict["strongest"]["ratio"]["last"]
-    assert "70.0% (peak" in verdict["sentence"]
+    share = (2.3 / 3 - 0.5) / (0.9 - 0.5)
+    assert verdict["share_learned"] == pytest.approx({"last": share, "peak": share}, abs=1e-4)
+    assert "76.7% (peak" in verdict["sentence"]
     assert "guessing: 50.0%, means of 3 trainings each" in verdict["sentence"]
 
 
@@ -212,11 +240,11 @@ def test_a_weak_network_that_learns_all_it_can_is_named(owner_id: UUID, ready: U
     """It gets less than another, of which the protection took nearly half."""
     made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"])
     succeed(made)
-    set_outputs(made, *map(accuracy, [0.95, 0.55, 0.76, 0.54]))
+    set_outputs(made, *map(accuracy, [0.95, 0.75, 0.76, 0.7]))
     verdict = build(made)["verdict"]
     assert verdict["strongest"]["countermeasure"] == "crop-flip"
     assert verdict["sentence"].endswith(
-        "The protection does not withstand grey with small (54.0% of 76.0%)."
+        "The protection does not withstand grey with small: 70.0% (peak 70.0%) of 76.0%."
     )
 
 
@@ -318,7 +346,8 @@ def test_where_classes_are_named_the_verdict_is_on_them_alone(
     record = build(done)
     verdict = record["verdict"]
     assert (verdict["worked"], verdict["decides"]) == (False, True)
-    assert verdict["share_of_clean_accuracy"] == pytest.approx(cat / 0.95, abs=1e-4)
+    last = max(cat - 0.5, 0) / (0.95 - 0.5)
+    assert verdict["share_learned"]["last"] == pytest.approx(last, abs=1e-4)
     assert verdict["named"]["classes"] == ["cat"]
     assert verdict["named"]["worked"] is worked
     assert verdict["named"]["clean"]["last"] == 0.95
@@ -356,13 +385,13 @@ def test_a_table_of_the_classes_the_named_ones_first(done: UUID) -> None:
     name_classes(done, "dog")
     record = build(done)
     dog, cat, owl = record["by_class"]
-    assert (dog["class"], dog["to_protect"], dog["test_images"]) == ("dog", True, 60)
+    assert (dog["class"], dog["to_protect"], dog["test_images"]) == ("dog", True, 40)
     assert (dog["clean"]["last"], dog["protected"]) == (0.9, {"last": 0.05, "peak": 0.5})
     assert (cat["class"], cat["to_protect"], cat["protected"]["last"]) == ("cat", False, 0.8)
     assert owl["clean"] == {"last": None, "peak": None}
     page = Page(report.render(record, None))
     assert page.open == []
-    for shown in ("By class", "dogyes6090.0 %", "catno20", "owlno0no images"):
+    for shown in ("By class", "dogyes4090.0 %", "catno40", "owlno0no images"):
         assert shown in page.text
 
 
