@@ -21,14 +21,14 @@ from sep_core.config import NetworkName, Plan, resolve
 from sep_core.evaluation import predictions
 from sep_core.networks import Network
 from sep_core.presets import QUICK, at_side
-from sep_core.training import Epoch, Recipe, fit
+from sep_core.training import Epoch, Recipe, fit, prepare
 
 
 def main() -> int:
     """Train and write."""
     options = _options()
-    torch.set_num_threads(options.threads)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
+    prepare(plan)
     data = read(options.data, options.half)
     network, accuracy = train(data, options.network, options.epochs, options.seed, plan)
     path = options.out / f"{options.network}.pt"

@@ -35,7 +35,7 @@ from sep_core.presets import PAPER
 from sep_core.protection import loss_gradient, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze
-from sep_core.training import Progress, Recipe, fit
+from sep_core.training import Progress, Recipe, fit, prepare
 
 SEED = "0" * 32
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -53,7 +53,7 @@ def main() -> int:
     measured: Measured = {}
     low = False
     for threads, variant in itertools.product(options.threads, options.variants):
-        torch.set_num_threads(threads)
+        prepare(Plan(device=options.device, precision="float32", threads=threads))
         name = f"{variant} {threads} thread{'s' * (threads > 1)}"
         passes = gradient_passes(variant, options)
         _check_same_gradient(passes)
@@ -65,7 +65,7 @@ def main() -> int:
             measured[f"{precision} {name} gradient pass ratio"] = _ratio(each)
             low |= _least(precision, options) > statistics.median(each)
     for precision, threads in itertools.product(PRECISIONS, options.threads):
-        torch.set_num_threads(threads)
+        prepare(Plan(device=options.device, precision=precision, threads=threads))
         name = f"{precision} surrogate training {threads} thread{'s' * (threads > 1)}"
         measured[name] = _throughput(options.batch, training_seconds(precision, options))
     for name, (value, unit) in measured.items():

@@ -33,6 +33,7 @@ from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.patterns import class_patterns
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.presets import PRESETS
+from sep_core.training import prepare
 
 Split = tuple[Tensor, Tensor]  # pixels (n, c, h, w) and labels (n)
 Figures = dict[str, float]
@@ -43,8 +44,8 @@ def main() -> int:
     options = _options()
     train, test, classes = read_zip(options.data or _photographs())
     config = configured(options.preset, options.set, options.device, train[0])
-    torch.set_num_threads(options.threads)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
+    prepare(plan)
     runs = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         resolved = resolve(_seeded(config, seed), classes)

@@ -91,7 +91,7 @@ def fit(
     if len(pixels) < 2:
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
     config, seed = training_config(config, countermeasure), drawn_seed(config)
-    (pixels,), labels = place([pixels], plan.device), labels.to(plan.device)
+    (pixels,) = place([pixels], plan.device)
     network = build(
         recipe.network,
         classes,
@@ -109,16 +109,18 @@ def fit(
         crops = draw_crops(len(pixels), config, draws)
         further = generator(seed, f"{recipe.purpose} {countermeasure}", epoch + 1)
         set_trainable(network, frozen=countermeasure == "pretrained-frozen")
-        chosen_batches = order.tensor_split(batch_total)
-        with closing(batches(pixels, chosen_batches, plan.device)) as read:
-            for index, (chosen, taken) in enumerate(zip(chosen_batches, read, strict=True)):
+        # To the device once an epoch: it would wait for every batch's own.
+        parts = (
+            shuffled[order].to(plan.device).tensor_split(batch_total)
+            for shuffled in (crops, labels)
+        )
+        with closing(batches(pixels, order.tensor_split(batch_total), plan.device)) as read:
+            for index, (taken, cropped, known) in enumerate(zip(read, *parts, strict=True)):
                 optimiser.param_groups[0]["lr"] = rate * learning_rate(
                     config, recipe.epochs, epoch + index / batch_total
                 )
-                images = augment(to_images(taken), crops[chosen], config.crop_padding)
-                images, targets = change_batch(
-                    countermeasure, images, labels[chosen], classes, further
-                )
+                images = augment(to_images(taken), cropped, config.crop_padding)
+                images, targets = change_batch(countermeasure, images, known, classes, further)
                 if radius := RADIUS_LEVELS.get(countermeasure):
                     images = attack(network, objective, images, targets, radius, further)
                 loss = objective(images, targets)
@@ -152,6 +154,18 @@ def _cross_entropy(
     with autocast(plan):
         logits = network(images)
     return functional.cross_entropy(logits.float(), targets)
+
+
+def prepare(plan: Plan) -> None:
+    """Settings of this process that the bytes depend on.
+
+    Operations that a GPU can't do the same way twice are refused.
+    """
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def autocast(plan: Plan) -> torch.autocast:
@@ -200,10 +214,10 @@ def augment(
     """Zero-pad, crop at (top, left) and mirror where the third is 1: one gather, no loop."""
     side = images.shape[-1]
     padded = functional.pad(images, [padding] * 4)
-    steps = torch.arange(side)
+    steps, crops = torch.arange(side, device=images.device), crops.to(images.device)
     rows = crops[:, :1] + steps
     columns = crops[:, 1:2] + torch.where(crops[:, 2:] == 1, side - 1 - steps, steps)
-    batch = torch.arange(len(images))[:, None, None]
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 

@@ -15,8 +15,7 @@ from sep_core.presets import QUICK, at_side
 from sep_core.protection import protect
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze
-from sep_core.training import Epoch, Progress, Recipe, fit
-from worker import tensors
+from sep_core.training import Epoch, Progress, Recipe, fit, prepare
 from worker.lease import DrainFlag, WorkerDraining
 
 SECONDS = 0.3
@@ -36,7 +35,7 @@ def measure(device: Device, drain: DrainFlag) -> list[Speed]:
         precision="bfloat16" if device.bfloat16 else "float32",
         threads=device.threads,
     )
-    tensors.prepare(plan)
+    prepare(plan)
     config = resolve(replace(QUICK, seed=SEED, steps=10_000), CLASSES)
     sized = [at_side(config, side) for side in MEASURED_SIDES]
     return [_speed(of, plan, batch_size(of, device), drain) for of in sized]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from api.archive import ImageRecord, IngestResult, Pixels
 from api.workload import size_bytes
-from sep_core.config import Plan
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.reading import read_ahead
@@ -26,15 +25,6 @@ MAPPED_BYTES = 2**28
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
 DECODED_BYTES = 192_000_000
 """Of images at their own size that are decoded at once: no more than the largest accepted takes."""
-
-
-def prepare(plan: Plan) -> None:
-    """Settings of this process that the bytes depend on."""
-    torch.set_num_threads(plan.threads)
-    torch.use_deterministic_algorithms(True, warn_only=False)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def split(

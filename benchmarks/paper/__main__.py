@@ -6,7 +6,8 @@ PATH is CIFAR-10: `cifar-10-binary.tar.gz` or its folder, a zip of `split/class/
 (`--convert` makes one). Stages, in order of worth: `two` levels, `eight`, the other `networks`, the
 `rest`. Prints what is left and what it costs, then works it off. It may be stopped at any time, and
 the same command goes on: at most a piece is lost, a shard of images (10 PFLOP at most) or one
-training, which begins anew (20 PFLOP for ResNet-18, 48 for GoogLeNet). Exits 75 while work is left.
+training, which begins anew (20 PFLOP for ResNet-18, 48 for GoogLeNet). Exits 75 while work is left,
+1 where the limit was too short for a piece.
 `cp -r FOLDER/results/paper docs/results/` hands over what is measured so far.
 """
 
@@ -28,6 +29,7 @@ from benchmarks.paper.trials import STAGES, SURROGATE_SEED
 from benchmarks.strength.recipes import hex_seed
 from sep_core.config import Plan, SEPConfig, as_dict, resolve
 from sep_core.presets import paper_for
+from sep_core.training import prepare
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 PFLOP = 1e6  # in GFLOP
@@ -57,7 +59,15 @@ def main() -> int:
     began = time.monotonic()
     computed = _work_off(work, lambda: time.monotonic() > limit)
     _print_figures(bench, work, computed, time.monotonic() - began)
-    return 0 if all(piece.done for piece in work) else UNFINISHED
+    if all(piece.done for piece in work):
+        return 0
+    return UNFINISHED if computed else _no_piece_fits(options.limit_minutes)
+
+
+def _no_piece_fits(limit_minutes: float) -> int:
+    """A piece that was cut off begins anew, so that the same command would never end."""
+    print(f"limit: no piece was finished in {limit_minutes:g} minutes; allow more", flush=True)
+    return 1
 
 
 def _base(side: int, changes: list[str]) -> SEPConfig:
@@ -66,17 +76,18 @@ def _base(side: int, changes: list[str]) -> SEPConfig:
     fields: dict[str, Any] = {}
     for change in changes:
         field, _, value = change.partition("=")
-        fields[field] = int(value) if value.isdecimal() else value
+        try:
+            fields[field] = json.loads(value)
+        except ValueError:
+            fields[field] = value
     return dataclasses.replace(config, **fields)
 
 
 def _prepare(plan: Plan) -> None:
     """The same bytes from the same run, where the device has a way; a warning where not."""
-    torch.set_num_threads(plan.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    prepare(plan)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def _claim(bench: Bench) -> None:
@@ -118,14 +129,20 @@ def _work_off(work: list[Piece], late: Callable[[], bool]) -> float:
         for share in piece.work():
             if late():
                 return finished
+            done = finished + share * piece.gflop / PFLOP
             if time.monotonic() > reported + REPORT_SECONDS:
                 reported = time.monotonic()
-                speed = (finished + share * piece.gflop / PFLOP) / (reported - began)
-                minutes = (_pflop(left) / speed - (reported - began)) / 60
-                print(f"{piece.name}: {share:.0%}; about {minutes:.0f} min left", flush=True)
+                print(f"{piece.name}: {share:.0%}{_left(left, began, done)}", flush=True)
         finished += piece.gflop / PFLOP
         print(f"{piece.name}: done after {(time.monotonic() - began) / 60:.1f} min", flush=True)
     return finished
+
+
+def _left(left: list[Piece], began: float, done: float) -> str:
+    """How long it will take by the PFLOP that are done; nothing to say of none."""
+    if not done:
+        return ""
+    return f"; about {(_pflop(left) / done - 1) * (time.monotonic() - began) / 60:.0f} min left"
 
 
 def _pflop(work: list[Piece]) -> float:

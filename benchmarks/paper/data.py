@@ -113,8 +113,9 @@ def _records(content: bytes) -> Split:
 def _read_folders(path: Path, split: str) -> Split:
     with zipfile.ZipFile(path) as archive:
         files = [PurePosixPath(name) for name in sorted(archive.namelist())]
-        files = [file for file in files if len(file.parts) == 3 and file.parts[0] == split]
+        files = [file for file in files if len(file.parts) == 3]
         classes = sorted({file.parts[1] for file in files})
+        files = [file for file in files if file.parts[0] == split]
         images = [_decode(archive.read(str(file))) for file in files]
     if len({image.shape for image in images}) != 1:
         raise ValueError(f"data: expected {split}/class/file, images of one size, got {path}")

@@ -16,22 +16,20 @@ import tempfile
 from functools import lru_cache, partial
 from pathlib import Path
 
-import torch
-
 from benchmarks.strength.cells import Bench, Cell, measure
 from benchmarks.strength.data import read
 from benchmarks.strength.tables import TABLES, bigger, pretrained
 from benchmarks.strength.weights import Weights
 from benchmarks.strength.work import missing_gflop
 from sep_core.config import Plan
+from sep_core.training import prepare
 
 
 def main() -> int:
     """Measure a table."""
     options = _options()
-    torch.set_num_threads(options.threads)
-    torch.use_deterministic_algorithms(True)
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
+    prepare(plan)
     data = lru_cache(partial(read, options.data))
     bench = Bench(options.results, options.cache, data, plan, options.weights)
     tables = [TABLES[name] for name in options.tables] + [bigger] * options.full

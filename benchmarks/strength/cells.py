@@ -24,13 +24,15 @@ from torch import Tensor
 from benchmarks.strength.data import Data, Split
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from benchmarks.strength.weights import Weights
-from sep_core import evaluation, protection, surrogate
+from sep_core import evaluation, protection, surrogate, views
 from sep_core.config import PRETRAINED, Countermeasure, NetworkName, Plan, SEPConfig, as_dict
 from sep_core.costs import gradient_passes
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
 
 Result = dict[str, Any]
+# Of the plan, what figures may depend on beyond the last digits.
+ARITHMETIC = ("device", "precision")
 # Fields that a surrogate does not depend on.
 PERTURBATION = (
     "variant",
@@ -94,15 +96,27 @@ class Bench:
         if not path.exists():
             return None
         result: Result = json.loads(path.read_text())
-        defaults, then = as_dict(SEPConfig()), result["config"]
-        now = json.loads(json.dumps(as_dict(cell.config(len(then["target_map"])))))
         weights = self.of(cell)
         begun = weights is None or result["weights_sha256"] == weights.sha256
-        return result if begun and json.loads(json.dumps(defaults)) | then == now else None
+        alike = all(result["plan"][name] == getattr(self.plan, name) for name in ARITHMETIC)
+        here = alike and result["data_sha256"] == self.data(cell.half).sha256
+        return result if begun and here and is_current(cell, result) else None
 
     def of(self, cell: Cell) -> Weights | None:
         """What a cell begins with."""
         return self.weights if cell.countermeasure in PRETRAINED else None
+
+
+def is_current(cell: Cell, result: Result) -> bool:
+    """Whether a result is of the recipe as it is now; new fields of it had their defaults then."""
+    now = as_dict(walk(cell, cell.config(len(result["config"]["target_map"]))))
+    then = json.loads(json.dumps(as_dict(SEPConfig()))) | result["config"]
+    return bool(json.loads(json.dumps(now)) == then and result.get("views") == _views(now))
+
+
+def _views(config: Mapping[str, object]) -> list[str] | None:
+    """What views are drawn from, where it is not the configuration that says it."""
+    return list(views.HARDENED) if config["views"] == "hardened" else None
 
 
 def measure(cell: Cell, bench: Bench) -> bool:
@@ -136,7 +150,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
             "train_images": len(data.train[0]),
             "test_images": len(data.test[0]),
             "data_sha256": data.sha256,
-            "config": as_dict(config),
+            "config": as_dict(walk(cell, config)),
             "plan": as_dict(bench.plan),
             "seconds": round(time.perf_counter() - began, 1),
             "release": made,
@@ -144,6 +158,8 @@ def measure(cell: Cell, bench: Bench) -> bool:
         }
         if weights is not None:
             result["weights_sha256"] = weights.sha256
+        if drawn := _views(as_dict(config)):
+            result["views"] = drawn
         _write(bench.results / cell.path, json.dumps(result, indent=1).encode() + b"\n")
     return True
 
@@ -239,7 +255,9 @@ def _digest(config: Mapping[str, object], data: Data, plan: Plan) -> str:
     """A field that has its default does not count: what is kept outlives new fields."""
     defaults = as_dict(SEPConfig())
     told = sorted((name, value) for name, value in config.items() if value != defaults[name])
-    whole = repr([told, data.sha256, sorted(as_dict(plan).items())])
+    whole = repr(
+        [told, *filter(None, [_views(config)]), data.sha256, sorted(as_dict(plan).items())]
+    )
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

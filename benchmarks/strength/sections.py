@@ -213,28 +213,25 @@ def networks(cells: Cells) -> Iterator[str]:
     groups = cells.groups(lambda result: result.cell.recipe in COLUMNS)
     for half, levels in dict.fromkeys(group[:2] for group in groups):
         names = [name for *place, name in groups if (half, levels) == tuple(place)]
-        for row in ("none", PLAIN):
-            rows = [
-                [name, *(_both(cells.at((half, levels, name), recipe, row)) for recipe in COLUMNS)]
-                for name in names
-                if any(cells.at((half, levels, name), recipe, row) for recipe in COLUMNS)
-            ]
-            if len(rows) > 1:
-                yield f"### {HALVES[half]}: {levels} levels, row `{row}`"
-                yield table(["appropriator", *COLUMNS], rows)
+        rows = [
+            [name, *(_both(cells.at((half, levels, name), recipe)) for recipe in COLUMNS)]
+            for name in names
+            if any(cells.at((half, levels, name), recipe) for recipe in COLUMNS)
+        ]
+        if len(rows) > 1:
+            yield f"### {HALVES[half]}: {levels} levels"
+            yield table(["appropriator", *COLUMNS], rows)
 
 
 def baselines(cells: Cells) -> Iterator[str]:
     """Other methods' changes at the same budget."""
     for group in cells.groups(lambda result: result.cell.recipe in NOISES):
         yield _heading(group)
-        columns = ("none", PLAIN, "grey", "jpeg-10")
-        names = [CLEAN, FULL, FAST, HARDENED, *NOISES]
         rows = [
-            [f"`{name}`", *(_both(cells.at(group, name, column)) for column in columns)]
-            for name in names
+            [f"`{name}`", *(_both(cells.at(group, name, column)) for column in CLAIMS)]
+            for name in (*COLUMNS, *NOISES)
         ]
-        yield table(["images changed by", *columns], rows)
+        yield table(["images changed by", *CLAIMS], rows)
 
 
 def provenance(cells: Cells) -> Iterator[str]:

@@ -14,7 +14,8 @@ from PIL import Image
 from benchmarks.strength import cells, recipes, work
 from benchmarks.strength.cells import Bench, Cell
 from benchmarks.strength.data import read
-from sep_core.config import Plan
+from sep_core import views
+from sep_core.config import Plan, as_dict
 
 CELL = Cell("judge", "class-1x4", 8, 1, "linear", "crop-flip", 11)
 IMAGES = 12
@@ -54,6 +55,30 @@ def test_a_cell_is_measured_once_and_again_when_its_recipe_changes(
     assert cells.measure(CELL, bench)
     path = bench.results / CELL.path
     assert json.loads(path.read_text())["config"]["steps"] == 3
+
+
+def test_a_cell_is_measured_again_with_other_data_views_or_arithmetic(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = recipes.RECIPES[CELL.recipe] | {"views": "hardened"}
+    monkeypatch.setitem(recipes.RECIPES, CELL.recipe, changed)
+    assert cells.measure(CELL, bench)
+    assert bench.done(CELL)
+    data, config = bench.data("judge"), CELL.config(CLASSES)
+    before = cells._digest(as_dict(config), data, bench.plan)
+    assert replace(bench, plan=replace(bench.plan, precision="bfloat16")).done(CELL) is None
+    assert replace(bench, data=lambda _: replace(data, sha256="1")).done(CELL) is None
+    monkeypatch.setattr(views, "HARDENED", ("jpeg-10",))
+    assert bench.done(CELL) is None
+    assert cells._digest(as_dict(config), data, bench.plan) != before
+
+
+def test_the_targeted_poison_says_that_it_knows_one_checkpoint(bench: Bench) -> None:
+    poison = replace(CELL, recipe="last")
+    assert cells.measure(poison, bench)
+    result = bench.done(poison)
+    assert result is not None
+    assert (result["config"]["checkpoints"], result["release"]["passes"]) == (1, 30)
 
 
 def test_what_was_perturbed_is_not_perturbed_again(bench: Bench, tmp_path: Path) -> None:

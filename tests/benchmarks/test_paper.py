@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper.data import Data, read, write
+from benchmarks.paper.pieces import Piece
 from benchmarks.paper.trials import STAGES, Trial, configure
 from benchmarks.strength import results
 from benchmarks.strength.cells import PERTURBATION
@@ -132,11 +134,30 @@ def test_results_are_those_of_the_page_and_within_the_budget(
 def test_stops_at_the_limit_and_says_what_is_left(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, npz, tmp_path, "--limit-minutes", "0") == 75
+    assert run(monkeypatch, npz, tmp_path, "--limit-minutes", "0") == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("11 of 11 pieces left: ")
     total = printed[0].split(" of ")[2].split(" ")[0]
-    assert printed[-1] == f"left: {total} PFLOP"
+    assert printed[-2:] == [
+        f"left: {total} PFLOP",
+        "limit: no piece was finished in 0 minutes; allow more",
+    ]
+
+
+def test_tells_the_time_that_is_left_as_soon_as_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paper, "REPORT_SECONDS", -1)
+    piece = Piece("patterns", 1e6, [tmp_path / "file"], lambda: iter([0.0, 0.5]))
+    assert paper._work_off([piece], lambda: False) == 1
+    none, half, _ = capsys.readouterr().out.splitlines()
+    assert none == "patterns: 0%"
+    assert re.fullmatch(r"patterns: 50%; about \d+ min left", half)
+
+
+def test_settings_are_numbers_where_they_can_be() -> None:
+    base = paper._base(SIDE, ["learning_rate=0.05", "epochs=40", "surrogate=small"])
+    assert (base.learning_rate, base.epochs, base.surrogate) == (0.05, 40, "small")
 
 
 def test_refuses_the_folder_of_another_run(
@@ -228,6 +249,18 @@ def test_reads_a_zip_and_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(data.train[0].permute(0, 2, 3, 1).numpy(), expected)
     assert run(monkeypatch, path, tmp_path, "--convert", str(tmp_path / "toy.npz")) == 0
     assert read(tmp_path / "toy.npz").sha256 == data.sha256
+
+
+def test_classes_are_the_same_in_both_splits(tmp_path: Path) -> None:
+    files = pictures.class_folders(2, 1)
+    first = min(files).split("/")[1]
+    path = tmp_path / "toy.zip"
+    path.write_bytes(
+        pictures.zipped({n: c for n, c in files.items() if not n.startswith(f"test/{first}/")})
+    )
+    data = read(path)
+    assert data.train[1].tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.test[1].tolist() == [1, 2]
 
 
 def test_refuses_what_is_no_data(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig
 from sep_core.networks import build
 from sep_core.surrogate import Checkpoint, freeze
+from sep_core.training import prepare
 from tests.api.archives import ingested, picture, saved, zip_bytes
-from worker import metrics, tensors
+from worker import metrics
 from worker.data import Job, Reader
 from worker.steps.perturb import perturb
 
@@ -115,7 +116,7 @@ def perturbed(
     data: bytes, config: SEPConfig, plan: Plan, order: random.Random | None = None
 ) -> dict[int, Pixels]:
     """Every image by its index; each shard reads the archive anew, as another worker would."""
-    tensors.prepare(plan)
+    prepare(plan)
     job = Job(NOBODY, NOBODY, config, plan, Evaluation(), ingested(data), "0" * 64)
     shards = workload.shards(job.records, config, plan)
     if order:

@@ -11,7 +11,7 @@ from api.db import reading, transaction
 from api.leases import Claim, held
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
-from sep_core.training import Progress
+from sep_core.training import Progress, prepare
 from worker import decoded, pretrained, tensors
 from worker.data import Job, load_job
 from worker.steps import Output, Work
@@ -43,7 +43,7 @@ def run(claim: Claim) -> Work:
 
 
 def _train(job: Job, cell: Cell) -> Work:
-    tensors.prepare(job.plan)
+    prepare(job.plan)
     backbone = pretrained.of_cell(job.evaluation, cell, job.config.input_pixels)
     train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     test_pixels = yield from decoded.originals(job, held_out)

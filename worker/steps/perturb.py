@@ -13,6 +13,7 @@ from sep_core.costs import gradient_passes
 from sep_core.protection import protect
 from sep_core.reading import read_ahead
 from sep_core.surrogate import Checkpoint, restore
+from sep_core.training import prepare
 from worker import tensors
 from worker.data import Job, Reader, checkpoint_key, load_job, open_source, patterns_key, shard_key
 from worker.steps import Work
@@ -21,7 +22,7 @@ from worker.steps import Work
 def run(claim: Claim) -> Work:
     """Writes the shard's protected pixels, raw, in the order of its batches. Output: its digest."""
     job = load_job(claim)
-    tensors.prepare(job.plan)
+    prepare(job.plan)
     shard = workload.shards(job.records, job.config, job.plan)[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total

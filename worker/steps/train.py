@@ -15,7 +15,7 @@ from sep_core import surrogate
 from sep_core.cells import named
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Progress
+from sep_core.training import Progress, prepare
 from worker import decoded, facts, pretrained, tensors
 from worker.data import Job, checkpoint_key, load_index, load_job, patterns_key
 from worker.steps import Work
@@ -25,7 +25,7 @@ def run(claim: Claim) -> Work:
     """Output: digests of the checkpoints and of the patterns, and how the data were divided."""
     freeze_plan(claim)
     job = load_job(claim)
-    tensors.prepare(job.plan)
+    prepare(job.plan)
     train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     pixels = yield from decoded.originals(job, train)
     labels = tensors.labels(train, job.index)
