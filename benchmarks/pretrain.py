@@ -16,7 +16,7 @@ from typing import get_args
 
 import torch
 
-from benchmarks.strength.data import HALVES, Data, read
+from benchmarks.data import HALVES, Data, read
 from sep_core.config import NetworkName, Plan, resolve
 from sep_core.evaluation import predictions
 from sep_core.networks import Network

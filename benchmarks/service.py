@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.strength.cells import versions
+from benchmarks.files import versions
 
 Resource = dict[str, Any]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import authors
-from benchmarks.strength.cells import versions
+from benchmarks.files import versions
 from sep_core.config import Plan, Precision, SEPConfig, Variant, resolve
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images

@@ -9,25 +9,22 @@ one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-r
 
 import argparse
 import dataclasses
-import io
 import json
 import statistics
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from api import planning
 from api.demo.photographs import write_zip
+from benchmarks.data import Split, read
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.patterns import class_patterns
@@ -35,14 +32,14 @@ from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.presets import PRESETS
 from sep_core.training import prepare
 
-Split = tuple[Tensor, Tensor]  # pixels (n, c, h, w) and labels (n)
 Figures = dict[str, float]
 
 
 def main() -> int:
     """Measure every seed; figures are means over them, and the worst ratio."""
     options = _options()
-    train, test, classes = read_zip(options.data or _photographs())
+    data = read(options.data or _photographs())
+    train, test, classes = data.train, data.test, data.classes
     config = configured(options.preset, options.set, options.device, train[0])
     plan = Plan(device=options.device, precision=options.precision, threads=options.threads)
     prepare(plan)
@@ -91,27 +88,6 @@ def configured(preset: str, changes: list[str], device: str, pixels: Tensor) -> 
     """The preset with `field=value` changes, for training on `pixels`; a value is JSON, or text."""
     fields: dict[str, Any] = dict(map(_change, changes))
     return planning.configure(preset, fields, device, len(pixels), min(pixels.shape[-2:]))
-
-
-def read_zip(path: str) -> tuple[Split, Split, int]:
-    """Training and test split of an archive of class folders, and the number of classes."""
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(name for name in archive.namelist() if name.count("/") == 2)
-        images = [name for name in names if not name.endswith("/")]
-        classes = sorted({PurePosixPath(name).parent.name for name in images})
-        train, test = (
-            _read_split(archive, [name for name in images if name.startswith(split)], classes)
-            for split in (("train/",), ("test/", "val/"))
-        )
-    return train, test, len(classes)
-
-
-def _read_split(archive: zipfile.ZipFile, names: list[str], classes: list[str]) -> Split:
-    decoded = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names]
-    labels = [classes.index(PurePosixPath(name).parent.name) for name in names]
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous(), torch.tensor(
-        labels
-    )
 
 
 def _seen(split: Split, config: SEPConfig) -> Split:
@@ -212,15 +188,17 @@ def _one_line(figures: Figures) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
-def _photographs() -> str:
+def _photographs() -> Path:
     path = Path(tempfile.gettempdir()) / "sepgate-photographs.zip"
     write_zip(path, 200, 50)
-    return str(path)
+    return path
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", help="zip of split/class/image; else the demo's photographs")
+    parser.add_argument(
+        "--data", type=Path, help="zip of split/class/image; else the demo's photographs"
+    )
     parser.add_argument("--preset", choices=["auto", *sorted(PRESETS)], default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")

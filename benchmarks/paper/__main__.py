@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.files import versions, write_whole
 from benchmarks.paper.data import read, write
-from benchmarks.paper.pieces import Bench, Piece, pieces, versions, write_whole
+from benchmarks.paper.pieces import Bench, Piece, pieces
 from benchmarks.paper.trials import STAGES, SURROGATE_SEED
 from benchmarks.strength.recipes import hex_seed
 from sep_core.config import Plan, SEPConfig, as_dict, resolve
@@ -101,7 +102,7 @@ def _claim(bench: Bench) -> None:
         "config": as_dict(bench.base),
         "plan": as_dict(bench.plan),
         "shard_images": bench.shard_images,
-        "versions": versions(bench.plan),
+        "versions": versions(bench.plan.device),
     }
     text, path = json.dumps(run, indent=1) + "\n", bench.out / "run.json"
     if not path.exists():

@@ -5,9 +5,7 @@ the data, the configuration and the files of other pieces alone, so that it does
 often the work was cut off. A piece that was cut off begins anew.
 """
 
-import io
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
-from benchmarks.paper.data import Data, Split
+from benchmarks.data import Data, Split
+from benchmarks.files import save, versions, write_whole
 from benchmarks.paper.trials import APPROPRIATOR_SEED, STAGES, Trial, configure
 from benchmarks.strength.recipes import CLEAN, hex_seed
 from sep_core import evaluation, protection, surrogate
@@ -82,7 +80,7 @@ def _train_surrogate(bench: Bench) -> Iterator[float]:
                 yield done / total
             case Checkpoint(epoch, network, means):
                 state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-                _save(_checkpoint_file(bench, epoch), (state, means.cpu()))
+                save(_checkpoint_file(bench, epoch), (state, means.cpu()))
 
 
 def _checkpoint_file(bench: Bench, epoch: int) -> Path:
@@ -131,7 +129,7 @@ def _find(bench: Bench, config: SEPConfig, file: Path) -> Iterator[float]:
     train, classes = bench.data.train, bench.data.classes
     for event in class_patterns(*train, classes, _ensemble(bench, config), config, bench.plan):
         if isinstance(event, Tensor):
-            _save(file, event)
+            save(file, event)
         else:
             yield event.done / event.total
 
@@ -159,7 +157,7 @@ def _perturb(bench: Bench, trial: Trial, part: slice, file: Path) -> Iterator[fl
                 released.append(event)
             else:
                 yield (number + event / passes) / len(split[0])
-    _save(file, torch.cat(released))
+    save(file, torch.cat(released))
 
 
 def _training(bench: Bench, trial: Trial) -> Piece:
@@ -228,30 +226,5 @@ def _result(bench: Bench, trial: Trial, config: SEPConfig, curve: list[float]) -
         "config": as_dict(configure(trial, bench.base)),
         "plan": as_dict(bench.plan),
         "release": {"passes": gradient_passes(config) if trial.levels else 0},
-        "versions": versions(bench.plan),
+        "versions": versions(bench.plan.device),
     }
-
-
-def versions(plan: Plan) -> dict[str, str]:
-    """Of what the figures depend on."""
-    cpu = torch.backends.cpu.get_cpu_capability()
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        plan.device: torch.cuda.get_device_name() if plan.device == "cuda" else cpu,
-    }
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def _save(path: Path, value: object) -> None:
-    content = io.BytesIO()
-    torch.save(value, content)
-    write_whole(path, content.getvalue())

@@ -16,8 +16,8 @@ import tempfile
 from functools import lru_cache, partial
 from pathlib import Path
 
+from benchmarks.data import read
 from benchmarks.strength.cells import Bench, Cell, measure
-from benchmarks.strength.data import read
 from benchmarks.strength.tables import TABLES, bigger, pretrained
 from benchmarks.strength.weights import Weights
 from benchmarks.strength.work import missing_gflop

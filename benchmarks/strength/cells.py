@@ -8,7 +8,6 @@ same tables and any of them may be killed.
 import fcntl
 import hashlib
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
-from benchmarks.strength.data import Data, Split
+from benchmarks.data import Data, Split
+from benchmarks.files import save, versions, write_whole
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from benchmarks.strength.weights import Weights
 from sep_core import evaluation, protection, surrogate, views
@@ -154,13 +153,13 @@ def measure(cell: Cell, bench: Bench) -> bool:
             "plan": as_dict(bench.plan),
             "seconds": round(time.perf_counter() - began, 1),
             "release": made,
-            "versions": versions(),
+            "versions": versions(bench.plan.device),
         }
         if weights is not None:
             result["weights_sha256"] = weights.sha256
         if drawn := _views(as_dict(config)):
             result["views"] = drawn
-        _write(bench.results / cell.path, json.dumps(result, indent=1).encode() + b"\n")
+        write_whole(bench.results / cell.path, json.dumps(result, indent=1).encode() + b"\n")
     return True
 
 
@@ -171,7 +170,7 @@ def release(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> tuple[Sp
     path = bench.cache / f"{cell.release}-{_digest(as_dict(config), data, bench.plan)}.pt"
     with _lock(path.with_suffix(".lock"), wait=True):
         if not path.exists():
-            _save(path, _released(cell, data, config, bench, path.with_suffix("")))
+            save(path, _released(cell, data, config, bench, path.with_suffix("")))
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     stored = torch.load(path, weights_only=True)
     assert int((stored["pixels"].int() - data.train[0].int()).abs().max()) <= cell.levels
@@ -219,7 +218,7 @@ def _perturbed(
         path = folder / f"{number:05}.pt"
         if not path.exists():
             *_, done = protection.protect([pixels], labels, ensemble, config, plan, patterns)
-            _save(path, (done, time.perf_counter() - began))
+            save(path, (done, time.perf_counter() - began))
         began = time.perf_counter()
         yield torch.load(path, weights_only=True)
 
@@ -231,7 +230,7 @@ def _ensemble(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> list[C
         if not path.exists():
             events = surrogate.train(*data.train, data.classes, config, _plan(config, bench))
             kept = [event for event in events if isinstance(event, Checkpoint)]
-            _save(path, [(k.network.state_dict(), k.class_means, k.epoch) for k in kept])
+            save(path, [(k.network.state_dict(), k.class_means, k.epoch) for k in kept])
     stored = torch.load(path, weights_only=True)
     plan = _plan(config, bench)
     return [restore(state, means, epoch, config, plan) for state, means, epoch in stored]
@@ -259,36 +258,6 @@ def _digest(config: Mapping[str, object], data: Data, plan: Plan) -> str:
         [told, *filter(None, [_views(config)]), data.sha256, sorted(as_dict(plan).items())]
     )
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "cpu": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _save(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(value, temporary)
-    temporary.replace(path)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 @contextmanager

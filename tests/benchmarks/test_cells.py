@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.data import read
 from benchmarks.strength import cells, recipes, work
 from benchmarks.strength.cells import Bench, Cell
-from benchmarks.strength.data import read
 from sep_core import views
 from sep_core.config import Plan, as_dict
 
@@ -67,7 +67,8 @@ def test_a_cell_is_measured_again_with_other_data_views_or_arithmetic(
     data, config = bench.data("judge"), CELL.config(CLASSES)
     before = cells._digest(as_dict(config), data, bench.plan)
     assert replace(bench, plan=replace(bench.plan, precision="bfloat16")).done(CELL) is None
-    assert replace(bench, data=lambda _: replace(data, sha256="1")).done(CELL) is None
+    other = replace(data, train=(255 - data.train[0], data.train[1]))
+    assert replace(bench, data=lambda _: other).done(CELL) is None
     monkeypatch.setattr(views, "HARDENED", ("jpeg-10",))
     assert bench.done(CELL) is None
     assert cells._digest(as_dict(config), data, bench.plan) != before

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.data import Data
 from benchmarks.paper import __main__ as paper
-from benchmarks.paper.data import Data, read, write
+from benchmarks.paper.data import read, write
 from benchmarks.paper.pieces import Piece
 from benchmarks.paper.trials import STAGES, Trial, configure
 from benchmarks.strength import results
@@ -54,7 +55,7 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels[torch.arange(images), labels] += 90
         splits.append((pixels.to(torch.uint8), labels))
     path = tmp_path_factory.mktemp("data") / "toy.npz"
-    write(Data(splits[0], splits[1], 3, ""), path)
+    write(Data(splits[0], splits[1], 3), path)
     return path
 
 

@@ -1,0 +1,75 @@
+"""The images that benchmarks measure on: a zip of `split/class/file`, or one half of it."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Split = tuple[Tensor, Tensor]  # pixels (n, 3, s, s) uint8 and labels (n) int64
+
+HALVES = ("choose", "judge", "whole")
+"""Recipes are chosen on the first half of every class and judged on the second."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Training and test images of like size, and their number of classes."""
+
+    train: Split
+    test: Split
+    classes: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """What they are known by: of pixels and labels."""
+        digest = hashlib.sha256()
+        for tensor in (*self.train, *self.test):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def read(path: Path, half: str = "whole") -> Data:
+    """One half of the archive, or the whole; tested on `test/` or `val/`.
+
+    Raises:
+        ValueError: images of more than one size in a split, or none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(n for n in archive.namelist() if n.count("/") == 2 and not n.endswith("/"))
+        classes = sorted({PurePosixPath(name).parent.name for name in names})
+        train, test = (
+            _split(archive, [name for name in names if name.startswith(splits)], classes, half)
+            for splits in (("train/",), ("test/", "val/"))
+        )
+    return Data(train, test, len(classes))
+
+
+def _split(
+    archive: zipfile.ZipFile, names: Sequence[str], classes: Sequence[str], half: str
+) -> Split:
+    chosen: list[str] = []
+    for name in classes:
+        members = [n for n in names if PurePosixPath(n).parent.name == name]
+        middle = len(members) // 2
+        chosen += {"choose": members[:middle], "judge": members[middle:], "whole": members}[half]
+    decoded = [_decode(archive.read(name)) for name in chosen]
+    if len(sizes := {pixels.shape for pixels in decoded}) != 1:
+        raise ValueError(
+            f"data: expected split/class/file, images of one size, got {sorted(sizes)}"
+        )
+    labels = [classes.index(PurePosixPath(name).parent.name) for name in chosen]
+    pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.tensor(labels)
+
+
+def _decode(content: bytes) -> np.ndarray:
+    from PIL import Image  # noqa: PLC0415  benchmarks.paper runs without, where its data are no zip
+
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
