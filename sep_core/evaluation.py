@@ -18,6 +18,7 @@ from sep_core.training import (
     Epoch,
     Progress,
     Recipe,
+    State,
     batch_count,
     fit,
     infer,
@@ -54,7 +55,8 @@ def appropriate(
     countermeasure: Countermeasure = "crop-flip",
     pretrained: Mapping[str, Tensor] | None = None,
     room: Room = IN_MEMORY,
-) -> Iterator[Progress | Accuracy]:
+    resumed: State | None = None,
+) -> Iterator[Progress | Epoch | Accuracy]:
     """Train the appropriator on `train`; yields progress, and its accuracy on `test` every epoch.
 
     The same call serves for the clean baseline: same recipe, same draws, other pixels. The test
@@ -65,6 +67,7 @@ def appropriate(
         train, test: pixels at input size and labels. A countermeasure that preprocesses does so
             with both, as whoever uses it would with every image that comes along.
         pretrained: see `fit`.
+        resumed: of an epoch that was yielded before; from its accuracy on.
         room: for pixels that a countermeasure has changed: as many as there were.
 
     Raises:
@@ -83,6 +86,8 @@ def appropriate(
     learned = yield from _preprocess(train[0], change, progress, room)
     seen = yield from _preprocess(test[0], change, progress, room)
     learned, seen = place([learned, seen], plan.device)
+    for _ in range(resumed["epoch"] * (batch_total + whole[1]) - whole[1] if resumed else 0):
+        next(progress)
     for event in fit(
         learned,
         train[1],
@@ -92,11 +97,13 @@ def appropriate(
         plan=plan,
         countermeasure=countermeasure,
         pretrained=pretrained,
+        resumed=resumed,
     ):
         match event:
             case Progress():
                 yield next(progress)
             case Epoch(number, network):
+                yield event
                 predicted = []
                 for batch in predictions(network, seen, plan):
                     predicted.append(batch)

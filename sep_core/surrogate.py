@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
@@ -15,7 +15,16 @@ from sep_core.config import Plan, SEPConfig, checkpoint_epochs
 from sep_core.networks import Network, build
 from sep_core.randomness import generator
 from sep_core.reading import place
-from sep_core.training import Epoch, Progress, Recipe, fit, infer, inference_batches
+from sep_core.training import (
+    Epoch,
+    Progress,
+    Recipe,
+    State,
+    batch_count,
+    fit,
+    infer,
+    inference_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -39,27 +48,36 @@ def train(
     classes: int,
     config: SEPConfig,
     plan: Plan,
-) -> Iterator[Progress | Checkpoint]:
+    resumed: State | None = None,
+) -> Iterator[Progress | Epoch | Checkpoint]:
     """Train the surrogate on the training part; yields progress, and the checkpoints on schedule.
 
     Test data choose nothing: checkpoints are equidistant in epochs and the last epoch is one.
+
+    Args:
+        resumed: of an epoch that was yielded before; from its checkpoint on, if it has one.
     """
     keep = checkpoint_epochs(config.epochs, config.checkpoints)
     recipe = Recipe(config.surrogate, config.epochs, "surrogate")
-    progress, averaged = Progress(0, 0), 0  # averaged: batches that class means have taken
     (pixels,) = place([pixels], plan.device)
-    for event in fit(pixels, labels, classes, recipe, config=config, plan=plan):
+    averaging = inference_batches(len(pixels), pixels.shape[-1])  # batches that class means take
+    batch_total = batch_count(len(pixels), config.batch_size)
+    work = config.epochs * batch_total + len(keep) * averaging
+    begun = resumed["epoch"] if resumed else 0
+    done = begun * batch_total + averaging * sum(epoch < begun for epoch in keep)
+    progress = (Progress(number, work) for number in count(done + 1))
+    for event in fit(pixels, labels, classes, recipe, config=config, plan=plan, resumed=resumed):
         match event:
-            case Progress(done, total):
-                averaging = len(keep) * inference_batches(len(pixels), pixels.shape[-1])
-                progress = Progress(done, total + averaging)
-                yield Progress(done + averaged, progress.total)
-            case Epoch(number, network) if number in keep:
+            case Progress():
+                yield next(progress)
+            case Epoch(number, network):
+                yield event
+                if number not in keep:
+                    continue
                 frozen = freeze(network)
                 for means_so_far in class_means(frozen, pixels, labels, classes, plan):
                     means = means_so_far
-                    averaged += 1
-                    yield Progress(progress.done + averaged, progress.total)
+                    yield next(progress)
                 yield Checkpoint(number, frozen, means)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
@@ -34,6 +35,10 @@ ADAM: frozenset[NetworkName] = frozenset({"vit"})
 ADAM_RATE, ADAM_WEIGHT_DECAY = 0.01, 0.05
 
 
+State = Mapping[str, Any]
+"""Of a training between two epochs; all its draws follow from seed, purpose and epoch."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Units of work done so far, out of how many. Comes at most 5 s after the one before.
@@ -51,6 +56,15 @@ class Epoch:
 
     number: int
     network: Network
+    optimiser: torch.optim.Optimizer
+
+    def state(self) -> State:
+        """What a training goes on from, for `torch.save` before the next event is asked for."""
+        return {
+            "epoch": self.number,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,7 @@ def fit(
     plan: Plan,
     countermeasure: Countermeasure = "crop-flip",
     pretrained: Mapping[str, Tensor] | None = None,
+    resumed: State | None = None,
 ) -> Iterator[Progress | Epoch]:
     """Train a new network on pixels at input size; yields after every batch and every epoch.
 
@@ -83,6 +98,8 @@ def fit(
             network is to recognise must, too.
         pretrained: state dict of the same network, for any number of classes (see
             `networks.published.adopt`); the `pretrained` countermeasures begin with it.
+        resumed: `Epoch.state` of the same training, which goes on from that epoch's end: yields
+            this epoch again, and then what it would have yielded.
 
     Raises:
         ValueError: fewer than two training images, a configuration that is not resolved, or
@@ -103,7 +120,13 @@ def fit(
     objective = partial(_cross_entropy, network, plan)
     optimiser, rate = _optimiser(recipe.network, network, config)
     batch_total = batch_count(len(pixels), config.batch_size)
-    for epoch in range(recipe.epochs):
+    begun = 0
+    if resumed:
+        network.load_state_dict(resumed["network"])
+        optimiser.load_state_dict(resumed["optimiser"])
+        begun = resumed["epoch"]
+        yield Epoch(begun, network, optimiser)
+    for epoch in range(begun, recipe.epochs):
         draws = generator(seed, recipe.purpose, epoch + 1)
         order = torch.randperm(len(pixels), generator=draws)
         crops = draw_crops(len(pixels), config, draws)
@@ -128,7 +151,7 @@ def fit(
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 optimiser.step()
                 yield Progress(epoch * batch_total + index + 1, recipe.epochs * batch_total)
-        yield Epoch(epoch + 1, network)
+        yield Epoch(epoch + 1, network, optimiser)
 
 
 def _optimiser(

@@ -5,9 +5,8 @@
 PATH is CIFAR-10: `cifar-10-binary.tar.gz` or its folder, a zip of `split/class/file`, or a `.npz`
 (`--convert` makes one). Stages, in order of worth: `two` levels, `eight`, the other `networks`, the
 `rest`. Prints what is left and what it costs, then works it off. It may be stopped at any time, and
-the same command goes on: at most a piece is lost, a shard of images (10 PFLOP at most) or one
-training, which begins anew (20 PFLOP for ResNet-18, 48 for GoogLeNet). Exits 75 while work is left,
-1 where the limit was too short for a piece.
+the same command goes on: at most a shard of images is lost (10 PFLOP at most) or half a minute of a
+training. Exits 75 while work is left, 1 where the limit was too short for any of it to last.
 `cp -r FOLDER/results/paper docs/results/` hands over what is measured so far.
 """
 
@@ -25,7 +24,7 @@ import torch
 
 from benchmarks.files import versions, write_whole
 from benchmarks.paper.data import read, write
-from benchmarks.paper.pieces import Bench, Piece, pieces
+from benchmarks.paper.pieces import RESUME, Bench, Piece, pieces
 from benchmarks.paper.trials import STAGES, SURROGATE_SEED
 from benchmarks.strength.recipes import hex_seed
 from sep_core.config import Plan, SEPConfig, as_dict, resolve
@@ -57,17 +56,14 @@ def main() -> int:
     work = pieces(bench, options.stages or list(STAGES))
     limit = time.monotonic() + 60 * options.limit_minutes
     _announce(work, options.tflops)
-    began = time.monotonic()
+    began, clock = time.monotonic(), time.time()
     computed = _work_off(work, lambda: time.monotonic() > limit)
     _print_figures(bench, work, computed, time.monotonic() - began)
     if all(piece.done for piece in work):
         return 0
-    return UNFINISHED if computed else _no_piece_fits(options.limit_minutes)
-
-
-def _no_piece_fits(limit_minutes: float) -> int:
-    """A piece that was cut off begins anew, so that the same command would never end."""
-    print(f"limit: no piece was finished in {limit_minutes:g} minutes; allow more", flush=True)
+    if computed or any(file.stat().st_mtime > clock for file in (bench.out / RESUME).glob("*.pt")):
+        return UNFINISHED
+    print(f"limit: nothing that lasts was done in {options.limit_minutes:g} minutes; allow more")
     return 1
 
 

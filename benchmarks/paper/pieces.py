@@ -2,7 +2,8 @@
 
 A piece is done when its files are there, and they come whole or not at all. It is computed from
 the data, the configuration and the files of other pieces alone, so that it does not matter how
-often the work was cut off. A piece that was cut off begins anew.
+often the work was cut off. A shard that was cut off begins anew, a training goes on from its state
+of SAVE_SECONDS ago at most.
 """
 
 import json
@@ -25,7 +26,11 @@ from sep_core.config import Plan, SEPConfig, as_dict, checkpoint_epochs
 from sep_core.costs import forward_gflop, gradient_passes, pattern_passes
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
-from sep_core.training import Progress
+from sep_core.training import Epoch, Progress
+
+RESUME = "resume"
+"""Folder of the states that trainings go on from."""
+SAVE_SECONDS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +79,28 @@ def _surrogate(bench: Bench) -> Piece:
 
 def _train_surrogate(bench: Bench) -> Iterator[float]:
     train, classes = bench.data.train, bench.data.classes
-    for event in surrogate.train(*train, classes, bench.base, bench.plan):
+    file = bench.out / RESUME / "surrogate.pt"
+    for event in surrogate.train(*train, classes, bench.base, bench.plan, _resumed(file)):
         match event:
             case Progress(done, total):
                 yield done / total
+            case Epoch():
+                if _is_due(file):
+                    save(file, event.state())
             case Checkpoint(epoch, network, means):
                 state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
                 save(_checkpoint_file(bench, epoch), (state, means.cpu()))
+    file.unlink()
+
+
+def _resumed(file: Path) -> Any:
+    """What was saved of a training, or None."""
+    return torch.load(file, weights_only=True) if file.exists() else None
+
+
+def _is_due(file: Path) -> bool:
+    """Whether the state of a training is to be saved again."""
+    return not file.exists() or time.time() > file.stat().st_mtime + SAVE_SECONDS
 
 
 def _checkpoint_file(bench: Bench, epoch: int) -> Path:
@@ -181,17 +201,25 @@ def _training(bench: Bench, trial: Trial) -> Piece:
 
 
 def _appropriate(bench: Bench, trial: Trial, config: SEPConfig, file: Path) -> Iterator[float]:
-    data, curve, began = bench.data, [], time.monotonic()
+    data, began = bench.data, time.monotonic()
+    kept = bench.out / RESUME / f"{trial.release}-{file.stem}.pt"
+    known = _resumed(kept) or {"training": None, "curve": [], "seconds": 0.0}
+    train, curve = _released(bench, trial), known["curve"]
     for event in evaluation.appropriate(
-        _released(bench, trial), data.test, data.classes, config, bench.plan
+        train, data.test, data.classes, config, bench.plan, resumed=known["training"]
     ):
+        seconds = known["seconds"] + time.monotonic() - began
         match event:
             case Progress(done, total):
                 yield done / total
+            case Epoch():
+                if _is_due(kept):
+                    save(kept, {"training": event.state(), "curve": curve, "seconds": seconds})
             case evaluation.Accuracy(accuracy=accuracy):
                 curve.append(accuracy)
-    result = _result(bench, trial, config, curve) | {"seconds": round(time.monotonic() - began, 1)}
+    result = _result(bench, trial, config, curve) | {"seconds": round(seconds, 1)}
     write_whole(file, json.dumps(result, indent=1).encode() + b"\n")
+    kept.unlink()
 
 
 def _released(bench: Bench, trial: Trial) -> Split:

@@ -10,6 +10,7 @@ from sep_core.config import Plan, SEPConfig
 from sep_core.countermeasures import projection
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.randomness import generator
+from sep_core.training import Progress
 from tests.sep_core.conftest import SEED
 
 SIDE, CLASSES = 16, 3
@@ -60,5 +61,5 @@ def test_it_takes_out_what_is_common_to_a_class(config: SEPConfig, plan: Plan) -
 def test_progress_counts_the_linear_model_too(config: SEPConfig, plan: Plan) -> None:
     train = test = noise_with_patterns("train", 8)
     events = list(appropriate(train, test, CLASSES, config, plan, countermeasure="projection"))
-    progress = [event for event in events if not isinstance(event, Accuracy)]
+    progress = [event for event in events if isinstance(event, Progress)]
     assert [event.done for event in progress] == list(range(1, progress[0].total + 1))
