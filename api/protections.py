@@ -30,6 +30,7 @@ PREVIEW = "before-after.png"
 WORST = "worst.png"
 CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
+TRAINING = "training.pt"
 DECODED = "decoded"
 """Pixels at the networks' input size, of originals too: see `worker.decoded`."""
 
@@ -187,6 +188,7 @@ def clean_succeeded(protection_id: UUID) -> None:
     """Remove what only the steps of a protection that has succeeded had use for."""
     for name in (SHARDS, DECODED):
         storage.remove(storage.protection_key(protection_id, name))
+    storage.remove_one(storage.protection_key(protection_id, TRAINING))
 
 
 def _earlier(

@@ -115,6 +115,11 @@ def shard_key(protection_id: UUID, index: int) -> str:
     return storage.protection_key(protection_id, f"{protections.SHARDS}/{index:05d}.bin")
 
 
+def training_key(protection_id: UUID) -> str:
+    """Where the `train` step leaves what another attempt goes on from."""
+    return storage.protection_key(protection_id, protections.TRAINING)
+
+
 def checkpoint_key(protection_id: UUID, index: int) -> str:
     """Where the `train` step leaves a checkpoint."""
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/{index:03d}.pt")

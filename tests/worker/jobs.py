@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import torch
 from sqlalchemy import select
 
-from api import datasets, keys, protections, storage, weights
+from api import datasets, keys, protections, steps, storage, weights
 from api.db import reading, transaction
 from api.models import Dataset, Owner, Protection, Step, StepKind, StepState
 from sep_core.config import NetworkName
@@ -92,6 +92,13 @@ def show(protection_id: UUID) -> Protection:
     """The row as it is now."""
     with reading() as session:
         return session.get_one(Protection, protection_id)
+
+
+def output(protection_id: UUID, kind: StepKind) -> Any:
+    """Of the first step of a kind."""
+    with reading() as session:
+        parts = steps.of(session, protection_id)
+    return next(step.output for step in parts if step.kind is kind)
 
 
 def protect(archive: bytes, **config: Any) -> tuple[Protection, bytes]:

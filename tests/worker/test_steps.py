@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import protections, report, steps, storage, workload
-from api.db import reading
+from api import leases, protections, report, steps, storage, workload
+from api.db import reading, transaction
 from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
-from worker.data import shard_key
+from worker.data import checkpoint_key, shard_key, training_key
+from worker.steps import train
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -149,6 +150,42 @@ def test_a_change_above_the_budget_fails_the_protection_and_leaves_nothing() -> 
     with pytest.raises(FileNotFoundError):
         storage.read(storage.protection_key(protection_id, protections.ARCHIVE))
     assert storage.idle_owners("protections", 0) == set()
+
+
+def made_at(key: str) -> int:
+    path = storage.local_path(key)
+    assert path is not None
+    return path.stat().st_mtime_ns
+
+
+def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    archive = pictures.zipped(FILES)
+    changes: dict[str, Any] = {"epochs": 6, "checkpoints": 3}
+    undisturbed, whole = jobs.protect(archive, **changes)
+    protection_id = jobs.ask(jobs.upload(archive).id, **changes)
+    made: list[int] = []
+    for stored in (1, 2):  # twice: with so many checkpoints kept
+        with transaction() as session:
+            claim = leases.claim(session, jobs.ready()[0].id, "a test")
+            assert claim is not None
+            steps.start(session, claim)
+        work = train.run(claim)
+        while not storage.read_if_there(checkpoint_key(protection_id, stored)):
+            next(work)
+        made.append(made_at(checkpoint_key(protection_id, 0)))
+        with transaction() as session:
+            steps.stop(session, claim, counts=False)
+    jobs.work()
+    assert {*made, made_at(checkpoint_key(protection_id, 0))} == {made[0]}
+    protection = jobs.show(protection_id)
+    assert jobs.output(protection_id, StepKind.TRAIN) == jobs.output(undisturbed.id, StepKind.TRAIN)
+    key = storage.protection_key(protection_id, protections.ARCHIVE)
+    assert storage.read(key) == whole
+    assert protection.state is ProtectionState.SUCCEEDED
+    assert storage.read_if_there(training_key(protection_id)) is None
 
 
 def test_shards_go_and_checkpoints_stay_when_it_has_succeeded() -> None:

@@ -12,10 +12,10 @@ from sep_core.config import checkpoint_epochs
 from sep_core.costs import gradient_passes
 from sep_core.protection import protect
 from sep_core.reading import read_ahead
-from sep_core.surrogate import Checkpoint, restore
+from sep_core.surrogate import Checkpoint
 from sep_core.training import prepare
-from worker import tensors
-from worker.data import Job, Reader, checkpoint_key, load_job, open_source, patterns_key, shard_key
+from worker import checkpoints, tensors
+from worker.data import Job, Reader, load_job, open_source, patterns_key, shard_key
 from worker.steps import Work
 
 
@@ -26,7 +26,8 @@ def run(claim: Claim) -> Work:
     shard = workload.shards(job.records, job.config, job.plan)[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
-    ensemble, patterns = list(_ensemble(job)), _patterns(job)
+    epochs = checkpoint_epochs(job.config.epochs, job.config.checkpoints)
+    ensemble, patterns = list(checkpoints.restored(job, epochs)), _patterns(job)
     protected = io.BytesIO()
     with open_source(job.dataset_id) as reader:
         for event in perturb(job, reader, shard, ensemble, patterns):
@@ -72,10 +73,3 @@ def _patterns(job: Job) -> Tensor | None:
     file = io.BytesIO(storage.read(patterns_key(job.protection_id)))
     patterns: Tensor = load(file, weights_only=True)
     return patterns
-
-
-def _ensemble(job: Job) -> Iterator[Checkpoint]:
-    for index, epoch in enumerate(checkpoint_epochs(job.config.epochs, job.config.checkpoints)):
-        file = io.BytesIO(storage.read(checkpoint_key(job.protection_id, index)))
-        stored = load(file, weights_only=True)
-        yield restore(stored["state"], stored["class_means"], epoch, job.config, job.plan)

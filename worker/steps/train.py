@@ -1,8 +1,8 @@
 """`train`: freeze the plan, train the surrogate, keep its checkpoints."""
 
 import io
+import time
 from collections.abc import Generator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,29 +15,39 @@ from sep_core import surrogate
 from sep_core.cells import named
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Progress, prepare
-from worker import decoded, facts, pretrained, tensors
-from worker.data import Job, checkpoint_key, load_index, load_job, patterns_key
+from sep_core.training import Epoch, Progress, prepare
+from worker import checkpoints, decoded, facts, pretrained, tensors
+from worker.data import Job, load_index, load_job, patterns_key
 from worker.steps import Work
+
+SAVE_SECONDS = 60
+"""Of training that a lost worker costs at most, and the epoch that it was in."""
 
 
 def run(claim: Claim) -> Work:
-    """Output: digests of the checkpoints and of the patterns, and how the data were divided."""
+    """Goes on where an attempt before was broken off.
+
+    Output: digests of the checkpoints and of the patterns, and how the data were divided.
+    """
     freeze_plan(claim)
     job = load_job(claim)
     prepare(job.plan)
     train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     pixels = yield from decoded.originals(job, train)
     labels = tensors.labels(train, job.index)
-    ensemble: list[Checkpoint] = []
-    kept: list[dict[str, Any]] = []
-    for event in surrogate.train(pixels, labels, len(job.index.classes), job.config, job.plan):
+    state, kept = checkpoints.load_training(job)
+    ensemble = list(checkpoints.restored(job, [known["epoch"] for known in kept]))
+    classes, saved = len(job.index.classes), time.monotonic()
+    for event in surrogate.train(pixels, labels, classes, job.config, job.plan, state):
         match event:
             case Progress(done, total):
                 progress = done, total + job.config.class_steps
                 yield progress
+            case Epoch() if time.monotonic() >= saved + SAVE_SECONDS:
+                checkpoints.save_training(job, event.state(), kept)
+                saved = time.monotonic()
             case Checkpoint():
-                kept.append(_keep(job, len(kept), event))
+                kept.append(checkpoints.keep(job, len(kept), event))
                 ensemble.append(event)
     patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
     return {
@@ -65,14 +75,6 @@ def _patterns(
             case Tensor():
                 torch.save(event, file)
     return storage.write(patterns_key(job.protection_id), file)
-
-
-def _keep(job: Job, index: int, checkpoint: Checkpoint) -> dict[str, Any]:
-    file = io.BytesIO()
-    state = {name: value.cpu() for name, value in checkpoint.network.state_dict().items()}
-    torch.save({"state": state, "class_means": checkpoint.class_means.cpu()}, file)
-    digest = storage.write(checkpoint_key(job.protection_id, index), file)
-    return {"epoch": checkpoint.epoch, "sha256": digest}
 
 
 def freeze_plan(claim: Claim) -> None:
