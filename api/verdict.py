@@ -11,10 +11,12 @@ Record = dict[str, Any]
 WORKED_BELOW_SHARE = 0.6
 """Of what clean images teach beyond guessing, the share above which the report says that a
 protection did not work; of the last epoch and of the best, which early stopping gets at best."""
+ROUNDING = 1e-9
 OTHERWISE_PROTECTED = 0.05
 """Between the shares that are protected of what leaves and of what was trained on: is told."""
 DECIDES_BEYOND = 0.1
-"""A baseline that beats guessing by less, or by less than half of it, decides nothing."""
+"""A baseline decides nothing that beats guessing by less than this, than half of guessing, and than
+half of what there is to learn beyond it."""
 
 
 def build(
@@ -38,7 +40,8 @@ def build(
     measured = [output for output in judged if output is not None]
     if names and len(measured) < len(outputs):
         return _unmeasured(outputs, names, change)
-    rows = matrix.build(evaluation, measured)
+    two = len(config["target_map"]) == 2 and not names
+    rows = [row | {"two_classes": two} for row in matrix.build(evaluation, measured)]
     guessing = _guessing(measured, names, len(config["target_map"]))
     first = _first(rows, guessing, change, config, names)
     return first | _strongest(rows, first, change)
@@ -132,7 +135,7 @@ def _strongest(rows: Sequence[Record], first: Record, change: Record) -> Record:
         f"{' of these classes' if names else ''}: {_reached(row['protected'], names)} where the "
         f"originals give {row['clean']['last']['mean']:.1%}."
     )
-    if not is_partial(change):
+    if not is_partial(change) and not change["unchanged_images"]:
         sentence += _withstood(rows, first["guessing"])
     return {"strongest": strongest, "sentence": sentence}
 
@@ -164,8 +167,8 @@ def _withstood(rows: Sequence[Record], guessing: float) -> str:
 
 def _decides(row: Record, guessing: float) -> bool:
     """Whether the baseline learned something, so that protected data could take it away."""
-    beyond = row["clean"]["last"]["mean"] - guessing
-    return bool(beyond > 0 and beyond >= min(DECIDES_BEYOND, guessing / 2))
+    least = min(DECIDES_BEYOND, guessing / 2, (1 - guessing) / 2)
+    return bool(row["clean"]["last"]["mean"] - guessing >= least - ROUNDING) and least > 0
 
 
 def _failing(rows: Sequence[Record], guessing: float) -> list[Record]:
@@ -181,9 +184,17 @@ def _most(row: Record, guessing: float) -> float:
 
 
 def _share(row: Record, guessing: float, which: str) -> float:
-    """Of what clean images teach beyond guessing, how much protected ones do."""
-    clean, protected = (row[of][which]["mean"] - guessing for of in ("clean", "protected"))
-    return float(round(max(protected, 0.0) / max(clean, 1e-9), 4))
+    """Of what clean images teach beyond guessing, how much protected ones do.
+
+    Who is always wrong about two classes has learned them, and only to be asked for the other. At
+    most 1 where clean images teach nothing beyond guessing: such a row decides nothing.
+    """
+    clean = max(row["clean"][of]["mean"] for of in ("last", "peak")) - guessing
+    learned = row["protected"][which]["mean"]
+    if row["two_classes"]:
+        learned = max(learned, 1 - row["protected"]["last"]["mean"])
+    protected = max(learned - guessing, 0.0)
+    return float(round(protected / clean, 4)) if clean > ROUNDING else min(protected, 1.0)
 
 
 def _of_classes(output: Record, names: Sequence[str]) -> Record | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 Split = tuple[Tensor, Tensor]  # pixels (n, 3, s, s) uint8 and labels (n) int64
 
+TEST = ("test/", "val/")
 HALVES = ("choose", "judge", "whole")
 """Recipes are chosen on the first half of every class and judged on the second."""
 
@@ -42,11 +43,12 @@ def read(path: Path, half: str = "whole") -> Data:
         ValueError: images of more than one size in a split, or none.
     """
     with zipfile.ZipFile(path) as archive:
-        names = sorted(n for n in archive.namelist() if n.count("/") == 2 and not n.endswith("/"))
+        files = [n for n in archive.namelist() if n.count("/") == 2 and not n.endswith("/")]
+        names = sorted(name for name in files if name.startswith(("train/", *TEST)))
         classes = sorted({PurePosixPath(name).parent.name for name in names})
         train, test = (
             _split(archive, [name for name in names if name.startswith(splits)], classes, half)
-            for splits in (("train/",), ("test/", "val/"))
+            for splits in (("train/",), TEST)
         )
     return Data(train, test, len(classes))
 

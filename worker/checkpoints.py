@@ -1,15 +1,20 @@
 """Checkpoints of the surrogate among a protection's blobs, and the state of its training."""
 
+import hashlib
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from api import storage
+from api.errors import AppError
 from sep_core.surrogate import Checkpoint, restore
 from sep_core.training import State
 from worker.data import Job, checkpoint_key, training_key
+
+log = logging.getLogger(__name__)
 
 Kept = dict[str, Any]
 """What the `train` step tells of a checkpoint: after which epoch, and its digest."""
@@ -32,19 +37,38 @@ def restored(job: Job, epochs: Sequence[int]) -> Iterator[Checkpoint]:
 
 
 def save_training(job: Job, training: State, kept: Sequence[Kept]) -> None:
-    """Store what the training goes on from, and what it has kept until then."""
+    """Store what the training goes on from, and what it has kept until then.
+
+    Where that fails the training goes on all the same: it only would begin anew elsewhere.
+    """
     file = io.BytesIO()
     torch.save({"training": training, "kept": list(kept)}, file)
-    storage.write(training_key(job.protection_id), file)
+    try:
+        storage.write(training_key(job.protection_id), file)
+    except (OSError, AppError):
+        log.exception("the state of a training was not stored")
 
 
 def load_training(job: Job) -> tuple[State | None, list[Kept]]:
-    """What `save_training` stored last, in an attempt before this one."""
+    """What `save_training` stored last, in an attempt before this one.
+
+    Nothing where that, or a checkpoint that it counts on, is damaged: the training begins anew.
+    """
     content = storage.read_if_there(training_key(job.protection_id))
     if content is None:
         return None, []
-    stored = _load(content)
-    return stored["training"], stored["kept"]
+    try:
+        stored = _load(content)
+        whole = all(_is_whole(job, index, each) for index, each in enumerate(stored["kept"]))
+    except Exception:  # of a torn file torch says anything
+        log.exception("the state of a training can't be read")
+        whole = False
+    return (stored["training"], stored["kept"]) if whole else (None, [])
+
+
+def _is_whole(job: Job, index: int, kept: Kept) -> bool:
+    content = storage.read_if_there(checkpoint_key(job.protection_id, index))
+    return content is not None and hashlib.sha256(content).hexdigest() == kept["sha256"]
 
 
 def _load(content: bytes) -> Any:

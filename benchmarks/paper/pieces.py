@@ -80,12 +80,13 @@ def _surrogate(bench: Bench) -> Piece:
 def _train_surrogate(bench: Bench) -> Iterator[float]:
     train, classes = bench.data.train, bench.data.classes
     file = bench.out / RESUME / "surrogate.pt"
-    for event in surrogate.train(*train, classes, bench.base, bench.plan, _resumed(file)):
+    begun = _resumed(file)
+    for event in surrogate.train(*train, classes, bench.base, bench.plan, begun):
         match event:
             case Progress(done, total):
                 yield done / total
             case Epoch():
-                if _is_due(file):
+                if _is_due(file, event, begun):
                     save(file, event.state())
             case Checkpoint(epoch, network, means):
                 state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
@@ -98,8 +99,10 @@ def _resumed(file: Path) -> Any:
     return torch.load(file, weights_only=True) if file.exists() else None
 
 
-def _is_due(file: Path) -> bool:
-    """Whether the state of a training is to be saved again."""
+def _is_due(file: Path, epoch: Epoch, resumed: Any) -> bool:
+    """Whether the state of a training is to be saved, unless it is the one it resumed from."""
+    if resumed and resumed["epoch"] == epoch.number:
+        return False
     return not file.exists() or time.time() > file.stat().st_mtime + SAVE_SECONDS
 
 
@@ -213,7 +216,7 @@ def _appropriate(bench: Bench, trial: Trial, config: SEPConfig, file: Path) -> I
             case Progress(done, total):
                 yield done / total
             case Epoch():
-                if _is_due(kept):
+                if _is_due(kept, event, known["training"]):
                     save(kept, {"training": event.state(), "curve": curve, "seconds": seconds})
             case evaluation.Accuracy(accuracy=accuracy):
                 curve.append(accuracy)

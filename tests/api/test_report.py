@@ -69,6 +69,8 @@ def build(protection_id: UUID) -> report.Record:
         (0.9, 0.74, True, True, "holds"),  # of two classes: guessing is half
         (0.9, 0.75, False, True, "did not work"),
         (0.9, 0.95, False, True, "did not work"),
+        (0.9, 0.04, False, True, "did not work"),  # the other answer is right
+        (0.6, 0.5, True, True, "holds"),
         (0.7, 0.5, True, True, "holds"),
         (0.55, 0.1, False, False, "decides nothing"),
         (0.0, 0.0, False, False, "decides nothing"),
@@ -88,11 +90,11 @@ def test_verdicts(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_protection_that_early_stopping_undoes(done: UUID) -> None:
-    set_outputs(done, accuracy(0.9), accuracy(0.3, peak=0.8))
+    set_outputs(done, accuracy(0.9), accuracy(0.5, peak=0.8))
     verdict = build(done)["verdict"]
     assert not verdict["worked"]
     assert verdict["share_learned"] == {"last": 0, "peak": 0.75}
-    assert "reaches 30.0% (peak 80.0%)" in verdict["sentence"]
+    assert "reaches 50.0% (peak 80.0%)" in verdict["sentence"]
     assert "does not withstand early stopping: do not rely on it." in verdict["sentence"]
 
 
@@ -111,6 +113,20 @@ def test_naming_the_largest_class_is_guessing(
     verdict = build(done)["verdict"]
     assert (verdict["guessing"], verdict["decides"]) == (0.75, decides)
     assert word in verdict["sentence"]
+
+
+@pytest.mark.parametrize(("protected", "worked"), [(0.99, False), (0.92, True)])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_class_of_nine_tenths_leaves_something_to_decide(
+    done: UUID, protected: float, worked: bool
+) -> None:
+    outputs = accuracy(0.995), accuracy(protected)
+    for output in outputs:
+        output["by_class"]["cat"]["images"] = 460
+    set_outputs(done, *outputs)
+    verdict = build(done)["verdict"]
+    assert (verdict["guessing"], verdict["decides"]) == (0.92, True)
+    assert verdict["worked"] is worked
 
 
 def test_the_record_is_whole(done: UUID) -> None:
@@ -205,7 +221,7 @@ def test_the_countermeasure_that_recovers_most(
     names = ["crop-flip", "grey", "jpeg-10"]
     made = requested(owner_id, ready, countermeasures=names, seeds=2)
     succeed(made)
-    others = [0.9, 0.3, 0.9, 0.3, 0.7, 0.2, 0.7, 0.2]
+    others = [0.9, 0.3, 0.9, 0.3, 0.7, 0.4, 0.7, 0.4]
     set_outputs(made, *map(accuracy, [*others, *worst, *worst]))
     record = build(made)
     verdict = record["verdict"]
@@ -218,7 +234,7 @@ def test_the_countermeasure_that_recovers_most(
     page = Page(report.render(record, None))
     assert page.open == []
     assert page.tags.count("polyline") == 2
-    for shown in (*names, "90.0 ± 0.0", "20.0 to 20.0", "0.33"):
+    for shown in (*names, "90.0 ± 0.0", "40.0 to 40.0", "0.33"):
         assert shown in page.text
 
 

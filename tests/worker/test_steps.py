@@ -188,6 +188,30 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
     assert storage.read_if_there(training_key(protection_id)) is None
 
 
+@pytest.mark.parametrize("damaged", ["state", "checkpoint"])
+def test_a_training_whose_state_is_damaged_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    archive = pictures.zipped(FILES)
+    _, whole = jobs.protect(archive)
+    protection_id = jobs.ask(jobs.upload(archive).id)
+    with transaction() as session:
+        claim = leases.claim(session, jobs.ready()[0].id, "a test")
+        assert claim is not None
+        steps.start(session, claim)
+    work = train.run(claim)
+    while not storage.read_if_there(checkpoint_key(protection_id, 1)):
+        next(work)
+    with transaction() as session:
+        steps.stop(session, claim, counts=False)
+    keys = {"state": training_key(protection_id), "checkpoint": checkpoint_key(protection_id, 0)}
+    storage.write(keys[damaged], storage.read(keys[damaged])[:-100])
+    jobs.work()
+    assert jobs.show(protection_id).error is None
+    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
+
+
 def test_shards_go_and_checkpoints_stay_when_it_has_succeeded() -> None:
     protection, _ = jobs.protect(pictures.zipped(FILES))
     with pytest.raises(FileNotFoundError):
