@@ -97,9 +97,9 @@ def _recipe_row(cells: Cells, group: Group, recipe: str, undecided: str | None) 
     return [*row, "undecided" if undecided else at_least_as_well(ours, full)]
 
 
-def _undecided(cells: Cells, group: Group) -> str | None:
-    """Why a group decides nothing about its recipes."""
-    clean, full = cells.at(group, CLEAN), cells.at(group, FULL)
+def _undecided(cells: Cells, group: Group, row: str = PLAIN) -> str | None:
+    """Why a group decides nothing about its recipes under a countermeasure."""
+    clean, full = cells.at(group, CLEAN, row), cells.at(group, FULL, row)
     missing = [name for name, results in ((CLEAN, clean), (FULL, full)) if not results]
     if missing:
         return f"Decides nothing: `{'` and `'.join(missing)}` not measured here."
@@ -172,21 +172,22 @@ def matrix(cells: Cells) -> Iterator[str]:
 
 def _claims(cells: Cells, group: Group) -> Iterator[str]:
     """Whether recipes stand beside the full one under what undoes it most, too."""
-    rows = [
-        [
-            *(row, f"`{recipe}`", str(len(ours))),
-            *(excess(ours, full, figure) for figure in FIGURES),
-            at_least_as_well(ours, full),
-        ]
-        for row in CLAIMS
-        if (full := cells.at(group, FULL, row))
-        for recipe in (FAST, HARDENED)
-        if (ours := cells.at(group, recipe, row))
-    ]
+    rows, reasons = [], []
+    for row in CLAIMS:
+        full, undecided = cells.at(group, FULL, row), _undecided(cells, group, row)
+        tested = [name for name in (FAST, HARDENED) if full and cells.at(group, name, row)]
+        for recipe in tested:
+            ours = cells.at(group, recipe, row)
+            verdict = "undecided" if undecided else at_least_as_well(ours, full)
+            figures = (excess(ours, full, figure) for figure in FIGURES)
+            rows.append([row, f"`{recipe}`", str(len(ours)), *figures, verdict])
+        if tested and undecided:
+            reasons.append(f"`{row}`: {undecided}")
     if rows:
         yield "The same test as above, in the rows on which a claim rests:"
         head = ["countermeasure", "recipe", "seeds", "last, to full", "peak, to full"]
         yield table([*head, "at least as well"], rows)
+    yield from reasons
 
 
 def _candidates(cells: Cells, group: Group) -> tuple[list[str], list[str]]:

@@ -19,7 +19,7 @@ from tests.servers import free_port, wait_for
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("api", "worker-gpu", "worker-cpu", "sweep")
 READY_SECONDS = 60
-JOB_SECONDS = 240
+JOB_SECONDS = 480
 
 # Whoever is killed is noticed within seconds, and no slow machine uses up the attempts.
 IMPATIENT = {
@@ -39,6 +39,7 @@ SMALL_JOB = {
     "input_pixels": 32,
     "batch_size": 32,
     "steps": 4,
+    "class_steps": 20,
 }
 
 

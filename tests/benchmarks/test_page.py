@@ -95,7 +95,15 @@ def test_rows_on_which_a_claim_rests_are_tested_alike(folder: Path) -> None:
     three_seeds(folder, grey[1], (0.54, 0.50), (0.26, 0.40), (0.53, 0.52))
     # last: +4, -22, +2: mean -5.33, deviation 14.47, bound -5.33 + 2.920 * 14.47 / sqrt 3 = 19.06
     # peak: 0, -10, 0: mean -3.33, deviation 5.77, bound -3.33 + 2.920 * 5.77 / sqrt 3 = 6.40
-    assert "| grey | `fast` | 3 | -5.3 (≤ +19.1) | -3.3 (≤ +6.4) | no |" in lines(folder)
+    excess = "| grey | `fast` | 3 | -5.3 (≤ +19.1) | -3.3 (≤ +6.4) |"
+    assert f"{excess} undecided |" in lines(folder)
+    clean = replace(CLEAN, countermeasure="grey")
+    three_seeds(folder, clean, (0.60, 0.60), (0.60, 0.60), (0.60, 0.60))
+    assert f"{excess} no |" in lines(folder)
+    three_seeds(folder, clean, (0.587, 0.60), (0.587, 0.60), (0.587, 0.60))
+    reason = "the full recipe lowers clean by 9.0 points, less than 10."
+    assert f"`grey`: Decides nothing: {reason}" in lines(folder)
+    assert f"{excess} undecided |" in lines(folder)
 
 
 def test_says_where_a_cell_decides_nothing(folder: Path) -> None:

@@ -26,6 +26,7 @@ CONFIG = {
     "crop_padding": 2,
     "batch_size": 16,
     "steps": 3,
+    "class_steps": 4,
     "learning_rate": 0.02,
     "step_levels": 3.0,
 }
