@@ -23,8 +23,9 @@ PERTURBATION = {
 """Fields of a configuration that no appropriator's training reads."""
 OF_THE_CELL = {"appropriator", "precision"}
 """Fields that the cell or the plan decides."""
-FIGURES = 2
-"""Which figures are kept; raised with every new one. Those kept before are not found again."""
+FIGURES = 3
+"""Which figures are kept, and how networks train: raised with every change of it. Those kept before
+are not found again."""
 
 
 def digest(

@@ -7,6 +7,7 @@ DCT, the tables of annex K scaled by the quality. Rounding passes gradients as i
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float32
@@ -49,26 +50,47 @@ def compress(images: Image, quality: int) -> Image:
     height, width = images.shape[-2:]
     # Whole blocks of halved chroma; libjpeg repeats the last row and column too.
     padding = [0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)]
-    colours = _mix(functional.pad(images * LEVELS, padding, mode="replicate"), _to_ycbcr())
-    luma = _quantised(colours[:, :1] - 128, _table(LUMINANCE, quality)) + 128
-    chroma = _quantised(functional.avg_pool2d(colours[:, 1:], 2), _table(CHROMINANCE, quality))
+    known = _constants(quality, str(images.device))
+    padded = functional.pad(images * LEVELS, padding, mode="replicate")
+    colours = _mix(padded, known.to_ycbcr)
+    luma = _quantised(colours[:, :1] - 128, known.luminance, known.dct) + 128
+    halved = functional.avg_pool2d(colours[:, 1:], 2)
+    chroma = _quantised(halved, known.chrominance, known.dct)
     whole = torch.cat([luma, _doubled(chroma)], dim=1)
-    decoded = _mix(whole, torch.linalg.inv(_to_ycbcr()))[..., :height, :width]
+    decoded = _mix(whole, known.from_ycbcr)[..., :height, :width]
     return (decoded / LEVELS).clamp(0, 1)
 
 
-def _to_ycbcr() -> Float32[Tensor, "3 3"]:
-    return torch.tensor(TO_YCBCR)
+class _Constants(NamedTuple):
+    to_ycbcr: Float32[Tensor, "3 3"]
+    from_ycbcr: Float32[Tensor, "3 3"]
+    luminance: Float32[Tensor, "8 8"]
+    chrominance: Float32[Tensor, "8 8"]
+    dct: Float32[Tensor, "8 8"]
+
+
+@lru_cache
+def _constants(quality: int, device: str) -> _Constants:
+    """Kept where they are used: the device would wait for them in every pass."""
+    to_ycbcr = torch.tensor(TO_YCBCR)
+    return _Constants(
+        to_ycbcr.to(device),
+        torch.linalg.inv(to_ycbcr).to(device),
+        _table(LUMINANCE, quality).to(device),
+        _table(CHROMINANCE, quality).to(device),
+        _dct().to(device),
+    )
 
 
 def _mix(images: Image, matrix: Float32[Tensor, "3 3"]) -> Image:
-    return torch.einsum("ij,bjhw->bihw", matrix.to(images.device), images)
+    return torch.einsum("ij,bjhw->bihw", matrix, images)
 
 
 def _quantised(
-    planes: Float32[Tensor, "b c h w"], table: Float32[Tensor, "8 8"]
+    planes: Float32[Tensor, "b c h w"],
+    table: Float32[Tensor, "8 8"],
+    basis: Float32[Tensor, "8 8"],
 ) -> Float32[Tensor, "b c h w"]:
-    table, basis = table.to(planes.device), _dct().to(planes.device)
     *outer, height, width = planes.shape
     grid = planes.reshape(*outer, height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     blocks = grid.transpose(-2, -3)
@@ -78,7 +100,6 @@ def _quantised(
     return blocks.transpose(-2, -3).reshape(planes.shape)
 
 
-@lru_cache
 def _dct() -> Float32[Tensor, "8 8"]:
     """The orthonormal DCT-II as a matrix (T.81, A.3.3)."""
     k, x = torch.meshgrid(*[torch.arange(BLOCK, dtype=torch.float64)] * 2, indexing="ij")

@@ -102,7 +102,7 @@ def protect(
 
 
 def _part(pixels: UInt8[Tensor, "b c h w"], config: SEPConfig, plan: Plan) -> Part:
-    originals = to_images(pixels.to(plan.device))
+    originals = to_images(pixels.to(plan.device, non_blocking=True))
     return Part(originals, Resize.of(originals, config.input_pixels))
 
 

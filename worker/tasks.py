@@ -78,6 +78,9 @@ def _run(claim: Claim) -> None:
     except AppError as error:
         log.warning("step %s failed: %s", claim.step_id, error.message)
         _fail(claim, error.code, error.message)
+    except FloatingPointError as error:
+        log.warning("step %s failed: %s", claim.step_id, error)
+        _fail(claim, "TRAINING_DIVERGED", str(error))
     except (OperationalError, OSError) as error:
         log.exception("step %s met a failure of the infrastructure", claim.step_id)
         _retry(claim, error)

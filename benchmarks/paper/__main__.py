@@ -88,23 +88,27 @@ def _prepare(plan: Plan) -> None:
 
 
 def _claim(bench: Bench) -> None:
-    """Pieces of different runs are not mixed.
+    """Pieces of different runs are not mixed; one run may go on with another card or PyTorch.
 
     Raises:
         ValueError: the folder holds another run's.
     """
-    run = {
+    ours = {
         "data_sha256": bench.data.sha256,
         "config": as_dict(bench.base),
         "plan": as_dict(bench.plan),
         "shard_images": bench.shard_images,
-        "versions": versions(bench.plan.device),
     }
-    text, path = json.dumps(run, indent=1) + "\n", bench.out / "run.json"
-    if not path.exists():
-        write_whole(path, text.encode())
-    if path.read_text() != text:
-        raise ValueError(f"out: expected a run as in {path}, got\n{text}")
+    run = json.loads(json.dumps(ours))
+    path, here = bench.out / "run.json", versions(bench.plan.device)
+    known = json.loads(path.read_text()) if path.exists() else {"versions": []}
+    before = known.pop("versions")
+    if path.exists() and known != run:
+        raise ValueError(f"out: expected a run as in {path}, got\n{json.dumps(run, indent=1)}")
+    if before and here not in before:
+        print(f"run: goes on with {here}, was begun with {before[0]}", flush=True)
+    told = before if here in before else [*before, here]
+    write_whole(path, json.dumps(run | {"versions": told}, indent=1).encode() + b"\n")
 
 
 def _announce(work: list[Piece], tflops: float) -> None:

@@ -9,7 +9,7 @@ of SAVE_SECONDS ago at most.
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from benchmarks.data import Data, Split
 from benchmarks.files import save, versions, write_whole
-from benchmarks.paper.trials import APPROPRIATOR_SEED, STAGES, Trial, configure
-from benchmarks.strength.recipes import CLEAN, hex_seed
+from benchmarks.paper.trials import APPROPRIATOR_SEED, STAGES, Trial, configure, trained_by
+from benchmarks.strength.recipes import CLEAN
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import Plan, SEPConfig, as_dict, checkpoint_epochs
 from sep_core.costs import forward_gflop, gradient_passes, pattern_passes
@@ -184,12 +184,7 @@ def _perturb(bench: Bench, trial: Trial, part: slice, file: Path) -> Iterator[fl
 
 
 def _training(bench: Bench, trial: Trial) -> Piece:
-    config = configure(trial, bench.base)
-    trained = replace(
-        config,
-        appropriator=trial.network or bench.base.appropriator,
-        seed=hex_seed(APPROPRIATOR_SEED),
-    )
+    trained = trained_by(trial, bench.base)
     forward = forward_gflop(trained.appropriator, trained.input_pixels)
     cost = 3 * trained.appropriator_epochs * forward * len(bench.data.train[0])
     file = (

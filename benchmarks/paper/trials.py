@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from benchmarks.strength.recipes import CLEAN
+from benchmarks.strength.recipes import CLEAN, hex_seed
 from sep_core.config import NetworkName, SEPConfig
 from sep_core.presets import FAST, at_budget
+from sep_core.training import SGD_RATES
 
 SURROGATE_SEED, APPROPRIATOR_SEED = 1, 11
 OTHERS: tuple[NetworkName, ...] = ("senet18", "vgg16", "densenet121", "googlenet")
@@ -82,3 +83,16 @@ def configure(trial: Trial, base: SEPConfig) -> SEPConfig:
             walk: dict[str, Any] = {name: getattr(fast, name) for name in WALK}
             return replace(config, checkpoints=half, **walk)
     raise ValueError(f"recipe: expected one of those in STAGES, got {trial.recipe!r}")
+
+
+def trained_by(trial: Trial, base: SEPConfig) -> SEPConfig:
+    """Of the appropriator's training, at the paper's rate for every network."""
+    network = trial.network or base.appropriator
+    own_rate = SGD_RATES.get(network, 1.0)
+    return replace(
+        configure(trial, base),
+        appropriator=network,
+        learning_rate=base.learning_rate / own_rate,
+        warmup_learning_rate=base.warmup_learning_rate / own_rate,
+        seed=hex_seed(APPROPRIATOR_SEED),
+    )

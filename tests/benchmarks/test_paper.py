@@ -8,23 +8,26 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from benchmarks.data import Data
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper import pieces
 from benchmarks.paper.data import read, write
 from benchmarks.paper.pieces import Piece
-from benchmarks.paper.trials import STAGES, Trial, configure
+from benchmarks.paper.trials import STAGES, Trial, configure, trained_by
 from benchmarks.strength import results
 from benchmarks.strength.cells import PERTURBATION
-from sep_core.config import Plan, checkpoint_epochs, resolve
+from sep_core.config import NetworkName, Plan, checkpoint_epochs, resolve
 from sep_core.costs import gradient_passes
 from sep_core.presets import FAST, at_budget, paper_for
+from sep_core.training import Recipe, fit, learning_rate
 from tests import pictures
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +198,24 @@ def test_refuses_the_folder_of_another_run(
         run(monkeypatch, npz, tmp_path, "--set", "epochs=9", "--limit-minutes", "0")
 
 
+def test_goes_on_with_another_pytorch_and_says_so(
+    npz: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(monkeypatch, npz, tmp_path, "--limit-minutes", "0")
+    file = tmp_path / "run.json"
+    begun = json.loads(file.read_text())
+    now, earlier = begun["versions"][0], begun["versions"][0] | {"torch": "2.11.0"}
+    file.write_text(json.dumps(begun | {"versions": [earlier]}))
+    run(monkeypatch, npz, tmp_path, "--limit-minutes", "0")
+    assert f"run: goes on with {now}, was begun with {earlier}" in capsys.readouterr().out
+    assert json.loads(file.read_text()) == begun | {"versions": [earlier, now]}
+    run(monkeypatch, npz, tmp_path, "--limit-minutes", "0")
+    assert "run: goes on" not in capsys.readouterr().out
+
+
 def test_a_release_beyond_the_budget_is_not_trained_on(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +245,22 @@ def test_recipes_are_the_papers_and_share_their_checkpoints() -> None:
         "last": 30,
     }
     assert configure(Trial("sep-fa-vr", 2), base) == paper_for("sep-fa-vr")
+
+
+@pytest.mark.parametrize("network", [None, "vgg16", "senet18"])
+def test_every_network_is_trained_at_the_papers_rate(
+    npz: Path, network: NetworkName | None
+) -> None:
+    base = replace(resolve(paper_for("sep"), 3), seed="1" * 32, batch_size=8, input_pixels=16)
+    config, images = trained_by(Trial("clean", 0, network), base), read(npz)
+    plan = Plan(device="cpu", precision="float32")
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    recipe = Recipe(config.appropriator, 1, "appropriator")
+    list(fit(*images.train, images.classes, recipe, config=config, plan=plan))
+    hook.remove()
+    batches = len(rates)
+    assert rates == pytest.approx([learning_rate(base, 1, n / batches) for n in range(batches)])
 
 
 def test_fast_changes_images_as_the_preset_does() -> None:

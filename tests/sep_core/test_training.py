@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from sep_core import surrogate
 from sep_core.config import (
     COUNTERMEASURES,
     PRETRAINED,
@@ -19,12 +20,16 @@ from sep_core.config import (
     NetworkName,
     Plan,
     SEPConfig,
+    resolve,
 )
 from sep_core.countermeasures import PREPROCESSING, attack, change_batch
-from sep_core.networks import Network, build
+from sep_core.evaluation import Accuracy, appropriate
+from sep_core.networks import TRUNKS, Network, build
 from sep_core.pixels import to_images
-from sep_core.presets import PAPER
+from sep_core.presets import PAPER, QUICK, at_side
+from sep_core.protection import protect
 from sep_core.randomness import generator
+from sep_core.surrogate import Checkpoint
 from sep_core.training import (
     INFERENCE_BATCH,
     Epoch,
@@ -45,6 +50,10 @@ RECIPE = Recipe("small", 3, "test")
 
 
 State = Mapping[str, Tensor]
+
+
+def draws() -> torch.Generator:
+    return generator(SEED, "images")
 
 
 def _fit(
@@ -159,6 +168,56 @@ def test_the_optimiser_takes_the_scheduled_rate(data: Data, config: SEPConfig, p
     assert rates == [
         learning_rate(config, 3, epoch + n / 3) for epoch in range(3) for n in range(3)
     ]
+
+
+@pytest.mark.parametrize(("network", "share"), [("small", 1), ("vgg16", 0.1)])
+def test_vgg_is_trained_at_a_tenth_of_the_rate(
+    data: Data, config: SEPConfig, plan: Plan, network: NetworkName, share: float
+) -> None:
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    list(fit(*data, CLASSES, Recipe(network, 1, "test"), config=config, plan=plan))
+    hook.remove()
+    assert rates == pytest.approx([share * learning_rate(config, 1, n / 3) for n in range(3)])
+
+
+def test_a_training_that_diverges_is_an_error(data: Data, config: SEPConfig, plan: Plan) -> None:
+    """Every step multiplies the weights by 1 - 100: the last epoch is never told of."""
+    wild = replace(config, learning_rate=100, warmup_epochs=0, weight_decay=1)
+    recipe = Recipe("linear", 20, "appropriator")
+    told = fit(*data, CLASSES, recipe, config=wild, plan=plan)
+    number = r"Expected finite losses, got others in epoch \d+ of training linear \(appropriator\)"
+    epochs: list[int] = []
+    with pytest.raises(FloatingPointError, match=number):
+        epochs.extend(event.number for event in told if isinstance(event, Epoch))
+    assert len(epochs) < recipe.epochs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("network", TRUNKS)
+def test_every_network_learns_and_teaches_by_the_presets_recipe(
+    network: NetworkName, side: int, plan: Plan
+) -> None:
+    """As surrogate and as appropriator: three colours, which no test image is taken for another."""
+    labels = torch.arange(96) % 3
+    pixels = torch.randint(0, 60, (96, 3, side, side), dtype=torch.uint8, generator=draws())
+    pixels[torch.arange(96), labels] += 90
+    own = replace(
+        at_side(QUICK, side), surrogate=network, appropriator=network, batch_size=15, class_steps=0
+    )
+    few = replace(own, epochs=10, appropriator_epochs=10, checkpoints=2, seed=SEED)
+    asked = resolve(few, CLASSES)
+    train, test = (pixels[:60], labels[:60]), (pixels[60:], labels[60:])
+    events = appropriate(train, test, CLASSES, asked, plan)
+    assert [event.accuracy for event in events if isinstance(event, Accuracy)][-1] > 0.9
+    trained = surrogate.train(*train, CLASSES, asked, plan)
+    ensemble = [event for event in trained if isinstance(event, Checkpoint)]
+    *_, protected = protect([pixels[:12]], labels[:12], ensemble, asked, plan)
+    assert isinstance(protected, Tensor)
+    change = (protected.int() - pixels[:12].int()).abs().amax((1, 2, 3))
+    assert (change > 0).all()
+    assert change.max() <= asked.epsilon_levels
 
 
 @given(images=st.integers(2, 2000), batch_size=st.integers(2, 300))

@@ -152,6 +152,21 @@ def test_a_change_above_the_budget_fails_the_protection_and_leaves_nothing() -> 
     assert storage.idle_owners("protections", 0) == set()
 
 
+def test_a_training_that_diverges_fails_the_protection_and_names_it() -> None:
+    wild: dict[str, Any] = {
+        "surrogate": "linear",
+        "learning_rate": 100,
+        "weight_decay": 1,
+        "epochs": 20,
+    }
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id, **wild)
+    jobs.work()
+    protection = jobs.show(protection_id)
+    assert protection.state is ProtectionState.FAILED
+    assert protection.error_code == "TRAINING_DIVERGED"
+    assert "of training linear (surrogate): try a lower learning_rate" in str(protection.error)
+
+
 def made_at(key: str) -> int:
     path = storage.local_path(key)
     assert path is not None

@@ -11,7 +11,7 @@ from api.leases import Claim
 from sep_core.config import checkpoint_epochs
 from sep_core.costs import gradient_passes
 from sep_core.protection import protect
-from sep_core.reading import read_ahead
+from sep_core.reading import READ_THREADS, read_ahead
 from sep_core.surrogate import Checkpoint
 from sep_core.training import prepare
 from worker import checkpoints, tensors
@@ -57,14 +57,19 @@ def perturb(
 def _decoded(
     job: Job, reader: Reader, shard: Sequence[Sequence[int]]
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Parts and labels of each batch; the next is decoded while this one is computed."""
+    """Parts and labels of each batch; the next are decoded while this one is computed.
+
+    An accelerator is faster than one thread decodes, and fetches by itself what is pinned.
+    """
+    on_gpu = job.plan.device == "cuda"
 
     def decode(batch: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         records = [job.records[index] for index in batch]
         parts = tensors.parts([reader.pixels(record) for record in records])
-        return parts, tensors.labels(records, job.index)
+        pinned = [part.pin_memory() for part in parts] if on_gpu else parts
+        return pinned, tensors.labels(records, job.index)
 
-    return read_ahead(decode, shard)
+    return read_ahead(decode, shard, READ_THREADS if on_gpu else 1)
 
 
 def _patterns(job: Job) -> Tensor | None:
