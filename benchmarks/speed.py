@@ -6,9 +6,10 @@ With --reference, PATH is a checkout of the authors' code (github.com/Sizhe-Chen
 and its statements of forward and backward pass are run from there, in its float32. Without it, the
 other side is our own network as PyTorch runs it untouched: batch norm not folded, contiguous,
 float32. Both sides have the same weights and the same images, in memory, and take turns. Figures
-come last, one a line, `name: value unit`; a ratio is the median over the rounds. Exits 1 where one
-is below `--min-float32` or `--min-bfloat16` (the latter judged where the device has bfloat16).
-`--record` keeps them for docs/results.md.
+come last, one a line, `name: value unit`; a ratio is the median over the rounds. Shares are of what
+the device gives for products of large matrices in the same precision, measured beside them. Exits 1
+where a ratio is below `--min-float32` or `--min-bfloat16` (the latter judged where the device has
+bfloat16). `--record` keeps the figures for docs/results.md.
 """
 
 import argparse
@@ -29,15 +30,17 @@ from torch.nn import functional
 from benchmarks import authors
 from benchmarks.files import versions
 from sep_core.config import Plan, Precision, SEPConfig, Variant, resolve
+from sep_core.costs import forward_gflop
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.presets import PAPER
 from sep_core.protection import loss_gradient, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze
-from sep_core.training import Progress, Recipe, fit, prepare
+from sep_core.training import DTYPES, Progress, Recipe, fit, prepare
 
-SEED = "0" * 32
+SEED, SIDE = "0" * 32, 32
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 LEAST_COSINE = 0.999  # between the gradients of both sides in float32, or they are not the same
 
@@ -57,11 +60,20 @@ def main() -> int:
         name = f"{variant} {threads} thread{'s' * (threads > 1)}"
         passes = gradient_passes(variant, options)
         _check_same_gradient(passes)
-        seconds = in_turns(passes, options.rounds, options.device)
+        products = {f"{p} product": matrix_product(p, options.device) for p in PRECISIONS}
+        seconds = in_turns(passes | products, options.rounds, options.device)
         measured["reference " + name] = _throughput(options.batch, seconds["reference"])
         for precision in PRECISIONS:
             each = [a / b for a, b in zip(seconds["reference"], seconds[precision], strict=True)]
-            measured[f"{precision} {name}"] = _throughput(options.batch, seconds[precision])
+            ours = _throughput(options.batch, seconds[precision])
+            measured[f"{precision} {name}"] = ours
+            product = 2 * MATRIX_SIDE[options.device] ** 3 / 1e9
+            rate = product / statistics.median(seconds[f"{precision} product"])
+            share = 2 * forward_gflop(options.network, SIDE) * ours[0] / rate
+            measured[f"{precision} {name} share of the matrix rate"] = (
+                share,
+                f"of {rate:.4g} GFLOP/s",
+            )
             measured[f"{precision} {name} gradient pass ratio"] = _ratio(each)
             low |= _least(precision, options) > statistics.median(each)
     for precision, threads in itertools.product(PRECISIONS, options.threads):
@@ -83,7 +95,7 @@ def _record(measured: Measured, options: argparse.Namespace) -> None:
         "network": options.network,
         "batch": options.batch,
         "device": options.device,
-        "versions": versions(),
+        "versions": versions(options.device),
         "figures": figures,
     }
     options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -142,11 +154,19 @@ def in_turns(passes: dict[str, Pass], rounds: int, device: str) -> dict[str, lis
     return seconds
 
 
+def matrix_product(precision: Precision, device: str) -> Pass:
+    """Of square matrices: the most that the device gives."""
+    side = MATRIX_SIDE[device]
+    matrix = torch.rand(side, side, generator=generator(SEED, "matrix"))
+    matrix = matrix.to(device, DTYPES[precision])
+    return lambda: matrix @ matrix
+
+
 def training_seconds(precision: Precision, options: argparse.Namespace) -> list[float]:
     """Seconds of every batch of the surrogate's training, after one that warms up."""
     draws = generator(SEED, "training images")
     count = options.batch * (options.rounds + 1)
-    pixels = torch.randint(256, (count, 3, 32, 32), generator=draws, dtype=torch.uint8)
+    pixels = torch.randint(256, (count, 3, SIDE, SIDE), generator=draws, dtype=torch.uint8)
     labels = torch.randint(10, (count,), generator=draws)
     plan = Plan(device=options.device, precision=precision)
     config = _config("sep", options)
@@ -168,10 +188,10 @@ def _between(events: Iterator[object], device: str) -> Iterator[float]:
 def _batch_and_network(options: argparse.Namespace) -> tuple[Tensor, Tensor, Network]:
     """Random pixels and labels, and a network whose batch norms have seen these pixels."""
     draws = generator(SEED, "speed")
-    pixels = torch.randint(256, (options.batch, 3, 32, 32), generator=draws, dtype=torch.uint8)
+    pixels = torch.randint(256, (options.batch, 3, SIDE, SIDE), generator=draws, dtype=torch.uint8)
     labels = torch.randint(10, (options.batch,), generator=draws)
     mean, std = (torch.tensor(values) for values in authors.CIFAR10)
-    network = build(_config("sep", options).surrogate, 10, 32, mean, std, draws).train()
+    network = build(_config("sep", options).surrogate, 10, SIDE, mean, std, draws).train()
     with torch.no_grad():
         for _ in range(3):
             network(to_images(pixels))

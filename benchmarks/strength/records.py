@@ -78,6 +78,8 @@ def commands() -> Iterator[str]:
     }
     backbones = (pretrained.__doc__ or "").splitlines()[0]
     named["python -m benchmarks.strength --weights NETWORK.pt --data ZIP"] = backbones
+    pretrain = "python -m benchmarks.pretrain --data ALL.zip --half judge --network small --out ."
+    named[pretrain] = "NETWORK.pt, from images that no half has."
     named["python -m benchmarks.paper --data ZIP --out FOLDER"] = "The paper's row, on a GPU."
     named |= {
         "python -m benchmarks.service --data ZIP --preset auto --record docs/service": (
@@ -85,6 +87,7 @@ def commands() -> Iterator[str]:
         ),
         "python -m benchmarks.mix FROM.zip TO.zip": "An archive of many sizes and aspect ratios.",
     }
+    named["make demo"] = "The picture, which is `demo-output/before-after.png`."
     record = "python -m benchmarks.speed --reference PATH --record docs/speed.json"
     named[record] = "The speed of a gradient pass beside the authors'."
     named["python -m benchmarks.strength.page"] = "This page."

@@ -31,6 +31,7 @@ RECIPES = f"""Differences are to the full recipe, `{FULL}`, in points, seed by s
 one-sided 95 % bound of their mean (Student's t). A recipe protects at least as well where the mean
 is at most 1 point and the bound at most 3 points higher, for last and for peak."""
 COLUMN_NOTE = "Each column is what the images were changed by, each row what was tried against it."
+PLAIN_NOTE = "Nothing is tried against the change but the recipe's own augmentation (`crop-flip`)."
 
 Group = tuple[str, int, str]
 """Half of the images, budget in levels, appropriator."""
@@ -212,6 +213,8 @@ def precisions(cells: Cells) -> Iterator[str]:
 def networks(cells: Cells) -> Iterator[str]:
     """Recipes against appropriators."""
     groups = cells.groups(lambda result: result.cell.recipe in COLUMNS)
+    if groups:
+        yield PLAIN_NOTE
     for half, levels in dict.fromkeys(group[:2] for group in groups):
         names = [name for *place, name in groups if (half, levels) == tuple(place)]
         rows = [

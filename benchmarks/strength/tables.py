@@ -43,7 +43,9 @@ def harden() -> Iterator[Cell]:
 
 
 def judge() -> Iterator[Cell]:
-    """The preset `fast` against the full recipe, once, on the second half of the images."""
+    """The preset `fast`, and what it was before, against the full recipe, on the second half."""
+    yield from _cells("judge", ["sep-4x15"], [8], SEEDS, ["small"], [PLAIN])
+    yield from _cells("judge", ["sep-4x15"], [4], SEEDS[:1], ["small"], [PLAIN])
     for network, level, seed in product(NETWORKS[:2], [8, 4], SEEDS):
         yield from _cells("judge", [CLEAN, FAST, FULL], [level], [seed], [network], [PLAIN])
 

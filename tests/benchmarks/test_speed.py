@@ -1,6 +1,7 @@
 """benchmarks.speed on a stand-in that is laid out as the authors' checkout, on a small network."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +94,17 @@ def test_compares_with_the_checkout_named(
     assert f"reference: {checkout}" in printed
     for variant in ("sep", "sep-fa"):
         for precision in ("float32", "bfloat16"):
-            assert f"{precision} {variant} 1 thread gradient pass ratio: " in printed
+            name = f"{precision} {variant} 1 thread"
+            assert f"{name} gradient pass ratio: " in printed
+            found = re.search(
+                rf"^{name}: (\S+) images/s$.*"
+                rf"^{name} share of the matrix rate: (\S+) of (\S+) GFLOP/s$",
+                printed,
+                re.MULTILINE | re.DOTALL,
+            )
+            assert found
+            images, share, rate = map(float, found.groups())
+            assert share * rate == pytest.approx(2 * 0.07 * images, rel=0.02)
     assert "bfloat16 surrogate training 1 thread: " in printed
 
 
