@@ -28,6 +28,10 @@ FIGURES = 3
 are not found again."""
 
 
+VERSIONS = ("sepgate", "torch", "torchvision")
+"""Packages, among those of a worker's row, that train."""
+
+
 def digest(
     dataset_sha256: str,
     config: SEPConfig,
@@ -39,7 +43,7 @@ def digest(
     """Of all that a training on the originals depends on.
 
     Args:
-        versions: of the libraries that train.
+        versions: of VERSIONS, and perhaps of others, which do not count.
         weights_sha256: of the file that the training begins with, if it begins with one.
     """
     recipe = {
@@ -50,7 +54,8 @@ def digest(
     trained: list[object] = [cell.network, cell.countermeasure, cell.seed]
     # Without one it is what it was when there were none: what is kept stays found.
     trained += [weights_sha256] if weights_sha256 is not None else []
-    machine = [plan.device, plan.precision, plan.threads, dict(versions)]
+    trained_with = {name: versions.get(name) for name in VERSIONS}
+    machine = [plan.device, plan.precision, plan.threads, trained_with]
     whole = [dataset_sha256, recipe, trained, machine, FIGURES]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 

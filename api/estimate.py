@@ -8,14 +8,14 @@ from operator import attrgetter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, datasets, planning, sides, storage, weights, workload
+from api import archive, baselines, datasets, planning, sides, storage, weights, workload
 from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
 from api.protections import Request, training_images
-from api.workload import MEASURED_SIDES, Device, Speed
-from sep_core.cells import Evaluation, named
-from sep_core.config import Plan, SEPConfig
+from api.workload import MEASURED_SIDES, SMALL_NETWORKS, Device, Speed
+from sep_core.cells import Evaluation, cells, named, weights_sha256
+from sep_core.config import NetworkName, Plan, SEPConfig
 
 # What `workload.SHARD_GFLOP` takes for two minutes of a CPU.
 PACKAGE_GFLOPS = workload.SHARD_GFLOP["cpu"] / 120
@@ -29,7 +29,7 @@ class Estimate:
     """Of a request that was not made.
 
     Attributes:
-        costs: GFLOP of every step.
+        costs: GFLOP of every step; none of a training on the originals that is kept already.
         seconds: of each kind of step, one kind after the other; None where no worker says how fast
             it is.
     """
@@ -59,8 +59,31 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     evaluation = weights.freeze(named(planning.load_evaluation(request.evaluation), config))
     trained = workload.trained_images(counts, config.held_out_percent)
     costs = workload.costs(config, plan, evaluation, index.records, trained)
-    speeds = [speed for worker in workers if (speed := _speed(worker, config.input_pixels))]
-    return Estimate(config, plan, evaluation, costs, len(workers), _seconds(costs, speeds))
+    if workers:
+        kept = _kept(session, dataset, config, plan, evaluation, workers[0])
+        costs[StepKind.EVALUATE] = [
+            0.0 if number in kept else cost for number, cost in enumerate(costs[StepKind.EVALUATE])
+        ]
+    seconds = _seconds(costs, [worker for worker in workers if worker.speeds], config, evaluation)
+    return Estimate(config, plan, evaluation, costs, len(workers), seconds)
+
+
+def _kept(
+    session: Session,
+    dataset: Dataset,
+    config: SEPConfig,
+    plan: Plan,
+    evaluation: Evaluation,
+    worker: Worker,
+) -> set[int]:
+    """Trainings on the originals that such a worker has done already, and kept."""
+    found = set()
+    for number, cell in enumerate(cells(evaluation)):
+        begun = weights_sha256(evaluation, cell.network, cell.countermeasure)
+        key = baselines.digest(dataset.sha256, config, plan, cell, worker.versions, begun)
+        if cell.clean and baselines.find(session, dataset.id, key) is not None:
+            found.add(number)
+    return found
 
 
 def _index(dataset: Dataset) -> archive.IngestResult:
@@ -80,32 +103,50 @@ def _workers(session: Session) -> list[Worker]:
 
 
 def _order(worker: Worker) -> tuple[float, str]:
-    speed = _speed(worker, MEASURED_SIDES[0])
-    return (-speed.training_gflops if speed else 0.0, worker.name)
+    if not worker.speeds:
+        return 0.0, worker.name
+    return -_speed(worker, "small", MEASURED_SIDES[0]).training_gflops, worker.name
 
 
 def _device(worker: Worker) -> Device:
     return Device(worker.device, worker.bfloat16, worker.threads, worker.memory_bytes)
 
 
-def _speed(worker: Worker, input_pixels: int) -> Speed | None:
-    """Measured at the largest side that is not above the asked one, or at the smallest."""
-    if worker.speeds is None:
-        return None
-    known = sorted((Speed(**speed) for speed in worker.speeds), key=attrgetter("input_pixels"))
-    return [known[0], *(speed for speed in known if speed.input_pixels <= input_pixels)][-1]
+def _speed(worker: Worker, network: NetworkName, input_pixels: int) -> Speed:
+    """Measured through a like network, at the largest side that is not above the asked one.
+
+    Through any network, and at the smallest side, where there is no other.
+    """
+    known = [Speed(**speed) for speed in worker.speeds or []]
+    small = network in SMALL_NETWORKS
+    alike = [speed for speed in known if (speed.network in SMALL_NETWORKS) == small] or known
+    alike.sort(key=attrgetter("input_pixels"))
+    return [alike[0], *(speed for speed in alike if speed.input_pixels <= input_pixels)][-1]
 
 
-def _seconds(costs: Costs, speeds: Sequence[Speed]) -> dict[StepKind, float] | None:
-    if not speeds:
+def _seconds(
+    costs: Costs, workers: Sequence[Worker], config: SEPConfig, evaluation: Evaluation
+) -> dict[StepKind, float] | None:
+    """On workers that know their speed; trainings of one network after those of another."""
+    if not workers:
         return None
-    gradient = [speed.gradient_gflops for speed in speeds]
-    training = [speed.training_gflops for speed in speeds]
+
+    def speeds(network: NetworkName) -> list[Speed]:
+        return [_speed(worker, network, config.input_pixels) for worker in workers]
+
+    def training(network: NetworkName) -> list[float]:
+        return [speed.training_gflops for speed in speeds(network)]
+
+    trainings = list(zip(cells(evaluation), costs[StepKind.EVALUATE], strict=True))
+    gradient = [speed.gradient_gflops for speed in speeds(config.surrogate)]
     return {
-        StepKind.TRAIN: _spread_over(training, costs[StepKind.TRAIN]),
+        StepKind.TRAIN: _spread_over(training(config.surrogate), costs[StepKind.TRAIN]),
         StepKind.PERTURB: _spread_over(gradient, costs[StepKind.PERTURB]),
         StepKind.PACKAGE: sum(costs[StepKind.PACKAGE]) / PACKAGE_GFLOPS,
-        StepKind.EVALUATE: _spread_over(training, costs[StepKind.EVALUATE]),
+        StepKind.EVALUATE: sum(
+            _spread_over(training(name), [cost for cell, cost in trainings if cell.network == name])
+            for name in evaluation.networks
+        ),
     }
 
 

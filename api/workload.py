@@ -34,6 +34,13 @@ PACKAGE_GFLOP_A_PIXEL = 2.5e-4
 MEASURED_SIDES = INPUT_SIDES[:2]
 """Where workers measure their speed. From the second on networks begin with other layers, whose
 speed is much the same at all sizes: on two CPU cores a third of that at 32 pixels."""
+MEASURED_NETWORKS: Mapping[str, tuple[NetworkName, ...]] = {
+    "cpu": ("small",),
+    "cuda": ("small", "resnet18"),
+}
+"""Which networks' speed they measure. A GPU is many times as fast through a large network as
+through a small one, whose layers are done before the next are launched."""
+SMALL_NETWORKS: frozenset[NetworkName] = frozenset({"small", "linear", "mlp"})
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,13 @@ class Speed:
 
     Attributes:
         gradient_gflops, training_gflops: a second, of gradient passes and of training.
+        network: through which it was measured.
     """
 
     input_pixels: int
     gradient_gflops: float
     training_gflops: float
+    network: NetworkName = "small"
 
 
 def plan(config: SEPConfig, median_side: int, device: Device) -> Plan:

@@ -1,13 +1,14 @@
-"""How fast this worker trains and perturbs, measured for two seconds on the small network."""
+"""How fast this worker trains and perturbs, measured for a few seconds."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from api.workload import MEASURED_SIDES, Device, Speed, batch_size
+from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed, batch_size
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.costs import forward_gflop
 from sep_core.networks import Network
@@ -25,7 +26,7 @@ SEED = "0" * 32
 
 
 def measure(device: Device, drain: DrainFlag) -> list[Speed]:
-    """The speed at each of MEASURED_SIDES, at the precision that a plan would take.
+    """The speed through MEASURED_NETWORKS at MEASURED_SIDES, at the precision of a plan.
 
     Raises:
         WorkerDraining: this worker is to end; on a busy machine it is not to wait for the clock.
@@ -37,15 +38,19 @@ def measure(device: Device, drain: DrainFlag) -> list[Speed]:
     )
     prepare(plan)
     config = resolve(replace(QUICK, seed=SEED, steps=10_000), CLASSES)
-    sized = [at_side(config, side) for side in MEASURED_SIDES]
-    return [_speed(of, plan, batch_size(of, device), drain) for of in sized]
+    measured = [
+        at_side(replace(config, surrogate=network), side)
+        for network, side in product(MEASURED_NETWORKS[plan.device], MEASURED_SIDES)
+    ]
+    return [_speed(of, plan, batch_size(of, device), drain) for of in measured]
 
 
 def _speed(config: SEPConfig, plan: Plan, images: int, drain: DrainFlag) -> Speed:
     forward = forward_gflop(config.surrogate, config.input_pixels)
     training, network = _training(config, plan, drain)
     passes = _passes(network, config, plan, images, drain)
-    return Speed(config.input_pixels, 2 * forward * passes, 3 * forward * training)
+    gflops = 2 * forward * passes, 3 * forward * training
+    return Speed(config.input_pixels, *gflops, config.surrogate)
 
 
 def _training(config: SEPConfig, plan: Plan, drain: DrainFlag) -> tuple[float, Network]:

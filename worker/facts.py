@@ -7,23 +7,23 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
-from itertools import chain
+from itertools import product
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 from api.db import now, transaction
 from api.models import Queue, Worker
 from api.settings import settings
-from api.workload import MEASURED_SIDES, Device, Speed
+from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from worker.lease import DrainFlag, WorkerDraining
 
 HEARTBEAT_SECONDS = 15
 log = logging.getLogger(__name__)
 # In memory that the parent shares with its children: who follows a child measures nothing again.
-_speeds = RawArray("d", 3 * len(MEASURED_SIDES))
+_speeds = RawArray("d", 2 * len(MEASURED_SIDES) * max(map(len, MEASURED_NETWORKS.values())))
 
 # Control groups, version 2 and 1, as a container sees its own.
 CONTAINER_LIMITS = (
@@ -87,15 +87,21 @@ def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
         from worker import calibration  # noqa: PLC0415  imports torch, which the parent must not
 
         try:
-            measured = calibration.measure(facts.plan_device, drain)
-            _speeds[:] = tuple(chain.from_iterable(map(astuple, measured)))
+            for number, speed in enumerate(calibration.measure(facts.plan_device, drain)):
+                _speeds[2 * number : 2 * number + 2] = speed.gradient_gflops, speed.training_gflops
         except WorkerDraining:
             return facts
         except Exception:  # a worker that can't tell its speed may still do its work
             log.exception("the speed of %s was not measured", name())
             return facts
-    known = zip(MEASURED_SIDES, _speeds[1::3], _speeds[2::3], strict=True)
-    return replace(facts, speeds=[Speed(*speed) for speed in known])
+    measured = product(MEASURED_NETWORKS[facts.device], MEASURED_SIDES)
+    return replace(
+        facts,
+        speeds=[
+            Speed(side, _speeds[2 * number], _speeds[2 * number + 1], network)
+            for number, (network, side) in enumerate(measured)
+        ],
+    )
 
 
 def register(queue: Queue, facts: Facts) -> None:

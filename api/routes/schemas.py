@@ -229,12 +229,15 @@ class PlanOut(BaseModel):
     )
     evaluation: dict[str, Any]
     steps: dict[StepKind, int] = Field(description="how many of each kind")
-    gflop: dict[str, float] = Field(description="work of `train`, `perturb`, `evaluate`; `total`")
+    gflop: dict[str, float] = Field(
+        description="work of `train`, `perturb`, `evaluate`; `total`. A training on the originals "
+        "that an earlier protection has done on such a worker is none."
+    )
     workers: int = Field(description="that serve the GPU queue now")
     seconds: dict[str, Seconds] | None = Field(
         description="of each kind of step and in `total`, from a calibration of these workers (at "
-        "32 pixels, and at 64 for all from there on), if they had nothing else to do and no "
-        "baseline were kept; null where none is calibrated"
+        "32 pixels, and at 64 for all from there on), if they had nothing else to do; null where "
+        "none is calibrated"
     )
 
 

@@ -145,6 +145,28 @@ def test_larger_images_have_a_speed_of_their_own(client: httpx2.Client, ready_da
     assert per_second == pytest.approx([20, 20, 10], rel=0.05)
 
 
+def test_a_large_network_has_a_speed_of_its_own(client: httpx2.Client, ready_dataset: str) -> None:
+    """`small` trains and perturbs at 20 and 40 GFLOP/s, a ResNet-18 trains at 500."""
+    small = {"input_pixels": 32, "gradient_gflops": 40, "training_gflops": 20}
+    large = {"gradient_gflops": 900, "training_gflops": 500, "network": "resnet18"}
+    worker("one", None, None, speeds=[small | {"network": "small"}, small | large])
+    found = planned(
+        client,
+        ready_dataset,
+        config={"preset": "quick"},
+        evaluation={"networks": ["small", "resnet18", "mlp"]},
+    )
+    gflop, seconds = found["gflop"], found["seconds"]
+    assert seconds["train"] == pytest.approx(gflop["train"] / 20, abs=0.1)
+    assert seconds["perturb"] == pytest.approx(gflop["perturb"] / 40, abs=0.1)
+    alone = planned(client, ready_dataset, config={"preset": "quick"})["gflop"]["evaluate"]
+    mlp = {"networks": ["mlp"]}
+    flat = planned(client, ready_dataset, config={"preset": "quick"}, evaluation=mlp)["gflop"]
+    large_gflop = gflop["evaluate"] - alone - flat["evaluate"]
+    expected = (alone + flat["evaluate"]) / 20 + large_gflop / 500
+    assert seconds["evaluate"] == pytest.approx(expected, abs=0.1)
+
+
 def test_a_gpu_that_is_present_is_planned_for(client: httpx2.Client, ready_dataset: str) -> None:
     worker("a", 10.0, 5.0)
     worker("b", 1e5, 1e5, device="cuda", bfloat16=True)

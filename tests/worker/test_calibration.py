@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import select
 
 from api import estimate, protections, steps
-from api.db import reading
-from api.models import Worker
+from api.db import now, reading, transaction
+from api.models import Queue, StepKind, Worker
 from api.workload import Device
 from sep_core.config import as_dict
 from tests import pictures
@@ -42,6 +42,20 @@ def test_speeds_are_those_of_this_machine() -> None:
         assert 0.1 < speed.training_gflops < 1e5
         assert 0.1 < speed.gradient_gflops < 1e5
         assert 1 / 20 < speed.gradient_gflops / speed.training_gflops < 20
+
+
+def test_a_gpu_is_measured_through_a_large_network_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shown on this processor, where PyTorch is as fast through any: by other figures."""
+    both = {"cpu": ("mlp", "small")}
+    monkeypatch.setattr(calibration, "MEASURED_NETWORKS", both)
+    monkeypatch.setattr(facts, "MEASURED_NETWORKS", both)
+    here = facts.Facts("cpu", "this one", 2**33, bfloat16=False, threads=1, versions={})
+    speeds = facts.calibrated(here, DrainFlag()).speeds
+    assert speeds is not None
+    asked = [("mlp", 32), ("mlp", 64), ("small", 32), ("small", 64)]
+    assert [(speed.network, speed.input_pixels) for speed in speeds] == asked
+    assert len({speed.training_gflops for speed in speeds}) == len(speeds)
+    assert facts.calibrated(here, DrainFlag()).speeds == speeds
 
 
 # As Celery's prefork pool does it: a parent without PyTorch, and one child after the other.
@@ -116,6 +130,30 @@ def test_an_estimate_is_what_is_planned_then(test_images: int) -> None:
     costs = [cost for of_kind in foreseen.costs.values() for cost in of_kind]
     assert [step.cost for step in parts] == pytest.approx(costs)
     assert [step.kind for step in parts] == [k for k, v in foreseen.costs.items() for _ in v]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_baseline_that_is_kept_is_no_work() -> None:
+    dataset = jobs.upload(pictures.zipped(pictures.class_folders(9)))
+    asked = {"countermeasures": ["crop-flip", "none"]}
+    here = facts.measure(Queue.GPU)
+    with transaction() as session:
+        columns = {name: getattr(here, name) for name in here.__dataclass_fields__}
+        at = now(session)
+        row = Worker(name="one", queue=Queue.GPU, started_at=at, heartbeat_at=at, **columns)
+        session.add(row)
+
+    def evaluations(**config: Any) -> list[bool]:
+        request = protections.Request(dataset.id, "quick", jobs.CONFIG | config, asked)
+        with reading() as session:
+            costs = estimate.estimate(session, dataset, request).costs
+        return [cost > 0 for cost in costs[StepKind.EVALUATE]]
+
+    assert evaluations() == [True] * 4
+    jobs.ask(dataset.id, {"countermeasures": ["none"]})
+    jobs.work()
+    assert evaluations(epsilon_levels=4) == [True, True, False, True]
+    assert evaluations(appropriator_epochs=7) == [True] * 4
 
 
 def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path) -> None:

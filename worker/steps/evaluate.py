@@ -1,18 +1,18 @@
 """`evaluate`: what an appropriator learns from the originals or from what leaves: one cell."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from typing import Any
 
 from api import baselines
 from api.archive import ImageRecord
 from api.db import reading, transaction
 from api.leases import Claim, held
+from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress, prepare
-from worker import decoded, pretrained, tensors
+from worker import decoded, facts, pretrained, tensors
 from worker.data import Job, load_job
 from worker.steps import Output, Work
 
@@ -30,7 +30,8 @@ def run(claim: Claim) -> Work:
     if not cell.clean:
         return (yield from _train(job, cell)) | {"reused": False}
     begun = weights_sha256(job.evaluation, cell.network, cell.countermeasure)
-    key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, _versions(), begun)
+    versions = facts.measure(Queue.GPU).versions
+    key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, versions, begun)
     with reading() as session:
         kept = baselines.find(session, job.dataset_id, key)
     if kept is not None:
@@ -93,7 +94,3 @@ def _by_class(
 
 def _described(cell: Cell) -> dict[str, Any]:
     return {"network": cell.network, "countermeasure": cell.countermeasure, "seed": cell.seed}
-
-
-def _versions() -> Mapping[str, str]:
-    return {name: version(name) for name in ("sepgate", "torch", "torchvision")}
