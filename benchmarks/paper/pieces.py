@@ -19,7 +19,14 @@ from torch import Tensor
 
 from benchmarks.data import Data, Split
 from benchmarks.files import save, versions, write_whole
-from benchmarks.paper.trials import APPROPRIATOR_SEED, STAGES, Trial, configure, trained_by
+from benchmarks.paper.trials import (
+    APPROPRIATOR_SEED,
+    STAGES,
+    Trial,
+    configure,
+    surrogate_of,
+    trained_by,
+)
 from benchmarks.strength.recipes import CLEAN
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import Plan, SEPConfig, as_dict, checkpoint_epochs
@@ -61,27 +68,28 @@ class Piece:
 
 def pieces(bench: Bench, stages: list[str]) -> list[Piece]:
     """All the work of some stages in the order in which it is done, what is done included."""
-    found = {"surrogate": _surrogate(bench)}
+    found: dict[str, Piece] = {}
     for trial in (trial for stage in stages for trial in STAGES[stage]):
-        shards = _shards(bench, trial) if trial.recipe != CLEAN else []
-        for piece in (*shards, _training(bench, trial)):
+        changed = [_surrogate(bench, trial), *_shards(bench, trial)] if trial.levels else []
+        for piece in (*changed, _training(bench, trial)):
             found.setdefault(piece.name, piece)
     return list(found.values())
 
 
-def _surrogate(bench: Bench) -> Piece:
-    kept = checkpoint_epochs(bench.base.epochs, bench.base.checkpoints)
-    forward = forward_gflop(bench.base.surrogate, bench.base.input_pixels)
-    cost = (3 * bench.base.epochs + len(kept)) * forward * len(bench.data.train[0])
-    files = [_checkpoint_file(bench, epoch) for epoch in kept]
-    return Piece("surrogate", cost, files, partial(_train_surrogate, bench))
+def _surrogate(bench: Bench, trial: Trial) -> Piece:
+    name, config = surrogate_of(trial, bench.base)
+    kept = checkpoint_epochs(config.epochs, config.checkpoints)
+    forward = forward_gflop(config.surrogate, config.input_pixels)
+    cost = (3 * config.epochs + len(kept)) * forward * len(bench.data.train[0])
+    files = [_checkpoint_file(bench, name, epoch) for epoch in kept]
+    return Piece(name, cost, files, partial(_train_surrogate, bench, name, config))
 
 
-def _train_surrogate(bench: Bench) -> Iterator[float]:
+def _train_surrogate(bench: Bench, name: str, config: SEPConfig) -> Iterator[float]:
     train, classes = bench.data.train, bench.data.classes
-    file = bench.out / RESUME / "surrogate.pt"
+    file = bench.out / RESUME / f"{name}.pt"
     begun = _resumed(file)
-    for event in surrogate.train(*train, classes, bench.base, bench.plan, begun):
+    for event in surrogate.train(*train, classes, config, bench.plan, begun):
         match event:
             case Progress(done, total):
                 yield done / total
@@ -89,8 +97,8 @@ def _train_surrogate(bench: Bench) -> Iterator[float]:
                 if _is_due(file, event, begun):
                     save(file, event.state())
             case Checkpoint(epoch, network, means):
-                state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-                save(_checkpoint_file(bench, epoch), (state, means.cpu()))
+                state = {part: tensor.cpu() for part, tensor in network.state_dict().items()}
+                save(_checkpoint_file(bench, name, epoch), (state, means.cpu()))
     file.unlink()
 
 
@@ -106,17 +114,17 @@ def _is_due(file: Path, epoch: Epoch, resumed: Any) -> bool:
     return not file.exists() or time.time() > file.stat().st_mtime + SAVE_SECONDS
 
 
-def _checkpoint_file(bench: Bench, epoch: int) -> Path:
-    return bench.out / f"surrogate/epoch-{epoch:04d}.pt"
+def _checkpoint_file(bench: Bench, surrogate_name: str, epoch: int) -> Path:
+    return bench.out / f"{surrogate_name}/epoch-{epoch:04d}.pt"
 
 
 @lru_cache(maxsize=1)
-def _checkpoints(bench: Bench) -> dict[int, Checkpoint]:
+def _checkpoints(bench: Bench, trial: Trial) -> dict[int, Checkpoint]:
     """The surrogate's by their epochs, on the device."""
-    kept = {}
-    for epoch in checkpoint_epochs(bench.base.epochs, bench.base.checkpoints):
-        state, means = torch.load(_checkpoint_file(bench, epoch), weights_only=True)
-        kept[epoch] = restore(state, means, epoch, bench.base, bench.plan)
+    (name, config), kept = surrogate_of(trial, bench.base), {}
+    for epoch in checkpoint_epochs(config.epochs, config.checkpoints):
+        state, means = torch.load(_checkpoint_file(bench, name, epoch), weights_only=True)
+        kept[epoch] = restore(state, means, epoch, config, bench.plan)
     return kept
 
 
@@ -140,26 +148,27 @@ def _patterns(bench: Bench, trial: Trial) -> Piece:
     passes = pattern_passes(config, len(bench.data.train[0]), bench.data.classes)
     cost = 2 * passes * forward_gflop(config.surrogate, config.input_pixels)
     file = _pattern_file(bench, trial)
-    return Piece(f"{trial.release}, patterns", cost, [file], partial(_find, bench, config, file))
+    return Piece(f"{trial.release}, patterns", cost, [file], partial(_find, bench, trial, file))
 
 
 def _pattern_file(bench: Bench, trial: Trial) -> Path:
     return bench.out / f"released/{trial.release}/patterns.pt"
 
 
-def _find(bench: Bench, config: SEPConfig, file: Path) -> Iterator[float]:
+def _find(bench: Bench, trial: Trial, file: Path) -> Iterator[float]:
     """What is common to each class."""
-    train, classes = bench.data.train, bench.data.classes
-    for event in class_patterns(*train, classes, _ensemble(bench, config), config, bench.plan):
+    train, classes, config = bench.data.train, bench.data.classes, configure(trial, bench.base)
+    for event in class_patterns(*train, classes, _ensemble(bench, trial), config, bench.plan):
         if isinstance(event, Tensor):
             save(file, event)
         else:
             yield event.done / event.total
 
 
-def _ensemble(bench: Bench, config: SEPConfig) -> list[Checkpoint]:
+def _ensemble(bench: Bench, trial: Trial) -> list[Checkpoint]:
+    config = configure(trial, bench.base)
     epochs = checkpoint_epochs(config.epochs, config.checkpoints)
-    return [_checkpoints(bench)[epoch] for epoch in epochs]
+    return [_checkpoints(bench, trial)[epoch] for epoch in epochs]
 
 
 def _shard_files(bench: Bench, trial: Trial) -> list[Path]:
@@ -169,7 +178,7 @@ def _shard_files(bench: Bench, trial: Trial) -> list[Path]:
 
 def _perturb(bench: Bench, trial: Trial, part: slice, file: Path) -> Iterator[float]:
     config = configure(trial, bench.base)
-    ensemble, patterns = _ensemble(bench, config), None
+    ensemble, patterns = _ensemble(bench, trial), None
     if config.class_steps:
         patterns = torch.load(_pattern_file(bench, trial), weights_only=True)
     split = [torch.split(tensor[part], bench.plan.batch_size) for tensor in bench.data.train]
@@ -235,6 +244,7 @@ def _released(bench: Bench, trial: Trial) -> Split:
 
 def _result(bench: Bench, trial: Trial, config: SEPConfig, curve: list[float]) -> dict[str, Any]:
     """As benchmarks.strength.cells has it, so that the page can show it."""
+    changed = configure(trial, bench.base)
     return {
         "half": "paper",
         "recipe": trial.recipe,
@@ -249,8 +259,8 @@ def _result(bench: Bench, trial: Trial, config: SEPConfig, curve: list[float]) -
         "train_images": len(bench.data.train[0]),
         "test_images": len(bench.data.test[0]),
         "data_sha256": bench.data.sha256,
-        "config": as_dict(configure(trial, bench.base)),
+        "config": as_dict(changed),
         "plan": as_dict(bench.plan),
-        "release": {"passes": gradient_passes(config) if trial.levels else 0},
+        "release": {"passes": gradient_passes(changed) if trial.levels else 0},
         "versions": versions(bench.plan.device),
     }

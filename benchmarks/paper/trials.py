@@ -6,12 +6,15 @@ from typing import Any
 
 from benchmarks.strength.recipes import CLEAN, hex_seed
 from sep_core.config import NetworkName, SEPConfig
-from sep_core.presets import FAST, at_budget
+from sep_core.presets import FAST, at_budget, at_side, for_images
 from sep_core.training import SGD_RATES
 
 SURROGATE_SEED, APPROPRIATOR_SEED = 1, 11
+CIFAR_IMAGES = 50_000
 OTHERS: tuple[NetworkName, ...] = ("senet18", "vgg16", "densenet121", "googlenet")
-# What `fast` does to the images; surrogate and trainings are the paper's for all.
+OWN = "fast-own"
+"""`fast` as it is, through its own small surrogate; the trainings on it are the paper's."""
+# What `fast` does to the images through the surrogate of all other recipes.
 WALK = (
     "variant",
     "class_steps",
@@ -43,8 +46,8 @@ class Trial:
         return 0 if self.recipe == CLEAN else SURROGATE_SEED
 
 
-AT_TWO = [Trial(CLEAN, 0), Trial("fast", 2), Trial("sep-fa-vr", 2)]
-AT_EIGHT = [Trial("fast", 8), Trial("sep-fa-vr", 8)]
+AT_TWO = [Trial(CLEAN, 0), Trial("fast", 2), Trial("sep-fa-vr", 2), Trial(OWN, 2)]
+AT_EIGHT = [Trial("fast", 8), Trial("sep-fa-vr", 8), Trial(OWN, 8)]
 STAGES: dict[str, list[Trial]] = {
     "two": AT_TWO,
     "eight": AT_EIGHT,
@@ -62,7 +65,7 @@ def configure(trial: Trial, base: SEPConfig) -> SEPConfig:
 
     Args:
         base: the paper's for `sep`, resolved; n = 30. Variance reduction and `fast` take every
-            second of these checkpoints, `last` the last.
+            second of these checkpoints, `last` the last, and OWN none of them.
 
     Raises:
         ValueError: no such recipe.
@@ -82,6 +85,10 @@ def configure(trial: Trial, base: SEPConfig) -> SEPConfig:
             fast = at_budget(FAST, trial.levels)
             walk: dict[str, Any] = {name: getattr(fast, name) for name in WALK}
             return replace(config, checkpoints=half, **walk)
+        case "fast-own":
+            own = for_images(at_budget(FAST, trial.levels), CIFAR_IMAGES)
+            sized = at_side(own, base.input_pixels)
+            return replace(sized, seed=base.seed, target_map=base.target_map)
     raise ValueError(f"recipe: expected one of those in STAGES, got {trial.recipe!r}")
 
 
@@ -90,9 +97,16 @@ def trained_by(trial: Trial, base: SEPConfig) -> SEPConfig:
     network = trial.network or base.appropriator
     own_rate = SGD_RATES.get(network, 1.0)
     return replace(
-        configure(trial, base),
+        base,
         appropriator=network,
         learning_rate=base.learning_rate / own_rate,
         warmup_learning_rate=base.warmup_learning_rate / own_rate,
         seed=hex_seed(APPROPRIATOR_SEED),
     )
+
+
+def surrogate_of(trial: Trial, base: SEPConfig) -> tuple[str, SEPConfig]:
+    """By which configuration a trial's surrogate is trained, and its name."""
+    if trial.recipe == OWN:
+        return "surrogate-fast", configure(trial, base)
+    return "surrogate", base

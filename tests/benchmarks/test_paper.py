@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from api import planning
 from benchmarks.data import Data
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper import pieces
 from benchmarks.paper.data import read, write
 from benchmarks.paper.pieces import Piece
-from benchmarks.paper.trials import STAGES, Trial, configure, trained_by
+from benchmarks.paper.trials import OWN, STAGES, Trial, configure, surrogate_of, trained_by
 from benchmarks.strength import results
 from benchmarks.strength.cells import PERTURBATION
 from sep_core.config import NetworkName, Plan, checkpoint_epochs, resolve
@@ -113,7 +114,7 @@ def test_killed_in_the_middle_and_resumed_to_the_same_bytes(
     assert "clean 0 levels small last: " in printed
     assert printed.rstrip().endswith("left: 0 PFLOP")
     assert run(monkeypatch, npz, cut) == 0
-    assert "0 of 11 pieces left: 0 of" in capsys.readouterr().out
+    assert "0 of 17 pieces left: 0 of" in capsys.readouterr().out
 
 
 def test_trainings_go_on_where_they_were_cut_off(
@@ -152,9 +153,10 @@ def test_results_are_those_of_the_page_and_within_the_budget(
         "clean": 0,
         "fast": 4 * 4 + 2 * FAST.class_steps,
         "sep-fa-vr": 18,
+        "fast-own": 4 * 4 + 2 * FAST.class_steps,
     }
     clean = read(npz).train[0].int()
-    for name in ("fast-2-1", "sep-fa-vr-2-1"):
+    for name in ("fast-2-1", "sep-fa-vr-2-1", "fast-own-2-1"):
         shards = sorted((tmp_path / "released" / name).glob("0*.pt"))
         assert [path.name for path in shards] == ["000000.pt", "000025.pt", "000050.pt"]
         released = torch.cat([torch.load(path, weights_only=True) for path in shards])
@@ -166,7 +168,7 @@ def test_stops_at_the_limit_and_says_what_is_left(
 ) -> None:
     assert run(monkeypatch, npz, tmp_path, "--limit-minutes", "0") == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("11 of 11 pieces left: ")
+    assert printed[0].startswith("17 of 17 pieces left: ")
     total = printed[0].split(" of ")[2].split(" ")[0]
     assert printed[-2:] == [
         f"left: {total} PFLOP",
@@ -233,12 +235,14 @@ def test_recipes_are_the_papers_and_share_their_checkpoints() -> None:
     passes = {}
     for trial in (trial for trials in STAGES.values() for trial in trials):
         config = configure(trial, base)
-        assert set(checkpoint_epochs(config.epochs, config.checkpoints)) <= kept
+        own = trial.recipe == OWN
+        assert own or set(checkpoint_epochs(config.epochs, config.checkpoints)) <= kept
         assert trial.recipe == "clean" or config.epsilon_levels == trial.levels
         passes[trial.recipe] = gradient_passes(config)
     assert passes | {"clean": 0} == {
         "clean": 0,
         "fast": 16,
+        "fast-own": 16,
         "sep-fa-vr": 900,
         "sep-fa": 900,
         "sep": 900,
@@ -269,6 +273,19 @@ def test_fast_changes_images_as_the_preset_does() -> None:
     trained = {"target_map", "appropriator", "appropriator_epochs", "inner_steps"}
     for field in set(PERTURBATION) - trained:
         assert getattr(ours, field) == getattr(preset, field), field
+
+
+def test_fast_through_its_own_surrogate_is_what_auto_would_be() -> None:
+    """On a GPU, for the images of CIFAR-10, at the paper's seed and targets."""
+    base = resolve(paper_for("sep"), 10)
+    asked = planning.configure("auto", {"epsilon_levels": 2}, "cuda", 50_000, 32)
+    expected = replace(asked, seed=base.seed, target_map=base.target_map)
+    assert configure(Trial(OWN, 2), base) == expected
+    assert surrogate_of(Trial(OWN, 2), base)[1].surrogate == "small"
+    assert surrogate_of(Trial("fast", 2), base)[1] == base
+    trained = trained_by(Trial(OWN, 2), base)
+    assert trained == trained_by(Trial("fast", 2), base)
+    assert (trained.appropriator, trained.appropriator_epochs) == ("resnet18", 120)
 
 
 def binary(pixels: torch.Tensor, labels: torch.Tensor) -> bytes:
