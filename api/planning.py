@@ -76,6 +76,8 @@ def configure(
 ) -> SEPConfig:
     """A preset with some fields replaced; its steps fit the budget, but for the paper's one level.
 
+    Where fewer checkpoints are asked for than a preset draws for a step, every step takes them all.
+
     Networks see images at 32 pixels, and in `fast`, in `hardened` and on a GPU at a size that
     follows from `median_side`, of the shorter sides of the training images; crops are padded by an
     eighth of it.
@@ -90,6 +92,7 @@ def configure(
         _side(preset, overrides, device, median_side),
     )
     whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
+    whole["checkpoints_per_step"] = _per_step(base, overrides)
     try:
         return load_config(whole)
     except ValidationError as error:
@@ -114,6 +117,13 @@ def _base(preset: str, overrides: Mapping[str, Any], device: str, train_images: 
     if isinstance(levels, int) and 1 <= levels <= MAX_EPSILON_LEVELS:
         return at_budget(base, levels)
     return base
+
+
+def _per_step(base: SEPConfig, overrides: Mapping[str, Any]) -> object:
+    """The preset's, or all where fewer checkpoints are asked for; what is asked for is checked."""
+    checkpoints = overrides.get("checkpoints", base.checkpoints)
+    fewer = isinstance(checkpoints, int) and 0 < checkpoints < base.checkpoints_per_step
+    return overrides.get("checkpoints_per_step", 0 if fewer else base.checkpoints_per_step)
 
 
 def _side(preset: str, overrides: Mapping[str, Any], device: str, median_side: int) -> int:

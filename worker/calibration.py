@@ -70,7 +70,8 @@ def _passes(
     means = torch.zeros(CLASSES, network.head.in_features, device=plan.device)
     ensemble = [Checkpoint(1, freeze(network), means)]
     pixels, labels = _images(images, config)
-    work = protect([pixels], labels, ensemble, replace(config, checkpoints=1), plan)
+    alone = replace(config, checkpoints=1, checkpoints_per_step=0)
+    work = protect([pixels], labels, ensemble, alone, plan)
     events = _until(drain, work)
     next(events)
     return _rate(events, plan) * images

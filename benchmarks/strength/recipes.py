@@ -22,6 +22,8 @@ COMMON: dict[str, Any] = {
     "normalise_gradients": False,
     "views": "identity",
     "class_steps": 0,
+    "checkpoints_per_step": 0,
+    "perturb_momentum": 0.0,
     "steps": 30,
     "step_levels": 1.0,
 }

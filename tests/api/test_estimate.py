@@ -89,7 +89,7 @@ def test_work_is_what_the_papers_arithmetic_says(client: httpx2.Client, ready_da
     training = 3 * 0.07 * train
     patterns = 2 * 0.07 * config["class_steps"] * 2 * train  # two passes a step of so few images
     assert gflop["train"] == pytest.approx(training * config["epochs"] + patterns, rel=1e-2)
-    passes = config["steps"] * config["checkpoints"]
+    passes = config["steps"] * config["checkpoints_per_step"]
     assert gflop["perturb"] == pytest.approx(2 * 0.07 * images * passes, rel=1e-2)
     plain = training * config["appropriator_epochs"]
     assert gflop["evaluate"] == pytest.approx(2 * 3 * (plain + 3 * plain), rel=1e-2)

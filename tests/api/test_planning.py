@@ -164,9 +164,36 @@ def test_a_preset_is_resolved(preset: str, device: Device, base: SEPConfig) -> N
 def test_auto_suits_every_number_of_images(device: str, images: int) -> None:
     config = planning.configure("auto", {}, device, images, 32)
     assert 10 <= config.epochs <= 40
-    assert config.checkpoints == min(15 if device == "cuda" else 10, config.epochs)
+    assert config.checkpoints == min(15, config.epochs)
     asked = planning.configure("auto", {"epochs": 30, "checkpoints": 12}, device, images, 32)
     assert (asked.epochs, asked.checkpoints) == (30, 12)
+
+
+@pytest.mark.parametrize("preset", ["quick", "fast"])
+@pytest.mark.parametrize(
+    ("asked", "per_step"),
+    [
+        ({}, 4),
+        ({"checkpoints": 4}, 4),
+        ({"checkpoints": 3}, 0),
+        ({"checkpoints": 3, "checkpoints_per_step": 1}, 1),
+    ],
+)
+def test_a_step_takes_no_more_checkpoints_than_there_are(
+    preset: str, asked: dict[str, int], per_step: int
+) -> None:
+    config = planning.configure(preset, asked, "cpu", 1000, 32)
+    assert config.checkpoints_per_step == per_step
+
+
+def test_more_checkpoints_a_step_than_there_are_is_refused() -> None:
+    asked = {"checkpoints": 3, "checkpoints_per_step": 4}
+    with pytest.raises(AppError, match="checkpoints_per_step: expected 0 to 3, got 4"):
+        planning.configure("quick", asked, "cpu", 1000, 32)
+
+
+def test_quick_is_fast_judged_by_a_small_network() -> None:
+    assert replace(QUICK, appropriator=FAST.appropriator) == FAST
 
 
 @pytest.mark.parametrize(

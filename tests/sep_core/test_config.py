@@ -199,7 +199,13 @@ def test_crops_grow_with_the_input(side: int, padding: int) -> None:
     ],
 )
 def test_fewer_images_are_trained_on_for_longer(images: int, epochs: int, batch_size: int) -> None:
-    expected = replace(QUICK, epochs=epochs, appropriator_epochs=epochs, batch_size=batch_size)
+    expected = replace(
+        QUICK,
+        epochs=epochs,
+        appropriator_epochs=epochs,
+        batch_size=batch_size,
+        checkpoints=min(15, epochs),
+    )
     assert for_images(QUICK, images) == expected
 
 
