@@ -52,7 +52,8 @@ def claim(session: Session, step_id: UUID, worker: str) -> Claim | None:
         lease_token=uuid4(),
         lease_expires_at=at + timedelta(seconds=settings().lease_seconds),
         started_at=at,
-        progress_done=0,
+        progress_done=step.progress_kept,
+        progress_begun=step.progress_kept,
     )
     if not taken:
         return None
@@ -92,14 +93,34 @@ def renew(session: Session, claim: Claim) -> bool:
 
 def report(session: Session, claim: Claim, done: int, total: int) -> Word:
     """Write progress and hear whether to go on."""
+    if not _write(session, claim, progress_done=done, progress_total=total):
+        return Word.LOST
+    return Word.STOP if _stopping(session, claim.protection_id) else Word.GO_ON
+
+
+def begin(session: Session, claim: Claim, done: int) -> None:
+    """Where the attempt goes on from what an earlier one kept: `done`, or 0 where it can't."""
+    _write(session, claim, progress_done=done, progress_begun=done, progress_kept=done)
+
+
+def keep(session: Session, claim: Claim, done: int) -> None:
+    """What is done so far outlives this process: the next attempt would go on from there."""
+    _write(session, claim, progress_kept=done)
+
+
+def _write(session: Session, claim: Claim, **values: int) -> bool:
+    """Compare-and-set: False if the lease was lost."""
     written = session.execute(
         update(Step)
         .where(Step.id == claim.step_id, Step.lease_token == claim.token)
-        .values(progress_done=done, progress_total=total)
+        .values(**values)
     )
-    if written.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
-        return Word.LOST
-    return Word.STOP if _stopping(session, claim.protection_id) else Word.GO_ON
+    return bool(written.rowcount)  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
+
+
+def attempts(step: Step) -> int:
+    """Attempts in a row that kept nothing, this one included."""
+    return 0 if step.progress_kept > step.progress_begun else step.attempt
 
 
 def give_back(session: Session, step: Step, *, counts: bool) -> None:
@@ -111,7 +132,7 @@ def give_back(session: Session, step: Step, *, counts: bool) -> None:
         lease_token=None,
         lease_expires_at=None,
         sent_at=None,
-        attempt=step.attempt - (not counts),
+        attempt=attempts(step) if counts else step.attempt - 1,
     )
 
 

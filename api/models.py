@@ -189,6 +189,9 @@ class Step(Base):
     cost: Mapped[float] = mapped_column(default=0.0)
     progress_done: Mapped[int] = mapped_column(BigInteger, default=0)
     progress_total: Mapped[int] = mapped_column(BigInteger, default=0)
+    # Where this attempt began, and what the next one would begin with.
+    progress_begun: Mapped[int] = mapped_column(BigInteger, default=0)
+    progress_kept: Mapped[int] = mapped_column(BigInteger, default=0)
     output: Mapped[JSONObject | None] = mapped_column(JSON)
     error_code: Mapped[str | None]
     error: Mapped[str | None]

@@ -164,21 +164,21 @@ def eta_seconds(session: Session, protection: Protection, steps: list[Step]) -> 
     """Seconds to go, from the work done since the start; None before there is any to judge by."""
     if protection.state is not ProtectionState.RUNNING or protection.started_at is None:
         return None
-    return _seconds_to_go(session, protection.started_at, progress(steps))
+    share = progress(steps)
+    return _seconds_to_go(session, protection.started_at, share, 1 - share)
 
 
 def step_eta_seconds(session: Session, step: Step) -> float | None:
-    """Seconds to the end of a running step, from its progress since its start; None before any."""
+    """Seconds to the end of a running step, from this attempt's progress; None before any."""
     if step.state is not StepState.RUNNING or step.started_at is None:
         return None
-    return _seconds_to_go(session, step.started_at, share_done(step))
+    done, left = step.progress_done - step.progress_begun, step.progress_total - step.progress_done
+    return _seconds_to_go(session, step.started_at, done, left)
 
 
-def _seconds_to_go(session: Session, since: datetime, share: float) -> float | None:
-    """The time so far, by the database's clock, times the share to come over the share done."""
-    if share <= 0:
-        return None
-    return (now(session) - since).total_seconds() * (1 - share) / share
+def _seconds_to_go(session: Session, since: datetime, done: float, left: float) -> float | None:
+    """The time so far, by the database's clock, times what is to come over what was done in it."""
+    return (now(session) - since).total_seconds() * left / done if done > 0 else None
 
 
 def _make_ready(session: Session, steps: list[Step]) -> None:

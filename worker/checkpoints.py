@@ -36,10 +36,10 @@ def restored(job: Job, epochs: Sequence[int]) -> Iterator[Checkpoint]:
         yield restore(stored["state"], stored["class_means"], epoch, job.config, job.plan)
 
 
-def save_training(job: Job, training: State, kept: Sequence[Kept]) -> None:
+def save_training(job: Job, training: State, kept: Sequence[Kept]) -> bool:
     """Store what the training goes on from, and what it has kept until then.
 
-    Where that fails the training goes on all the same: it only would begin anew elsewhere.
+    False where that fails; the training goes on all the same, and only would begin anew elsewhere.
     """
     file = io.BytesIO()
     torch.save({"training": training, "kept": list(kept)}, file)
@@ -47,6 +47,8 @@ def save_training(job: Job, training: State, kept: Sequence[Kept]) -> None:
         storage.write(training_key(job.protection_id), file)
     except (OSError, AppError):
         log.exception("the state of a training was not stored")
+        return False
+    return True
 
 
 def load_training(job: Job) -> tuple[State | None, list[Kept]]:

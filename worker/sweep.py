@@ -35,7 +35,7 @@ def free_lost() -> None:
     with transaction() as session:
         for step in leases.expired(session):
             log.warning("step %s (%s) was lost by %s", step.id, step.kind, step.lease_owner)
-            last = step.attempt >= settings().max_attempts
+            last = leases.attempts(step) >= settings().max_attempts
             if last and step.protection_id is None:
                 ended.append(datasets.reject(session, step, *_lost(step)))
                 continue

@@ -12,10 +12,10 @@ from celery import signals
 from sqlalchemy.exc import OperationalError
 
 from api import datasets, leases, outbox, protections, steps
-from api.db import transaction
+from api.db import reading, transaction
 from api.errors import AppError
 from api.leases import Claim
-from api.models import Queue, StepKind
+from api.models import Queue, Step, StepKind
 from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
@@ -136,15 +136,20 @@ def _stop(claim: Claim, *, counts: bool) -> None:
 
 def _retry(claim: Claim, error: Exception) -> None:
     """Room may be made, the database come back: until the last attempt this is no failure."""
-    if claim.attempt < settings().max_attempts:
+    with reading() as session:
+        step = session.get(Step, claim.step_id)
+    if step is None:
+        return
+    attempts = leases.attempts(step)
+    if attempts < settings().max_attempts:
         _stop(claim, counts=True)
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _fail(claim, "STORAGE_FULL", FULL.format(tempfile.gettempdir(), claim.attempt))
+        _fail(claim, "STORAGE_FULL", FULL.format(tempfile.gettempdir(), attempts))
     else:
         _fail(
             claim,
             "INFRASTRUCTURE",
-            f"Database, storage, network or disk failed {claim.attempt} times in a row.",
+            f"Database, storage, network or disk failed {attempts} times in a row.",
         )
 
 

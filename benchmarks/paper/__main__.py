@@ -122,28 +122,30 @@ def _announce(work: list[Piece], tflops: float) -> None:
 
 
 def _work_off(work: list[Piece], late: Callable[[], bool]) -> float:
-    """Do what is missing until it is late; gives the PFLOP of the pieces that were finished."""
+    """Do what is missing until it is late; gives the PFLOP that finished pieces took here."""
     left = [piece for piece in work if not piece.done]
     began = reported = time.monotonic()
-    finished = 0.0
+    computed, to_do = 0.0, _pflop(left)
     for piece in left:
+        cost, begun = piece.gflop / PFLOP, None
         for share in piece.work():
             if late():
-                return finished
-            done = finished + share * piece.gflop / PFLOP
+                return computed
+            begun = share if begun is None else begun  # some of it was done before
             if time.monotonic() > reported + REPORT_SECONDS:
                 reported = time.monotonic()
-                print(f"{piece.name}: {share:.0%}{_left(left, began, done)}", flush=True)
-        finished += piece.gflop / PFLOP
+                done = computed + (share - begun) * cost
+                told = _left(to_do - share * cost, done, reported - began)
+                print(f"{piece.name}: {share:.0%}{told}", flush=True)
+        computed += (1 - (begun or 0)) * cost
+        to_do -= cost
         print(f"{piece.name}: done after {(time.monotonic() - began) / 60:.1f} min", flush=True)
-    return finished
+    return computed
 
 
-def _left(left: list[Piece], began: float, done: float) -> str:
+def _left(to_do: float, done: float, seconds: float) -> str:
     """How long it will take by the PFLOP that are done; nothing to say of none."""
-    if not done:
-        return ""
-    return f"; about {(_pflop(left) / done - 1) * (time.monotonic() - began) / 60:.0f} min left"
+    return f"; about {to_do / done * seconds / 60:.0f} min left" if done > 0 else ""
 
 
 def _pflop(work: list[Piece]) -> float:

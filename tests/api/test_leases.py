@@ -107,6 +107,35 @@ def test_nothing_to_claim_beside_a_failed_step(queued: UUID) -> None:
     assert claimed(second.id) is None
 
 
+def test_an_attempt_that_kept_something_does_not_count(queued: UUID) -> None:
+    """Lost again and again, it gets on all the same; without that, attempts add up."""
+    for kept, attempt in ((0, 1), (0, 2), (5, 0), (5, 1), (5, 2), (9, 0), (9, 1)):
+        claim = must_claim(queued, StepKind.TRAIN)
+        with transaction() as session:
+            leases.begin(session, claim, max(step(queued, StepKind.TRAIN).progress_kept, 0))
+            leases.keep(session, claim, kept)
+        lose(claim)
+        assert step(queued, StepKind.TRAIN).attempt == attempt
+    assert must_claim(queued, StepKind.TRAIN).attempt == 2
+
+
+def test_the_next_attempt_begins_with_what_was_kept(queued: UUID) -> None:
+    first = must_claim(queued, StepKind.TRAIN)
+    with transaction() as session:
+        leases.report(session, first, 70, 100)
+        leases.keep(session, first, 60)
+    lose(first)
+    with transaction() as session:
+        leases.keep(session, first, 90)  # it is not theirs any more
+    second = must_claim(queued, StepKind.TRAIN)
+    found = step(queued, StepKind.TRAIN)
+    assert (found.progress_done, found.progress_begun, found.progress_kept) == (60, 60, 60)
+    with transaction() as session:
+        leases.begin(session, second, 0)  # what was kept is damaged
+    found = step(queued, StepKind.TRAIN)
+    assert (found.progress_done, found.progress_begun, found.progress_kept) == (0, 0, 0)
+
+
 def test_a_claim_and_a_cancel_at_once(owner_id: UUID, ready: UUID) -> None:
     """Never a cancelled protection with a step that runs: nobody would clean up after it."""
     for _ in range(12):

@@ -258,6 +258,20 @@ def test_every_step_has_an_eta_of_its_own(queued: UUID) -> None:
     assert eta() is None
 
 
+def test_an_eta_is_of_what_this_attempt_has_done(queued: UUID) -> None:
+    """Of ten parts three were done before, and two in a minute: the five that are left take 2.5."""
+    claim = must_claim(queued, StepKind.TRAIN)
+    with transaction() as session:
+        leases.begin(session, claim, 3)
+        leases.report(session, claim, 3, 10)
+    with reading() as session:
+        assert steps.step_eta_seconds(session, step(queued, StepKind.TRAIN)) is None
+    half_done_in_a_minute(claim)
+    with reading() as session:
+        eta = steps.step_eta_seconds(session, step(queued, StepKind.TRAIN))
+    assert eta == pytest.approx(150, abs=10)
+
+
 def test_no_eta_before_there_is_any_work_to_judge_by(queued: UUID) -> None:
     def eta() -> float | None:
         with reading() as session:

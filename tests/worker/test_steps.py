@@ -182,6 +182,8 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
     undisturbed, whole = jobs.protect(archive, **changes)
     protection_id = jobs.ask(jobs.upload(archive).id, **changes)
     made: list[int] = []
+    begun: list[int] = []
+    kept: list[int] = []
     for stored in (1, 2):  # twice: with so many checkpoints kept
         with transaction() as session:
             claim = leases.claim(session, jobs.ready()[0].id, "a test")
@@ -192,7 +194,12 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
             next(work)
         made.append(made_at(checkpoint_key(protection_id, 0)))
         with transaction() as session:
+            step = session.get_one(Step, claim.step_id)
+            begun.append(step.progress_begun)
+            kept.append(step.progress_kept)
             steps.stop(session, claim, counts=False)
+    assert begun == [0, kept[0]]
+    assert 0 < kept[0] < kept[1]
     jobs.work()
     assert {*made, made_at(checkpoint_key(protection_id, 0))} == {made[0]}
     protection = jobs.show(protection_id)

@@ -1,13 +1,16 @@
 """`train`: freeze the plan, train the surrogate, keep its checkpoints."""
 
 import io
+import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import planning, sides, steps, storage, weights, workload
+from api import leases, planning, sides, steps, storage, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
@@ -19,6 +22,8 @@ from sep_core.training import Epoch, Progress, prepare
 from worker import checkpoints, decoded, facts, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key
 from worker.steps import Work
+
+log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60
 """Of training that a lost worker costs at most, and the epoch that it was in."""
@@ -37,14 +42,18 @@ def run(claim: Claim) -> Work:
     labels = tensors.labels(train, job.index)
     state, kept = checkpoints.load_training(job)
     ensemble = list(checkpoints.restored(job, [known["epoch"] for known in kept]))
-    classes, saved = len(job.index.classes), time.monotonic()
+    classes, saved, begun = len(job.index.classes), time.monotonic(), False
     for event in surrogate.train(pixels, labels, classes, job.config, job.plan, state):
         match event:
             case Progress(done, total):
+                if not begun:
+                    _tell(leases.begin, claim, done - 1)
+                    begun = True
                 progress = done, total + job.config.class_steps
                 yield progress
-            case Epoch() if time.monotonic() >= saved + SAVE_SECONDS:
-                checkpoints.save_training(job, event.state(), kept)
+            case Epoch() if begun and time.monotonic() >= saved + SAVE_SECONDS:
+                if checkpoints.save_training(job, event.state(), kept):
+                    _tell(leases.keep, claim, progress[0])
                 saved = time.monotonic()
             case Checkpoint():
                 kept.append(checkpoints.keep(job, len(kept), event))
@@ -58,6 +67,15 @@ def run(claim: Claim) -> Work:
         "held_out_images": len(held),
         "held_out_from": held[0].split,
     }
+
+
+def _tell(what: Callable[[Session, Claim, int], None], claim: Claim, done: int) -> None:
+    """Hours of training outlive a database that is away: ETA and attempts are a little wrong."""
+    try:
+        with transaction() as session:
+            what(session, claim, done)
+    except OperationalError:
+        log.exception("what step %s has kept was not written", claim.step_id)
 
 
 def _patterns(
