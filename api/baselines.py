@@ -5,11 +5,13 @@ import json
 from collections.abc import Mapping
 from uuid import UUID
 
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.db import now
-from api.models import Baseline, JSONObject
+from api.leases import Claim
+from api.models import Baseline, JSONObject, Step, StepState
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig, as_dict
 
@@ -66,12 +68,48 @@ def find(session: Session, dataset_id: UUID, key: str) -> JSONObject | None:
     return None if baseline is None else baseline.output
 
 
-def keep(session: Session, dataset_id: UUID, key: str, output: JSONObject) -> None:
-    """Keep what a training found. Who comes second has trained the same, and keeps nothing."""
+def begin(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
+    """Whether the training is this step's to do: not kept yet, and no running step is at it."""
+    row = session.get(Baseline, (dataset_id, key))
+    if row is None:
+        return _insert(session, dataset_id, key, claim)
+    running = select(Step.id).where(
+        Step.lease_token == row.lease_token, Step.state == StepState.RUNNING
+    )
+    if row.output is not None or session.scalar(running) is not None:
+        return False
+    return _write(session, row, row.lease_token, lease_token=claim.token)
+
+
+def _insert(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
+    row = Baseline(
+        dataset_id=dataset_id, digest=key, lease_token=claim.token, created_at=now(session)
+    )
     try:
         with session.begin_nested():
-            session.add(
-                Baseline(dataset_id=dataset_id, digest=key, output=output, created_at=now(session))
-            )
+            session.add(row)
     except IntegrityError:
-        return
+        return False
+    return True
+
+
+def keep(session: Session, dataset_id: UUID, key: str, claim: Claim, output: JSONObject) -> None:
+    """Keep what a training that this step began has found."""
+    row = session.get(Baseline, (dataset_id, key))
+    if row is not None:
+        _write(session, row, claim.token, output=output)
+
+
+def _write(session: Session, row: Baseline, token: UUID | None, **values: object) -> bool:
+    """Compare-and-set: False if another step took it over."""
+    written = session.execute(
+        update(Baseline)
+        .where(
+            Baseline.dataset_id == row.dataset_id,
+            Baseline.digest == row.digest,
+            Baseline.lease_token == token,
+            Baseline.output.is_(None),
+        )
+        .values(**values)
+    )
+    return bool(written.rowcount)  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult

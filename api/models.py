@@ -155,7 +155,10 @@ class Protection(Base):
 
 
 class Baseline(Base):
-    """A training on a data set's originals, finished: what it found holds for every protection."""
+    """A training on a data set's originals: what it found holds for every protection.
+
+    Without an output it was begun by the step with this lease, and is being done while that holds.
+    """
 
     __tablename__ = "baselines"
 
@@ -163,7 +166,8 @@ class Baseline(Base):
         ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True
     )
     digest: Mapped[str] = mapped_column(primary_key=True)
-    output: Mapped[JSONObject] = mapped_column(JSON)
+    output: Mapped[JSONObject | None] = mapped_column(JSON(none_as_null=True))
+    lease_token: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 

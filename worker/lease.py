@@ -23,6 +23,10 @@ class StepStopped(Exception):
     """The protection is cancelled, or another of its steps has failed."""
 
 
+class StepPostponed(Exception):
+    """Another step is doing the same: this one goes back, to find it done."""
+
+
 class WorkerDraining(Exception):
     """This worker is to end: the step goes to another."""
 

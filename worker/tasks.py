@@ -20,13 +20,22 @@ from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
 from worker import facts
-from worker.lease import DrainFlag, Lease, LeaseLost, StepStopped, WorkerDraining
+from worker.lease import (
+    DrainFlag,
+    Lease,
+    LeaseLost,
+    StepPostponed,
+    StepStopped,
+    WorkerDraining,
+)
 
 log = logging.getLogger(__name__)
 draining = DrainFlag()
 _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
+POSTPONED_SECONDS = 2
+"""So long a step is held before it goes to the end of the queue, which may have no other."""
 FULL = "Expected room in the temporary folder ({}), got a full disk {} times in a row."
 
 
@@ -71,6 +80,10 @@ def _run(claim: Claim) -> None:
     except LeaseLost:
         raise
     except StepStopped:
+        _stop(claim, counts=False)
+    except StepPostponed:
+        log.info("step %s goes back: another is at the same training", claim.step_id)
+        time.sleep(POSTPONED_SECONDS)
         _stop(claim, counts=False)
     except WorkerDraining:
         log.warning("step %s goes back: this worker is ending", claim.step_id)

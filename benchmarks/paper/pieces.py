@@ -2,12 +2,10 @@
 
 A piece is done when its files are there, and they come whole or not at all. It is computed from
 the data, the configuration and the files of other pieces alone, so that it does not matter how
-often the work was cut off. A shard that was cut off begins anew, a training goes on from its state
-of SAVE_SECONDS ago at most.
+often the work was cut off. A shard that was cut off begins anew.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,17 +25,16 @@ from benchmarks.paper.trials import (
     surrogate_of,
     trained_by,
 )
+from benchmarks.resumable import trained
 from benchmarks.strength.recipes import CLEAN
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import Plan, SEPConfig, as_dict, checkpoint_epochs
 from sep_core.costs import forward_gflop, gradient_passes, pattern_passes
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint, restore
-from sep_core.training import Epoch, Progress
 
 RESUME = "resume"
 """Folder of the states that trainings go on from."""
-SAVE_SECONDS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,30 +85,17 @@ def _surrogate(bench: Bench, trial: Trial) -> Piece:
 def _train_surrogate(bench: Bench, name: str, config: SEPConfig) -> Iterator[float]:
     train, classes = bench.data.train, bench.data.classes
     file = bench.out / RESUME / f"{name}.pt"
-    begun = _resumed(file)
-    for event in surrogate.train(*train, classes, config, bench.plan, begun):
-        match event:
-            case Progress(done, total):
-                yield done / total
-            case Epoch():
-                if _is_due(file, event, begun):
-                    save(file, event.state())
-            case Checkpoint(epoch, network, means):
-                state = {part: tensor.cpu() for part, tensor in network.state_dict().items()}
-                save(_checkpoint_file(bench, name, epoch), (state, means.cpu()))
+
+    def keep(checkpoint: Checkpoint) -> int:
+        state = {part: tensor.cpu() for part, tensor in checkpoint.network.state_dict().items()}
+        path = _checkpoint_file(bench, name, checkpoint.epoch)
+        save(path, (state, checkpoint.class_means.cpu()))
+        return checkpoint.epoch
+
+    yield from trained(
+        file, lambda begun: surrogate.train(*train, classes, config, bench.plan, begun), keep
+    )
     file.unlink()
-
-
-def _resumed(file: Path) -> Any:
-    """What was saved of a training, or None."""
-    return torch.load(file, weights_only=True) if file.exists() else None
-
-
-def _is_due(file: Path, epoch: Epoch, resumed: Any) -> bool:
-    """Whether the state of a training is to be saved, unless it is the one it resumed from."""
-    if resumed and resumed["epoch"] == epoch.number:
-        return False
-    return not file.exists() or time.time() > file.stat().st_mtime + SAVE_SECONDS
 
 
 def _checkpoint_file(bench: Bench, surrogate_name: str, epoch: int) -> Path:
@@ -208,22 +192,15 @@ def _training(bench: Bench, trial: Trial) -> Piece:
 
 
 def _appropriate(bench: Bench, trial: Trial, config: SEPConfig, file: Path) -> Iterator[float]:
-    data, began = bench.data, time.monotonic()
+    data, train = bench.data, _released(bench, trial)
     kept = bench.out / RESUME / f"{trial.release}-{file.stem}.pt"
-    known = _resumed(kept) or {"training": None, "curve": [], "seconds": 0.0}
-    train, curve = _released(bench, trial), known["curve"]
-    for event in evaluation.appropriate(
-        train, data.test, data.classes, config, bench.plan, resumed=known["training"]
-    ):
-        seconds = known["seconds"] + time.monotonic() - began
-        match event:
-            case Progress(done, total):
-                yield done / total
-            case Epoch():
-                if _is_due(kept, event, known["training"]):
-                    save(kept, {"training": event.state(), "curve": curve, "seconds": seconds})
-            case evaluation.Accuracy(accuracy=accuracy):
-                curve.append(accuracy)
+    curve, seconds = yield from trained(
+        kept,
+        lambda begun: evaluation.appropriate(
+            train, data.test, data.classes, config, bench.plan, resumed=begun
+        ),
+        lambda event: event.accuracy,
+    )
     result = _result(bench, trial, config, curve) | {"seconds": round(seconds, 1)}
     write_whole(file, json.dumps(result, indent=1).encode() + b"\n")
     kept.unlink()

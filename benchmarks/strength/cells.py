@@ -10,9 +10,10 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from benchmarks.data import Data, Split
 from benchmarks.files import save, versions, write_whole
+from benchmarks.resumable import result as result_of
+from benchmarks.resumable import trained
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from benchmarks.strength.weights import Weights
 from sep_core import evaluation, protection, surrogate, views
@@ -126,22 +129,8 @@ def measure(cell: Cell, bench: Bench) -> bool:
         data = bench.data(cell.half)
         config = cell.config(data.classes)
         train, made = release(cell, data, config, bench)
-        trial = replace(config, appropriator=cell.network, seed=hex_seed(cell.seed))
-        weights = bench.of(cell)
-        began = time.perf_counter()
-        curve = [
-            event.accuracy
-            for event in evaluation.appropriate(
-                train,
-                data.test,
-                data.classes,
-                trial,
-                bench.plan,
-                countermeasure=cell.countermeasure,
-                pretrained=None if weights is None else weights.state(train[0].shape[-1]),
-            )
-            if isinstance(event, evaluation.Accuracy)
-        ]
+        state = _state_path(cell, data, config, bench)
+        curve, seconds = result_of(_appropriate(cell, train, data, config, bench, state))
         result = asdict(cell) | {
             "last": curve[-1],
             "peak": max(curve),
@@ -151,23 +140,50 @@ def measure(cell: Cell, bench: Bench) -> bool:
             "data_sha256": data.sha256,
             "config": as_dict(walk(cell, config)),
             "plan": as_dict(bench.plan),
-            "seconds": round(time.perf_counter() - began, 1),
+            "seconds": round(seconds, 1),
             "release": made,
             "versions": versions(bench.plan.device),
         }
-        if weights is not None:
+        if weights := bench.of(cell):
             result["weights_sha256"] = weights.sha256
         if drawn := _views(as_dict(config)):
             result["views"] = drawn
         write_whole(bench.results / cell.path, json.dumps(result, indent=1).encode() + b"\n")
+        state.unlink(missing_ok=True)
     return True
+
+
+def _appropriate(
+    cell: Cell, train: Split, data: Data, config: SEPConfig, bench: Bench, state: Path
+) -> Generator[float, None, tuple[list[float], float]]:
+    """The accuracy after each epoch, and the seconds that it took."""
+    trial = replace(config, appropriator=cell.network, seed=hex_seed(cell.seed))
+    weights = bench.of(cell)
+    begin = partial(
+        evaluation.appropriate,
+        train,
+        data.test,
+        data.classes,
+        trial,
+        bench.plan,
+        countermeasure=cell.countermeasure,
+        pretrained=None if weights is None else weights.state(train[0].shape[-1]),
+    )
+    return trained(state, lambda begun: begin(resumed=begun), lambda event: event.accuracy)
+
+
+def _state_path(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> Path:
+    """Of a training that goes on; of another recipe, data or weights it has another name."""
+    weights, digest = bench.of(cell), _digest(as_dict(config), data, bench.plan)
+    began = f"-{weights.sha256[:16]}" if weights else ""
+    return bench.cache / f"{cell.path.removesuffix('.json')}-{digest}{began}.pt"
 
 
 def release(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> tuple[Split, Result]:
     """The training images as they would leave, and what making them took."""
     if cell.recipe == CLEAN:
         return data.train, {"passes": 0, "seconds": 0.0}
-    path = bench.cache / f"{cell.release}-{_digest(as_dict(config), data, bench.plan)}.pt"
+    path = release_path(cell, data, config, bench)
     with _lock(path.with_suffix(".lock"), wait=True):
         if not path.exists():
             save(path, _released(cell, data, config, bench, path.with_suffix("")))
@@ -175,6 +191,11 @@ def release(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> tuple[Sp
     stored = torch.load(path, weights_only=True)
     assert int((stored["pixels"].int() - data.train[0].int()).abs().max()) <= cell.levels
     return (stored["pixels"], data.train[1]), stored["made"]
+
+
+def release_path(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> Path:
+    """Where changed images are kept, by the digest of what they depend on."""
+    return bench.cache / f"{cell.release}-{_digest(as_dict(config), data, bench.plan)}.pt"
 
 
 def _released(cell: Cell, data: Data, config: SEPConfig, bench: Bench, parts: Path) -> Result:
@@ -228,9 +249,15 @@ def _ensemble(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> list[C
     path = surrogate_path(cell, data, config, bench)
     with _lock(path.with_suffix(".lock"), wait=True):
         if not path.exists():
-            events = surrogate.train(*data.train, data.classes, config, _plan(config, bench))
-            kept = [event for event in events if isinstance(event, Checkpoint)]
-            save(path, [(k.network.state_dict(), k.class_means, k.epoch) for k in kept])
+            begin = partial(
+                surrogate.train, *data.train, data.classes, config, _plan(config, bench)
+            )
+            state = path.with_suffix(".state.pt")
+            kept, _ = result_of(
+                trained(state, begin, lambda k: (k.network.state_dict(), k.class_means, k.epoch))
+            )
+            save(path, kept)
+            state.unlink(missing_ok=True)
     stored = torch.load(path, weights_only=True)
     plan = _plan(config, bench)
     return [restore(state, means, epoch, config, plan) for state, means, epoch in stored]

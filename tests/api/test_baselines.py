@@ -1,19 +1,21 @@
-"""Kept trainings: what tells one from another, and who writes when two are ready at once."""
+"""Kept trainings: what tells one from another, and who does it when two would at once."""
 
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import func, select
 
-from api import baselines, datasets
+from api import baselines, datasets, protections, steps
 from api.db import reading, transaction
-from api.models import Baseline
+from api.leases import Claim
+from api.models import Baseline, StepKind
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig
 from sep_core.presets import QUICK
-from tests.api.conftest import accuracy, ingested, together
+from tests.api.conftest import accuracy, ingested, must_claim, requested, together
 
 PLAN = Plan(device="cpu", precision="float32")
 CELL = Cell("small", "crop-flip", 1, clean=True)
@@ -70,9 +72,20 @@ def test_how_images_were_changed_does_not() -> None:
     assert digest(stored) == digest()
 
 
-def keep(dataset_id: UUID, last: float) -> None:
+@pytest.fixture
+def claims(owner_id: UUID, ready: UUID) -> list[Claim]:
+    """Running steps of four protections of the same data."""
+    return [must_claim(requested(owner_id, ready), StepKind.TRAIN) for _ in range(4)]
+
+
+def begin(dataset_id: UUID, claim: Claim) -> bool:
     with transaction() as session:
-        baselines.keep(session, dataset_id, "key", accuracy(last))
+        return baselines.begin(session, dataset_id, "key", claim)
+
+
+def keep(dataset_id: UUID, claim: Claim, last: float) -> None:
+    with transaction() as session:
+        baselines.keep(session, dataset_id, "key", claim, accuracy(last))
 
 
 def find(dataset_id: UUID, key: str = "key") -> Any:
@@ -80,26 +93,54 @@ def find(dataset_id: UUID, key: str = "key") -> Any:
         return baselines.find(session, dataset_id, key)
 
 
-def test_the_first_writer_wins(ready: UUID) -> None:
+def test_one_begins_and_what_it_finds_is_kept(ready: UUID, claims: list[Claim]) -> None:
+    first, second, *_ = claims
+    assert begin(ready, first)
+    assert not begin(ready, second)
+    keep(ready, second, 0.8)
     assert find(ready) is None
-    keep(ready, 0.7)
-    keep(ready, 0.8)
+    keep(ready, first, 0.7)
     assert find(ready) == accuracy(0.7)
     assert find(ready, "another") is None
+    assert not begin(ready, second)
 
 
-def test_writers_at_once_all_end_well(owner_id: UUID) -> None:
-    for _ in range(5):
-        dataset_id = ingested(owner_id)
-        shares = (0.1, 0.2, 0.3, 0.4)
-        assert together(*[partial(keep, dataset_id, share) for share in shares]) == [None] * 4
-        assert find(dataset_id) in [accuracy(share) for share in shares]
+def test_what_a_step_gave_up_another_begins(ready: UUID, claims: list[Claim]) -> None:
+    first, second, third, _ = claims
+    assert begin(ready, first)
+    with transaction() as session:
+        steps.stop(session, first, counts=True)
+    assert begin(ready, second)
+    assert not begin(ready, third)
+    keep(ready, first, 0.8)
+    assert find(ready) is None
+    keep(ready, second, 0.7)
+    assert find(ready) == accuracy(0.7)
 
 
-def test_each_data_set_has_its_own_and_takes_them_along(owner_id: UUID, ready: UUID) -> None:
+@pytest.mark.parametrize("given_up", [False, True])
+def test_of_those_at_once_one_begins(given_up: bool, ready: UUID, claims: list[Claim]) -> None:
+    if given_up:
+        first = claims.pop()
+        assert begin(ready, first)
+        with transaction() as session:
+            steps.stop(session, first, counts=True)
+    begun = together(*[partial(begin, ready, claim) for claim in claims])
+    assert sorted(begun) == [*[False] * (len(claims) - 1), True]
+
+
+def test_each_data_set_has_its_own_and_takes_them_along(
+    owner_id: UUID, ready: UUID, claims: list[Claim]
+) -> None:
     other = ingested(owner_id)
-    keep(ready, 0.7)
-    keep(other, 0.6)
+    for dataset_id, last in ((ready, 0.7), (other, 0.6)):
+        assert begin(dataset_id, claims[0])
+        keep(dataset_id, claims[0], last)
+    for claim in claims:
+        assert claim.protection_id
+        with transaction() as session:
+            protections.cancel(session, owner_id, claim.protection_id)
+            steps.stop(session, claim, counts=False)
     with transaction() as session:
         datasets.delete(session, owner_id, ready)
     with reading() as session:

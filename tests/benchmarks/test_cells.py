@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from benchmarks import resumable
 from benchmarks.data import read
 from benchmarks.strength import cells, recipes, work
 from benchmarks.strength.cells import Bench, Cell
@@ -95,6 +97,36 @@ def test_what_was_perturbed_is_not_perturbed_again(bench: Bench, tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
     whole = list(cells._perturbed(data, ensemble, config, bench.plan, tmp_path / "others"))
     assert all((a == b).all() for (a, _), (b, _) in zip(resumed, whole, strict=True))
+
+
+def test_a_training_goes_on_where_it_was_cut_off(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    clean = replace(CELL, recipe="clean")
+    data, config = bench.data("judge"), clean.config(CLASSES)
+    state = cells._state_path(clean, data, config, bench)
+    begun = cells._appropriate(clean, data.train, data, config, bench, state)
+    while not state.exists():
+        next(begun)
+
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    hook = register_optimizer_step_pre_hook(count)
+    assert cells.measure(clean, bench)
+    hook.remove()
+    whole = replace(bench, results=tmp_path / "whole", cache=tmp_path / "other")
+    assert cells.measure(clean, whole)
+    assert 0 < steps < config.appropriator_epochs * -(-len(data.train[0]) // config.batch_size)
+    assert not state.exists()
+    resumed, undisturbed = bench.done(clean), whole.done(clean)
+    assert resumed
+    assert undisturbed
+    assert resumed["accuracy_by_epoch"] == undisturbed["accuracy_by_epoch"]
 
 
 def test_a_recipe_names_its_own_arithmetic(bench: Bench) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from api import planning
+from benchmarks import resumable
 from benchmarks.data import Data
 from benchmarks.paper import __main__ as paper
 from benchmarks.paper import pieces
@@ -120,7 +121,7 @@ def test_killed_in_the_middle_and_resumed_to_the_same_bytes(
 def test_trainings_go_on_where_they_were_cut_off(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
     base = resolve(paper._base(SIDE, [word for word in SMALL if "=" in word]), 3)
     plan = Plan(device="cpu", precision="float32", threads=1, batch_size=10)
     found = []

@@ -9,14 +9,16 @@ from sqlalchemy import select
 from api import baselines, datasets, protections, report, steps, storage
 from api.baselines import PERTURBATION
 from api.db import reading, transaction
-from api.models import Baseline, Protection, ProtectionState, Step, StepKind
+from api.models import Baseline, Protection, ProtectionState, Step, StepKind, StepState
+from sep_core.cells import Cell
 from sep_core.config import COUNTERMEASURES
 from sep_core.costs import training_cost
 from sep_core.countermeasures.adversarial import RADIUS_LEVELS, STEPS
 from tests import pictures
 from tests.worker import jobs
-from worker import tensors
-from worker.data import load_index
+from worker import tasks, tensors
+from worker.data import Job, load_index
+from worker.steps import Work, evaluate
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -137,29 +139,31 @@ def test_a_baseline_that_was_kept_with_fewer_figures_is_trained_anew(
     assert outputs(ran(dataset.id))[0] == clean | {"reused": True}
 
 
-def test_two_protections_that_train_the_same_baseline_at_once() -> None:
-    """The second has begun before the first is done: the first one's is kept, both end well."""
+def test_a_baseline_that_another_is_at_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step goes back without a lost attempt, and finds what the other one found."""
+    monkeypatch.setattr(tasks, "POSTPONED_SECONDS", 0)
     dataset = jobs.upload(TRAIN_ONLY)
     first, second = jobs.ask(dataset.id), jobs.ask(dataset.id, epsilon_levels=4)
+    while earlier := [step for step in jobs.ready() if step.kind is not StepKind.EVALUATE]:
+        tasks.run_step(str(earlier[0].id))
+    trained = evaluate._train
+    met: list[Step] = []
 
-    def lose_the_baseline(step: Step) -> None:
-        # As the second one sees it when it looks before the first has written.
-        if step.protection_id == second and step.kind is StepKind.EVALUATE:
-            kept.extend(forget(dataset.id))
+    def in_the_middle(job: Job, cell: Cell) -> Work:
+        output = yield from trained(job, cell)
+        if cell.clean:  # as another worker would, while this one is at it
+            tasks.run_step(str(evaluations(second)[0].id))
+            met.append(evaluations(second)[0])
+        return output
 
-    kept: list[Baseline] = []
-    jobs.work(lose_the_baseline)
-    assert kept
-    assert outputs(first)[0] == outputs(second)[0]
+    monkeypatch.setattr(evaluate, "_train", in_the_middle)
+    jobs.work()
+    assert [(step.state, step.attempt) for step in met] == [(StepState.READY, 0)]
+    assert [output["reused"] for output in outputs(first) + outputs(second)] == [
+        *[False, False],
+        *[True, False],
+    ]
     assert {jobs.show(first).state, jobs.show(second).state} == {ProtectionState.SUCCEEDED}
-
-
-def forget(dataset_id: UUID) -> list[Baseline]:
-    with transaction() as session:
-        found = session.scalars(select(Baseline).where(Baseline.dataset_id == dataset_id)).all()
-        for baseline in found:
-            session.delete(baseline)
-    return list(found)
 
 
 def test_baselines_go_with_the_data_set() -> None:

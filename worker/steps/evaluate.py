@@ -6,7 +6,7 @@ from typing import Any
 
 from api import baselines
 from api.archive import ImageRecord
-from api.db import reading, transaction
+from api.db import transaction
 from api.leases import Claim, held
 from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
@@ -14,6 +14,7 @@ from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Progress, prepare
 from worker import decoded, facts, pretrained, tensors
 from worker.data import Job, load_job
+from worker.lease import StepPostponed
 from worker.steps import Output, Work
 
 
@@ -23,7 +24,10 @@ def run(claim: Claim) -> Work:
     Of each class how many there were, and how many were recognised after the last epoch and after
     the one of the peak accuracy.
 
-    On the originals it is the one that an earlier protection found, where there is one.
+    On the originals it is the one that another protection found, where there is one.
+
+    Raises:
+        StepPostponed: another protection's step is at the same training.
     """
     job = load_job(claim)
     cell = cells(job.evaluation)[claim.index]
@@ -32,14 +36,17 @@ def run(claim: Claim) -> Work:
     begun = weights_sha256(job.evaluation, cell.network, cell.countermeasure)
     versions = facts.measure(Queue.GPU).versions
     key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, versions, begun)
-    with reading() as session:
+    with transaction() as session:
         kept = baselines.find(session, job.dataset_id, key)
+        ours = kept is None and baselines.begin(session, job.dataset_id, key, claim)
     if kept is not None:
         return kept | {"reused": True}
+    if not ours:
+        raise StepPostponed
     output = yield from _train(job, cell)
     with transaction() as session:
         if held(session, claim) is not None:
-            baselines.keep(session, job.dataset_id, key, output)
+            baselines.keep(session, job.dataset_id, key, claim, output)
     return output | {"reused": False}
 
 

@@ -1,0 +1,64 @@
+"""Trainings that may be killed at any time and go on from their state of half a minute ago."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from benchmarks.files import save
+from sep_core.training import Epoch, Progress, State
+
+Event = TypeVar("Event")
+Kept = TypeVar("Kept")
+Result = TypeVar("Result")
+
+SAVE_SECONDS = 30
+
+
+def trained(
+    file: Path,
+    begin: Callable[[State | None], Iterator[Progress | Epoch | Event]],
+    keep: Callable[[Event], Kept],
+) -> Generator[float, None, tuple[list[Kept], float]]:
+    """Yields the share that is done, in [0, 1]; gives what was kept, and the seconds it took.
+
+    Whoever has saved that deletes `file`.
+
+    Args:
+        file: of the state to go on from, which need not be there.
+        begin: the training's events, from a state on.
+        keep: what is kept of an event that is neither progress nor an epoch, for `torch.load`.
+    """
+    known = torch.load(file, weights_only=True) if file.exists() else None
+    kept, before = (known["kept"], known["seconds"]) if known else ([], 0.0)
+    begun, began = known and known["training"], time.monotonic()
+    for event in begin(begun):
+        match event:
+            case Progress(done, total):
+                yield done / total
+            case Epoch():
+                if _is_due(file, event, begun):
+                    seconds = before + time.monotonic() - began
+                    save(file, {"training": event.state(), "kept": kept, "seconds": seconds})
+            case _:
+                kept.append(keep(event))
+    return kept, before + time.monotonic() - began
+
+
+def result(work: Generator[object, None, Result]) -> Result:
+    """What the work gives in the end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            given: Result = end.value
+            return given
+
+
+def _is_due(file: Path, epoch: Epoch, begun: Any) -> bool:
+    """Unless it is the state that it began with."""
+    if begun and begun["epoch"] == epoch.number:
+        return False
+    return not file.exists() or time.time() > file.stat().st_mtime + SAVE_SECONDS
