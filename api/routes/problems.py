@@ -1,6 +1,7 @@
 """Every error as a problem document (RFC 9457): one handler a kind of exception."""
 
 import logging
+import reprlib
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -87,11 +88,17 @@ def _app_error(_request: Request, error: Exception) -> JSONResponse:
 def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
-        {"field": ".".join(map(str, item["loc"])), "message": item["msg"]}
+        {"field": ".".join(map(str, item["loc"])), "message": item["msg"] + _got(item["input"])}
         for item in error.errors()
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
     return _problem(422, "INVALID_REQUEST", detail, more={"errors": errors})
+
+
+def _got(value: object) -> str:
+    """What came, where that is short; a missing field has none, and its input is all around it."""
+    short = value is None or isinstance(value, str | int | float)
+    return f", got {reprlib.repr(value)}" if short else ""
 
 
 def _http(_request: Request, error: Exception) -> JSONResponse:

@@ -97,10 +97,10 @@ def test_nothing_asked_is_one_training_of_each(client: httpx2.Client, ready_data
     [
         (None, "INVALID_REQUEST", "evaluation"),
         ({"epochs": 3}, "INVALID_REQUEST", "epochs"),
-        ({"countermeasures": ["prayer"]}, "INVALID_REQUEST", "countermeasures"),
+        ({"countermeasures": ["prayer"]}, "INVALID_REQUEST", "got 'prayer'"),
         ({"countermeasures": "grey"}, "INVALID_REQUEST", "countermeasures"),
         ({"networks": ["resnet19"]}, "INVALID_REQUEST", "networks"),
-        ({"seeds": "2"}, "INVALID_REQUEST", "seeds"),
+        ({"seeds": "2"}, "INVALID_REQUEST", "seeds: Input should be a valid integer, got '2'"),
         ({"seeds": True}, "INVALID_REQUEST", "seeds"),
         ({"countermeasures": []}, "INVALID_EVALUATION", "countermeasures: expected at least one"),
         ({"countermeasures": ["grey", "grey"]}, "INVALID_EVALUATION", "expected different ones"),
