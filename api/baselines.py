@@ -28,8 +28,6 @@ OF_THE_CELL = {"appropriator", "precision"}
 FIGURES = 3
 """Which figures are kept, and how networks train: raised with every change of it. Those kept before
 are not found again."""
-
-
 VERSIONS = ("sepgate", "torch", "torchvision")
 """Packages, among those of a worker's row, that train."""
 
@@ -68,7 +66,7 @@ def find(session: Session, dataset_id: UUID, key: str) -> JSONObject | None:
     return None if baseline is None else baseline.output
 
 
-def begin(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
+def take(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
     """Whether the training is this step's to do: not kept yet, and no running step is at it."""
     row = session.get(Baseline, (dataset_id, key))
     if row is None:

@@ -132,7 +132,7 @@ def give_back(session: Session, step: Step, *, counts: bool) -> None:
         lease_token=None,
         lease_expires_at=None,
         sent_at=None,
-        attempt=attempts(step) if counts else step.attempt - 1,
+        attempt=max(attempts(step) - (not counts), 0),
     )
 
 

@@ -76,7 +76,8 @@ def configure(
 ) -> SEPConfig:
     """A preset with some fields replaced; its steps fit the budget, but for the paper's one level.
 
-    Where fewer checkpoints are asked for than a preset draws for a step, every step takes them all.
+    Where fewer epochs are asked for than a preset keeps checkpoints, each ends with one; where
+    fewer checkpoints than it draws for a step, every step takes them all.
 
     Networks see images at 32 pixels, and in `fast`, in `hardened` and on a GPU at a size that
     follows from `median_side`, of the shorter sides of the training images; crops are padded by an
@@ -92,7 +93,8 @@ def configure(
         _side(preset, overrides, device, median_side),
     )
     whole = {name: getattr(base, name) for name in base.__dataclass_fields__} | dict(overrides)
-    whole["checkpoints_per_step"] = _per_step(base, overrides)
+    whole["checkpoints"] = _checkpoints(base, overrides)
+    whole["checkpoints_per_step"] = _per_step(base, whole["checkpoints"], overrides)
     try:
         return load_config(whole)
     except ValidationError as error:
@@ -119,9 +121,15 @@ def _base(preset: str, overrides: Mapping[str, Any], device: str, train_images: 
     return base
 
 
-def _per_step(base: SEPConfig, overrides: Mapping[str, Any]) -> object:
-    """The preset's, or all where fewer checkpoints are asked for; what is asked for is checked."""
-    checkpoints = overrides.get("checkpoints", base.checkpoints)
+def _checkpoints(base: SEPConfig, overrides: Mapping[str, Any]) -> object:
+    """The preset's, or one an epoch where fewer are asked for; what is asked for is checked."""
+    epochs = overrides.get("epochs", base.epochs)
+    fewer = isinstance(epochs, int) and 0 < epochs < base.checkpoints
+    return overrides.get("checkpoints", epochs if fewer else base.checkpoints)
+
+
+def _per_step(base: SEPConfig, checkpoints: object, overrides: Mapping[str, Any]) -> object:
+    """The preset's, or all where there are fewer checkpoints; what is asked for is checked."""
     fewer = isinstance(checkpoints, int) and 0 < checkpoints < base.checkpoints_per_step
     return overrides.get("checkpoints_per_step", 0 if fewer else base.checkpoints_per_step)
 

@@ -47,7 +47,7 @@ def trained(
     return kept, before + time.monotonic() - began
 
 
-def result(work: Generator[object, None, Result]) -> Result:
+def result_of(work: Generator[object, None, Result]) -> Result:
     """What the work gives in the end."""
     while True:
         try:

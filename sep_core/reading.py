@@ -77,7 +77,7 @@ def _rows(
     pixels: UInt8[Tensor, "n 3 s s"], indices: Int64[Tensor, " b"], *, pinned: bool = False
 ) -> UInt8[Tensor, "b 3 s s"]:
     # By NumPy, which stays in this thread: torch would start a team of threads in every reader,
-    # even to make room (it fills what is deterministic), and the network would wait for its own.
+    # and the network would wait for its own.
     taken = torch.from_numpy(np.take(pixels.numpy(), indices.numpy(), axis=0, mode="clip"))
     return taken.pin_memory() if pinned else taken
 

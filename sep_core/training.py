@@ -94,8 +94,8 @@ def fit(
     """Train a new network on pixels at input size; yields after every batch and every epoch.
 
     The optimiser is SGD with the configuration's schedule (for `vit`: `ADAM`; for `vgg16`: a tenth
-    of the rate); augmentation is a
-    random crop and flip of the whole batch at once, and what the countermeasure makes of that.
+    of the rate); augmentation is a random crop and flip of the whole batch at once, and what the
+    countermeasure makes of that.
 
     Args:
         countermeasure: one that preprocesses has done so: `pixels` come out of it, and what the
@@ -108,12 +108,15 @@ def fit(
     Raises:
         ValueError: fewer than two training images, a configuration that is not resolved, or
             pretrained weights that are missing, not asked for or another network's.
-        FloatingPointError: the training diverged. A network of no numbers knows nothing, and would
-            pass for one that a protection kept from learning.
+        FloatingPointError: the training diverged: its losses are no numbers any more. Such a
+            network knows nothing, and would pass for one that a protection kept from learning.
+            How large they are says nothing: where the rate is large, so are the losses of those
+            who learn.
     """
     if len(pixels) < 2:
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
-    config, seed = training_config(config, countermeasure), drawn_seed(config)
+    asked, seed = config.learning_rate, drawn_seed(config)
+    config = training_config(config, countermeasure)
     (pixels,) = place([pixels], plan.device)
     network = build(
         recipe.network,
@@ -162,8 +165,8 @@ def fit(
         if not math.isfinite(losses):  # once an epoch: the host waits for the device
             raise FloatingPointError(
                 f"Expected finite losses, got others in epoch {epoch + 1} of training "
-                f"{recipe.network} ({recipe.purpose}): try a lower learning_rate than "
-                f"{config.learning_rate:g}."
+                f"{recipe.network} ({recipe.purpose}, {countermeasure}): try a lower learning_rate "
+                f"than {asked:g}."
             )
         yield Epoch(epoch + 1, network, optimiser)
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from api import db, launcher
 from api.db import Base
@@ -55,6 +55,41 @@ def test_up_from_nothing_down_and_up_again(empty: Config) -> None:
     assert tables() == set()
     command.upgrade(empty, "head")
     assert tables() == wanted
+
+
+def test_baselines_stay_and_those_begun_go_with_their_column(empty: Config) -> None:
+    command.upgrade(empty, "20261123b")
+    owner, data = uuid4().hex, uuid4().hex
+    at = "2026-11-23 00:00:00+00:00"
+
+    def insert(table: str, **values: object) -> None:
+        names = ", ".join(values)
+        slots = ", ".join(f":{name}" for name in values)
+        with db.engine().begin() as connection:
+            connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({slots})"), values)
+
+    def kept() -> list[str]:
+        with db.engine().begin() as connection:
+            return list(connection.scalars(text("SELECT digest FROM baselines ORDER BY digest")))
+
+    insert("owners", id=owner, name="o", created_at=at)
+    insert(
+        "datasets",
+        id=data,
+        owner_id=owner,
+        name="d",
+        state="ready",
+        sha256="0",
+        size_bytes=1,
+        refused="[]",
+        created_at=at,
+    )
+    insert("baselines", dataset_id=data, digest="done", output="{}", created_at=at)
+    command.upgrade(empty, "head")
+    insert("baselines", dataset_id=data, digest="begun", lease_token=uuid4().hex, created_at=at)
+    assert kept() == ["begun", "done"]
+    command.downgrade(empty, "20261123b")
+    assert kept() == ["done"]
 
 
 def test_models_and_migrations_agree(empty: Config) -> None:

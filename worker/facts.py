@@ -82,7 +82,7 @@ def measure(queue: Queue) -> Facts:
 
 
 def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
-    """With the speed of this device, measured by the first child of this process, in about 2 s."""
+    """With this device's speed, measured by the first child of this process in a few seconds."""
     if not _speeds[0]:
         from worker import calibration  # noqa: PLC0415  imports torch, which the parent must not
 

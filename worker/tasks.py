@@ -71,19 +71,16 @@ def run_step(step_id: str) -> None:
 
 
 def _run(claim: Claim) -> None:
-    from worker.steps import run  # noqa: PLC0415  imports torch, which the parent must not
-
     try:
         with Lease(claim, draining) as lease:
-            output = run(claim, lease.tick)
+            output = _run_or_wait(claim, lease)
             _finish_patiently(claim, output, lease)
     except LeaseLost:
         raise
     except StepStopped:
         _stop(claim, counts=False)
     except StepPostponed:
-        log.info("step %s goes back: another is at the same training", claim.step_id)
-        time.sleep(POSTPONED_SECONDS)
+        log.debug("step %s goes back: another is at the same training", claim.step_id)
         _stop(claim, counts=False)
     except WorkerDraining:
         log.warning("step %s goes back: this worker is ending", claim.step_id)
@@ -100,6 +97,16 @@ def _run(claim: Claim) -> None:
     except Exception as error:
         log.exception("step %s failed", claim.step_id)
         _fail(claim, *_described(error))
+
+
+def _run_or_wait(claim: Claim, lease: Lease) -> dict[str, object]:
+    from worker.steps import run  # noqa: PLC0415  imports torch, which the parent must not
+
+    try:
+        return run(claim, lease.tick)
+    except StepPostponed:
+        time.sleep(POSTPONED_SECONDS)  # while the lease is renewed
+        raise
 
 
 def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> None:

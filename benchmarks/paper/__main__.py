@@ -6,7 +6,8 @@ PATH is CIFAR-10: `cifar-10-binary.tar.gz` or its folder, a zip of `split/class/
 (`--convert` makes one). Stages, in order of worth: `two` levels, `eight`, the other `networks`, the
 `rest`. Prints what is left and what it costs, then works it off. It may be stopped at any time, and
 the same command goes on: at most a shard of images is lost (10 PFLOP at most) or half a minute of a
-training. Exits 75 while work is left, 1 where the limit was too short for any of it to last.
+training. Exits 75 while work is left, 1 where the limit was too short for any of it to last, or
+where all that is left are trainings that diverge.
 `cp -r FOLDER/results/paper docs/results/` hands over what is measured so far.
 """
 
@@ -57,10 +58,10 @@ def main() -> int:
     limit = time.monotonic() + 60 * options.limit_minutes
     _announce(work, options.tflops)
     began, clock = time.monotonic(), time.time()
-    computed = _work_off(work, lambda: time.monotonic() > limit)
+    computed, diverged = _work_off(work, lambda: time.monotonic() > limit)
     _print_figures(bench, work, computed, time.monotonic() - began)
-    if all(piece.done for piece in work):
-        return 0
+    if all(piece.done or piece in diverged for piece in work):
+        return int(bool(diverged))
     if computed or any(file.stat().st_mtime > clock for file in (bench.out / RESUME).glob("*.pt")):
         return UNFINISHED
     print(f"limit: nothing that lasts was done in {options.limit_minutes:g} minutes; allow more")
@@ -88,7 +89,7 @@ def _prepare(plan: Plan) -> None:
 
 
 def _claim(bench: Bench) -> None:
-    """Pieces of different runs are not mixed; one run may go on with another card or PyTorch.
+    """The folder is of one run: its data, configuration and plan; card and PyTorch may change.
 
     Raises:
         ValueError: the folder holds another run's.
@@ -102,7 +103,8 @@ def _claim(bench: Bench) -> None:
     run = json.loads(json.dumps(ours))
     path, here = bench.out / "run.json", versions(bench.plan.device)
     known = json.loads(path.read_text()) if path.exists() else {"versions": []}
-    before = known.pop("versions")
+    told = known.pop("versions")
+    before = told if isinstance(told, list) else [told]
     if path.exists() and known != run:
         raise ValueError(f"out: expected a run as in {path}, got\n{json.dumps(run, indent=1)}")
     if before and here not in before:
@@ -121,26 +123,38 @@ def _announce(work: list[Piece], tflops: float) -> None:
     )
 
 
-def _work_off(work: list[Piece], late: Callable[[], bool]) -> float:
-    """Do what is missing until it is late; gives the PFLOP that finished pieces took here."""
+def _work_off(work: list[Piece], late: Callable[[], bool]) -> tuple[float, list[Piece]]:
+    """Do what is missing until it is late.
+
+    Returns:
+        The PFLOP that finished pieces took here, and trainings that diverged.
+    """
     left = [piece for piece in work if not piece.done]
     began = reported = time.monotonic()
     computed, to_do = 0.0, _pflop(left)
+    diverged: list[Piece] = []
     for piece in left:
         cost, begun = piece.gflop / PFLOP, None
-        for share in piece.work():
-            if late():
-                return computed
-            begun = share if begun is None else begun  # some of it was done before
-            if time.monotonic() > reported + REPORT_SECONDS:
-                reported = time.monotonic()
-                done = computed + (share - begun) * cost
-                told = _left(to_do - share * cost, done, reported - began)
-                print(f"{piece.name}: {share:.0%}{told}", flush=True)
-        computed += (1 - (begun or 0)) * cost
+        try:
+            for share in piece.work():
+                if late():
+                    return computed, diverged
+                begun = share if begun is None else begun  # some of it was done before
+                if time.monotonic() > reported + REPORT_SECONDS:
+                    reported = time.monotonic()
+                    done = computed + (share - begun) * cost
+                    told = _left(to_do - share * cost, done, reported - began)
+                    print(f"{piece.name}: {share:.0%}{told}", flush=True)
+        except FloatingPointError as error:
+            if not piece.judges:
+                raise
+            diverged.append(piece)
+            print(f"{piece.name}: {error}", flush=True)
+        else:
+            computed += (1 - (begun or 0)) * cost
+            print(f"{piece.name}: done after {(time.monotonic() - began) / 60:.1f} min", flush=True)
         to_do -= cost
-        print(f"{piece.name}: done after {(time.monotonic() - began) / 60:.1f} min", flush=True)
-    return computed
+    return computed, diverged
 
 
 def _left(to_do: float, done: float, seconds: float) -> str:

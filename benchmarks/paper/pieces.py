@@ -50,12 +50,17 @@ class Bench:
 
 @dataclass(frozen=True)
 class Piece:
-    """`work` yields the share that is done, in [0, 1], and leaves `files`."""
+    """`work` yields the share that is done, in [0, 1], and leaves `files`.
+
+    Attributes:
+        judges: it is a training that no other piece needs.
+    """
 
     name: str
     gflop: float
     files: list[Path]
     work: Callable[[], Iterator[float]]
+    judges: bool = False
 
     @property
     def done(self) -> bool:
@@ -188,6 +193,7 @@ def _training(bench: Bench, trial: Trial) -> Piece:
         cost,
         [bench.out / file],
         partial(_appropriate, bench, trial, trained, bench.out / file),
+        judges=True,
     )
 
 

@@ -39,8 +39,14 @@ def main() -> int:
     if options.only:
         cells = [cell for cell in cells if options.only in cell.path]
     _print_cost(cells, bench, options.gflops)
+    diverged = False
     for number, cell in enumerate(cells, start=1):
-        if measure(cell, bench):
+        try:
+            measured = measure(cell, bench)
+        except FloatingPointError as error:
+            print(f"{number}/{len(cells)} {cell.path}: {error}", flush=True)
+            measured, diverged = False, True
+        if measured:
             result = bench.done(cell)
             assert result is not None
             print(
@@ -48,7 +54,7 @@ def main() -> int:
                 f"peak {result['peak']:.1%}, {result['seconds']:.0f} s",
                 flush=True,
             )
-    return 0
+    return int(diverged)
 
 
 def _print_cost(cells: list[Cell], bench: Bench, gflops: float) -> None:

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from benchmarks.data import Data, Split
 from benchmarks.files import save, versions, write_whole
-from benchmarks.resumable import result as result_of
-from benchmarks.resumable import trained
+from benchmarks.resumable import result_of, trained
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from benchmarks.strength.weights import Weights
 from sep_core import evaluation, protection, surrogate, views

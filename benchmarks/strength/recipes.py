@@ -65,7 +65,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # From a change common to each class.
     "class-4x15": PER_STEP
     | {"variant": "sep", "checkpoints_per_step": 4, "steps": 15, "class_steps": 40},
-    # As `quick` walks: briefly, or the images lose the pattern again.
+    # Briefly, or the images lose the pattern again; the first is what `fast` became.
     "class-4x4": SHORT | {"checkpoints_per_step": 4},
     "class-1x4": SHORT | {"checkpoints_per_step": 1},
     # `fast` in float32, to be compared with bfloat16.

@@ -78,9 +78,9 @@ def claims(owner_id: UUID, ready: UUID) -> list[Claim]:
     return [must_claim(requested(owner_id, ready), StepKind.TRAIN) for _ in range(4)]
 
 
-def begin(dataset_id: UUID, claim: Claim) -> bool:
+def take(dataset_id: UUID, claim: Claim) -> bool:
     with transaction() as session:
-        return baselines.begin(session, dataset_id, "key", claim)
+        return baselines.take(session, dataset_id, "key", claim)
 
 
 def keep(dataset_id: UUID, claim: Claim, last: float) -> None:
@@ -95,23 +95,23 @@ def find(dataset_id: UUID, key: str = "key") -> Any:
 
 def test_one_begins_and_what_it_finds_is_kept(ready: UUID, claims: list[Claim]) -> None:
     first, second, *_ = claims
-    assert begin(ready, first)
-    assert not begin(ready, second)
+    assert take(ready, first)
+    assert not take(ready, second)
     keep(ready, second, 0.8)
     assert find(ready) is None
     keep(ready, first, 0.7)
     assert find(ready) == accuracy(0.7)
     assert find(ready, "another") is None
-    assert not begin(ready, second)
+    assert not take(ready, second)
 
 
 def test_what_a_step_gave_up_another_begins(ready: UUID, claims: list[Claim]) -> None:
     first, second, third, _ = claims
-    assert begin(ready, first)
+    assert take(ready, first)
     with transaction() as session:
         steps.stop(session, first, counts=True)
-    assert begin(ready, second)
-    assert not begin(ready, third)
+    assert take(ready, second)
+    assert not take(ready, third)
     keep(ready, first, 0.8)
     assert find(ready) is None
     keep(ready, second, 0.7)
@@ -122,10 +122,10 @@ def test_what_a_step_gave_up_another_begins(ready: UUID, claims: list[Claim]) ->
 def test_of_those_at_once_one_begins(given_up: bool, ready: UUID, claims: list[Claim]) -> None:
     if given_up:
         first = claims.pop()
-        assert begin(ready, first)
+        assert take(ready, first)
         with transaction() as session:
             steps.stop(session, first, counts=True)
-    begun = together(*[partial(begin, ready, claim) for claim in claims])
+    begun = together(*[partial(take, ready, claim) for claim in claims])
     assert sorted(begun) == [*[False] * (len(claims) - 1), True]
 
 
@@ -134,7 +134,7 @@ def test_each_data_set_has_its_own_and_takes_them_along(
 ) -> None:
     other = ingested(owner_id)
     for dataset_id, last in ((ready, 0.7), (other, 0.6)):
-        assert begin(dataset_id, claims[0])
+        assert take(dataset_id, claims[0])
         keep(dataset_id, claims[0], last)
     for claim in claims:
         assert claim.protection_id

@@ -112,11 +112,16 @@ def test_an_attempt_that_kept_something_does_not_count(queued: UUID) -> None:
     for kept, attempt in ((0, 1), (0, 2), (5, 0), (5, 1), (5, 2), (9, 0), (9, 1)):
         claim = must_claim(queued, StepKind.TRAIN)
         with transaction() as session:
-            leases.begin(session, claim, max(step(queued, StepKind.TRAIN).progress_kept, 0))
+            leases.begin(session, claim, step(queued, StepKind.TRAIN).progress_kept)
             leases.keep(session, claim, kept)
         lose(claim)
         assert step(queued, StepKind.TRAIN).attempt == attempt
-    assert must_claim(queued, StepKind.TRAIN).attempt == 2
+    drained = must_claim(queued, StepKind.TRAIN)
+    assert drained.attempt == 2
+    with transaction() as session:
+        leases.keep(session, drained, 12)
+    stop(drained, counts=False)
+    assert must_claim(queued, StepKind.TRAIN).attempt == 1
 
 
 def test_the_next_attempt_begins_with_what_was_kept(queued: UUID) -> None:

@@ -186,6 +186,15 @@ def test_a_step_takes_no_more_checkpoints_than_there_are(
     assert config.checkpoints_per_step == per_step
 
 
+@pytest.mark.parametrize(("epochs", "kept"), [(12, 12), (2, 2), (40, 15)])
+def test_a_checkpoint_an_epoch_where_few_are_asked_for(epochs: int, kept: int) -> None:
+    config = planning.configure("quick", {"epochs": epochs}, "cpu", 1000, 32)
+    assert config.checkpoints == kept
+    asked = {"epochs": epochs, "checkpoints": epochs + 1}
+    with pytest.raises(AppError, match=f"checkpoints: expected 1 to {epochs}"):
+        planning.configure("quick", asked, "cpu", 1000, 32)
+
+
 def test_more_checkpoints_a_step_than_there_are_is_refused() -> None:
     asked = {"checkpoints": 3, "checkpoints_per_step": 4}
     with pytest.raises(AppError, match="checkpoints_per_step: expected 0 to 3, got 4"):

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from benchmarks import resumable
 from benchmarks.data import read
+from benchmarks.files import save
 from benchmarks.strength import cells, recipes, work
 from benchmarks.strength.cells import Bench, Cell
 from sep_core import views
@@ -127,6 +129,35 @@ def test_a_training_goes_on_where_it_was_cut_off(
     assert resumed
     assert undisturbed
     assert resumed["accuracy_by_epoch"] == undisturbed["accuracy_by_epoch"]
+
+
+def test_a_surrogate_goes_on_where_it_was_cut_off(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    data, config = bench.data("judge"), replace(CELL.config(CLASSES), epochs=4, checkpoints=4)
+    path, written = cells.surrogate_path(CELL, data, config, bench), 0
+
+    def cut_off(file: Path, value: object) -> None:
+        nonlocal written
+        written += 1
+        if written == 3:
+            raise KeyboardInterrupt
+        save(file, value)
+
+    with monkeypatch.context() as once:
+        once.setattr(resumable, "save", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            cells._ensemble(CELL, data, config, bench)
+    assert not path.exists()
+    resumed = cells._ensemble(CELL, data, config, bench)
+    whole = cells._ensemble(CELL, data, config, replace(bench, cache=tmp_path / "other"))
+    assert [checkpoint.epoch for checkpoint in resumed] == [1, 2, 3, 4]
+    for ours, theirs in zip(resumed, whole, strict=True):
+        assert torch.equal(ours.class_means, theirs.class_means)
+        states = ours.network.state_dict(), theirs.network.state_dict()
+        assert all(map(torch.equal, states[0].values(), states[1].values()))
+    assert [file.name for file in path.parent.glob("*.pt")] == [path.name]
 
 
 def test_a_recipe_names_its_own_arithmetic(bench: Bench) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,10 +186,25 @@ def test_tells_the_time_that_is_left_as_soon_as_it_can(
     clock = iter([0, *(60 * minute for minute in (0, 0, 10, 10, 20, 20))])
     monkeypatch.setattr(paper, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     piece = Piece("patterns", 1e6, [tmp_path / "file"], lambda: iter([0.25, 0.5]))
-    assert paper._work_off([piece], lambda: False) == 0.75
+    assert paper._work_off([piece], lambda: False) == (0.75, [])
     first, second, _ = capsys.readouterr().out.splitlines()
     assert first == "patterns: 25%"
     assert second == "patterns: 50%; about 20 min left"
+
+
+@pytest.mark.parametrize("judges", [True, False])
+def test_a_training_that_diverges_stops_no_other(judges: bool, tmp_path: Path) -> None:
+    def diverge() -> Iterator[float]:
+        yield 0.5
+        raise FloatingPointError
+
+    wild = Piece("wild", 1e6, [tmp_path / "wild"], diverge, judges=judges)
+    tame = Piece("tame", 2e6, [tmp_path / "tame"], lambda: iter([0.0, 0.5]))
+    if judges:
+        assert paper._work_off([wild, tame], lambda: False) == (2, [wild])
+    else:  # others need its files
+        with pytest.raises(FloatingPointError):
+            paper._work_off([wild, tame], lambda: False)
 
 
 def test_settings_are_numbers_where_they_can_be() -> None:

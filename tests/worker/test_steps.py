@@ -164,7 +164,7 @@ def test_a_training_that_diverges_fails_the_protection_and_names_it() -> None:
     protection = jobs.show(protection_id)
     assert protection.state is ProtectionState.FAILED
     assert protection.error_code == "TRAINING_DIVERGED"
-    assert "of training linear (surrogate): try a lower learning_rate" in str(protection.error)
+    assert "training linear (surrogate, crop-flip): try a lower" in str(protection.error)
 
 
 def made_at(key: str) -> int:

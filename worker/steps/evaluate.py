@@ -1,8 +1,11 @@
 """`evaluate`: what an appropriator learns from the originals or from what leaves: one cell."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+from sqlalchemy.exc import OperationalError
 
 from api import baselines
 from api.archive import ImageRecord
@@ -16,6 +19,8 @@ from worker import decoded, facts, pretrained, tensors
 from worker.data import Job, load_job
 from worker.lease import StepPostponed
 from worker.steps import Output, Work
+
+log = logging.getLogger(__name__)
 
 
 def run(claim: Claim) -> Work:
@@ -38,19 +43,30 @@ def run(claim: Claim) -> Work:
     key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, versions, begun)
     with transaction() as session:
         kept = baselines.find(session, job.dataset_id, key)
-        ours = kept is None and baselines.begin(session, job.dataset_id, key, claim)
+        ours = kept is None and baselines.take(session, job.dataset_id, key, claim)
     if kept is not None:
         return kept | {"reused": True}
     if not ours:
         raise StepPostponed
     output = yield from _train(job, cell)
-    with transaction() as session:
-        if held(session, claim) is not None:
-            baselines.keep(session, job.dataset_id, key, claim, output)
+    try:
+        with transaction() as session:
+            if held(session, claim) is not None:
+                baselines.keep(session, job.dataset_id, key, claim, output)
+    except OperationalError:  # what took hours is not lost with it: the step's end is retried
+        log.exception("the baseline of step %s was not kept", claim.step_id)
     return output | {"reused": False}
 
 
 def _train(job: Job, cell: Cell) -> Work:
+    try:
+        return (yield from _appropriate(job, cell))
+    except FloatingPointError as error:
+        images = "originals" if cell.clean else "what leaves"
+        raise FloatingPointError(f"{error} It was on {images}, seed {cell.seed}.") from error
+
+
+def _appropriate(job: Job, cell: Cell) -> Work:
     prepare(job.plan)
     backbone = pretrained.of_cell(job.evaluation, cell, job.config.input_pixels)
     train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
