@@ -108,9 +108,9 @@ def _checkpoint_file(bench: Bench, surrogate_name: str, epoch: int) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _checkpoints(bench: Bench, trial: Trial) -> dict[int, Checkpoint]:
-    """The surrogate's by their epochs, on the device."""
-    (name, config), kept = surrogate_of(trial, bench.base), {}
+def _checkpoints(bench: Bench, name: str, config: SEPConfig) -> dict[int, Checkpoint]:
+    """A surrogate's by their epochs, on the device."""
+    kept = {}
     for epoch in checkpoint_epochs(config.epochs, config.checkpoints):
         state, means = torch.load(_checkpoint_file(bench, name, epoch), weights_only=True)
         kept[epoch] = restore(state, means, epoch, config, bench.plan)
@@ -157,7 +157,8 @@ def _find(bench: Bench, trial: Trial, file: Path) -> Iterator[float]:
 def _ensemble(bench: Bench, trial: Trial) -> list[Checkpoint]:
     config = configure(trial, bench.base)
     epochs = checkpoint_epochs(config.epochs, config.checkpoints)
-    return [_checkpoints(bench, trial)[epoch] for epoch in epochs]
+    kept = _checkpoints(bench, *surrogate_of(trial, bench.base))
+    return [kept[epoch] for epoch in epochs]
 
 
 def _shard_files(bench: Bench, trial: Trial) -> list[Path]:
