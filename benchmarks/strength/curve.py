@@ -7,10 +7,13 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 60, 588, 50, 340  # of the plot, in units of the file
+WIDTH, HEIGHT = 720, 520
+LEFT, RIGHT, TOP, BOTTOM = 60, 588, 50, 460  # of the plot, in units of the file
 BOX = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
-LINE = 15  # between two labels, at least
+LINE, LETTER, ASIDE, DOT = 14, 7, 9, 4
+"""A label's height, a letter's width at most, how far it is from its point; a point's radius."""
+SHIFTS = [shift for step in range(60) for shift in (step * LINE / 2, -step * LINE / 2)]
+"""Of a label from its point's height, the nearest first."""
 TICKS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 
 COLOURS = {"sep-fa-vr": "#1b7837", "sep-fa": "#2166ac", "sep": "#b2182b"}
@@ -41,7 +44,10 @@ TEMPLATE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=T
 <path d="M{{ mark.x }} {{ mark.last }}V{{ mark.peak }}" stroke-opacity="0.4"/>
 <circle cx="{{ mark.x }}" cy="{{ mark.last }}" r="4"/>
 <circle cx="{{ mark.x }}" cy="{{ mark.peak }}" r="3" fill="#fff"/>
-<text x="{{ mark.x + 9 }}" y="{{ mark.label }}" stroke="none">{{ mark.name }}</text>
+{% if mark.label_y != mark.last %}
+<path d="M{{ mark.x }} {{ mark.last }}L{{ mark.label_x }} {{ mark.label_y }}" stroke-opacity="0.4"/>
+{% endif %}
+<text x="{{ mark.label_x }}" y="{{ mark.label_y + 4 }}" text-anchor="{{ mark.anchor }}" stroke="none">{{ mark.name }}</text>
 </g>
 {% endfor %}
 </svg>
@@ -78,7 +84,7 @@ def draw(points: Sequence[Point], clean: float | None, title: str, gflop: float)
         for point in points
     ]
     for mark, label in zip(marks, _labels(marks), strict=True):
-        mark["label"] = label
+        mark.update(label)
     return TEMPLATE.render(
         BOX,
         title=title.replace("`", ""),
@@ -104,13 +110,44 @@ def _y(value: float, top: float) -> float:
     return round(BOTTOM - value / top * (BOTTOM - TOP), 1)
 
 
-def _labels(marks: Sequence[dict[str, Any]]) -> list[float]:
-    """Heights of the names, each beside its last accuracy or as far below as others make it."""
-    heights = dict.fromkeys(range(len(marks)), 0.0)
-    for x in {mark["x"] for mark in marks}:
-        free = -math.inf
-        column = [number for number, mark in enumerate(marks) if mark["x"] == x]
-        for number in sorted(column, key=lambda number: marks[number]["last"]):
-            heights[number] = max(marks[number]["last"] + 4, free)
-            free = heights[number] + LINE
-    return list(heights.values())
+@dataclass(frozen=True)
+class _Area:
+    """A rectangle that is taken, in units of the file."""
+
+    left: float
+    right: float
+    middle: float
+    height: float
+
+    def meets(self, other: "_Area") -> bool:
+        apart = abs(self.middle - other.middle) >= (self.height + other.height) / 2
+        return not apart and self.left < other.right and other.left < self.right
+
+
+def _labels(marks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where the names are: beside their last accuracy, or the nearest place that is free."""
+    taken = [
+        _Area(mark["x"] - DOT, mark["x"] + DOT, mark[figure], 2 * DOT)
+        for mark in marks
+        for figure in ("last", "peak")
+    ]
+    placed: dict[int, dict[str, Any]] = {}
+    for number, mark in sorted(enumerate(marks), key=lambda pair: pair[1]["last"]):
+        width = LETTER * len(mark["name"])
+        places = (
+            (anchor, _Area(left, left + width, mark["last"] + shift, LINE))
+            for shift in SHIFTS
+            for anchor, left in (
+                ("start", mark["x"] + ASIDE),
+                ("end", mark["x"] - ASIDE - width),
+            )
+        )
+        anchor, area = next(
+            (anchor, area)
+            for anchor, area in places
+            if area.left >= LEFT and not any(map(area.meets, taken))
+        )
+        taken.append(area)
+        at = area.left if anchor == "start" else area.right
+        placed[number] = {"anchor": anchor, "label_x": at, "label_y": area.middle}
+    return [placed[number] for number in range(len(marks))]

@@ -2,9 +2,11 @@
 
 import json
 import math
+import random
+import re
 import sys
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -185,16 +187,29 @@ def test_curve_places_points_by_passes_and_accuracy(folder: Path) -> None:
     drawn = draw([Point("sep", 10, 20, 30), Point("last", 1000, 0, 0)], 40, "t < u", 0.14)
     assert "t &lt; u" in drawn
     # A third of a decade left of 10 and right of 1000, 2 2/3 in all: 1/8 and 7/8 of 60 to 588;
-    # 20 % is half of the height between 340 and 50, whose top is 40 %.
-    assert '<circle cx="126.0" cy="195.0" r="4"/>' in drawn
-    assert '<circle cx="522.0" cy="340.0" r="4"/>' in drawn
+    # 20 % is half of the height between 460 and 50, whose top is 40 %.
+    assert '<circle cx="126.0" cy="255.0" r="4"/>' in drawn
+    assert '<circle cx="522.0" cy="460.0" r="4"/>' in drawn
     assert "M60 50.0H588" in drawn  # clean
 
 
-def test_labels_of_like_points_do_not_meet() -> None:
-    drawn = draw([Point(name, 60, 20, 30) for name in ("a", "b", "c")], None, "t", 0.14)
-    heights = [float(part.split('"')[0]) for part in drawn.split('x="333.0" y="')[1:]]
-    assert [below - above for above, below in pairwise(heights)] == [15, 15]
+def test_names_meet_neither_each_other_nor_points() -> None:
+    draws = random.Random(1)
+    points = [
+        Point(f"name-{n}", draws.choice((57, 60, 76)), draws.uniform(20, 40), 40) for n in range(12)
+    ]
+    drawn = draw(points, None, "t", 0.14)
+    circles = re.findall(r'<circle cx="(\S+)" cy="(\S+)"', drawn)
+    texts = re.findall(r'<text x="(\S+)" y="(\S+)" text-anchor="(\S+)" stroke="none">', drawn)
+    assert (len(circles), len(texts)) == (24, 12)
+    names = [
+        (float(x) - (42 if anchor == "end" else 0), float(y) - 4)  # left end and middle
+        for x, y, anchor in texts
+    ]
+    for (x, y), (other_x, other_y) in combinations(names, 2):  # letters of 6 units, lines of 12
+        assert abs(x - other_x) >= 36 or abs(y - other_y) >= 12
+    for (x, y), (at_x, at_y) in product(names, circles):
+        assert not (x - 3 < float(at_x) < x + 39 and abs(y - float(at_y)) < 8)
 
 
 def test_quantiles_are_those_of_t() -> None:
