@@ -23,7 +23,9 @@ def build(evaluation: Evaluation, outputs: Sequence[Mapping[str, Any]]) -> list[
 
     Returns:
         Of each row `clean`, `protected` (mean, min, max and, from two seeds on, std of the last and
-        of the peak accuracy, in [0, 1]) and their `ratio`; `reused` counts kept baselines;
+        of the peak accuracy, in [0, 1]) and their `ratio`; `diverged` counts trainings without any
+        accuracy: the others' are what is shown, None where there is none; `reused` counts kept
+        baselines;
         `weights_sha256` is of the file that its trainings begin with, None where that is none.
     """
     trained = zip(cells(evaluation), outputs, strict=True)
@@ -73,22 +75,31 @@ def _shares(counted: Mapping[str, int]) -> Record:
 def _row(
     network: str, countermeasure: str, members: Sequence[tuple[Any, Mapping[str, Any]]]
 ) -> Record:
-    clean, protected = (
-        [output for cell, output in members if cell.clean is on] for on in (True, False)
-    )
-    measured = {"clean": _measured(clean), "protected": _measured(protected)}
-    ratio = {
-        which: _ratio(measured["protected"][which]["mean"], measured["clean"][which]["mean"])
-        for which in ("last", "peak")
+    trained = {
+        name: [output for cell, output in members if cell.clean is clean]
+        for name, clean in (("clean", True), ("protected", False))
     }
-    names = {"network": network, "countermeasure": countermeasure, "seeds": len(clean)}
-    reused = sum(bool(output.get("reused")) for output in clean)
-    return {**names, **measured, "ratio": ratio, "reused": reused}
-
-
-def _measured(outputs: Sequence[Mapping[str, Any]]) -> Record:
+    measured = {name: _measured(outputs) for name, outputs in trained.items()}
     return {
-        which: _spread([output[f"accuracy_{which}"] for output in outputs])
+        "network": network,
+        "countermeasure": countermeasure,
+        "seeds": len(trained["clean"]),
+        **measured,
+        "ratio": _ratios(**measured),
+        "diverged": {
+            name: sum("diverged" in output for output in outputs)
+            for name, outputs in trained.items()
+        },
+        "reused": sum(bool(output.get("reused")) for output in trained["clean"]),
+    }
+
+
+def _measured(outputs: Sequence[Mapping[str, Any]]) -> Record | None:
+    ended = [output for output in outputs if "diverged" not in output]
+    if not ended:
+        return None
+    return {
+        which: _spread([output[f"accuracy_{which}"] for output in ended])
         for which in ("last", "peak")
     }
 
@@ -99,6 +110,14 @@ def _spread(values: Sequence[float]) -> Record:
         "min": min(values),
         "max": max(values),
         "std": round(stdev(values), DIGITS) if len(values) > 1 else None,
+    }
+
+
+def _ratios(clean: Record | None, protected: Record | None) -> Record | None:
+    if clean is None or protected is None:
+        return None
+    return {
+        which: _ratio(protected[which]["mean"], clean[which]["mean"]) for which in ("last", "peak")
     }
 
 

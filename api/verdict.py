@@ -25,12 +25,13 @@ def build(
     """What the trainings say of a protection; where some classes are named, of these alone.
 
     Args:
-        outputs: of the `evaluate` steps, in the order of the cells.
+        outputs: of the `evaluate` steps, in the order of the cells; the first two have accuracies.
         config: the frozen configuration.
 
     Returns:
         `worked` is said where every countermeasure that was asked for is withstood, those apart
-        whose baselines decide nothing; and of all that leaves, never of a part: no training here
+        whose baselines decide nothing, and no training on protected data diverged that did not on
+        the originals; and of all that leaves, never of a part: no training here
         leaves the protected images out, as anybody can. Where some classes are named, `named` has
         a `worked` of theirs: all their images are protected, so that nothing is left to train on
         instead, unless the data have the same pixels under another class.
@@ -41,10 +42,13 @@ def build(
     if names and len(measured) < len(outputs):
         return _unmeasured(outputs, names, change)
     two = len(config["target_map"]) == 2 and not names
-    rows = [row | {"two_classes": two} for row in matrix.build(evaluation, measured)]
+    every = [row | {"two_classes": two} for row in matrix.build(evaluation, measured)]
+    rows = [row for row in every if row["ratio"] is not None]
     guessing = _guessing(measured, names, len(config["target_map"]))
-    first = _first(rows, guessing, change, config, names)
-    return first | _strongest(rows, first, change)
+    withstood = not _failing(rows, guessing) and not any(_is_open(row) for row in every)
+    first = _first(rows[0], guessing, change, config, names, withstood=withstood)
+    found = first | _strongest(rows, first, change)
+    return found | {"sentence": found["sentence"] + _diverged(every)}
 
 
 def _guessing(outputs: Sequence[Record], names: Sequence[str] | None, classes: int) -> float:
@@ -58,17 +62,19 @@ def _guessing(outputs: Sequence[Record], names: Sequence[str] | None, classes: i
 
 
 def _first(
-    rows: Sequence[Record],
+    row: Record,
     guessing: float,
     change: Record,
     config: Record,
     names: Sequence[str] | None,
+    *,
+    withstood: bool,
 ) -> Record:
     """What the first row's trainings on the protected data say, beside those on the originals."""
-    row, unchanged = rows[0], change["unchanged_images"]
+    unchanged = change["unchanged_images"]
     decides = _decides(row, guessing)
     low = decides and _is_low(row, guessing) and not unchanged
-    every = low and not _failing(rows, guessing)
+    every = low and withstood
     whole = config.get("protected_fraction", 1) == 1
     where = "images of the classes to protect" if names else "images"
     of = f", means of {row['seeds']} trainings each" if row["seeds"] > 1 else ""
@@ -165,6 +171,21 @@ def _withstood(rows: Sequence[Record], guessing: float) -> str:
     return f" The protection does not withstand {told}."
 
 
+def _is_open(row: Record) -> bool:
+    """Whether what a countermeasure gets is not known, though the originals can be learned from."""
+    return bool(row["diverged"]["protected"]) and row["clean"] is not None
+
+
+def _diverged(rows: Sequence[Record]) -> str:
+    told = [
+        f"{row['countermeasure']} with {row['network']} ({count} of {row['seeds']} on {images})"
+        for row in rows
+        for side, images in (("clean", "the originals"), ("protected", "the protected data"))
+        if (count := row["diverged"][side])
+    ]
+    return f" Trainings that diverged tell nothing: {'; '.join(told)}." if told else ""
+
+
 def _decides(row: Record, guessing: float) -> bool:
     """Whether the baseline learned something, so that protected data could take it away."""
     least = min(DECIDES_BEYOND, guessing / 2, (1 - guessing) / 2)
@@ -200,8 +221,11 @@ def _share(row: Record, guessing: float, which: str) -> float:
 def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
     """The output with its accuracies on the test images of some classes alone.
 
-    None where they were not counted by class, or none were of these.
+    None where they were not counted by class, or none were of these. A training that diverged has
+    no accuracies.
     """
+    if "diverged" in output:
+        return output
     by_class = output.get("by_class", {})
     counts = [by_class[name] for name in names if name in by_class]
     images = sum(count["images"] for count in counts)
@@ -214,7 +238,7 @@ def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
 
 
 def _unmeasured(outputs: Sequence[Record], names: Sequence[str], change: Record) -> Record:
-    counted = all("by_class" in output for output in outputs)
+    counted = all("by_class" in output for output in outputs if "diverged" not in output)
     why = (
         "there are no clean test images of them."
         if counted

@@ -1,12 +1,18 @@
-"""Trainings that may be killed at any time and go on from their state of half a minute ago."""
+"""Trainings that may be killed at any time and go on from their state of half a minute ago.
 
+Not from that of other code, which might have begun otherwise than this goes on.
+"""
+
+import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+import sep_core
 from benchmarks.files import save
 from sep_core.training import Epoch, Progress, State
 
@@ -32,6 +38,7 @@ def trained(
         keep: what is kept of an event that is neither progress nor an epoch, for `torch.load`.
     """
     known = torch.load(file, weights_only=True) if file.exists() else None
+    known = known if known and known.get("code_sha256") == code_sha256() else None
     kept, before = (known["kept"], known["seconds"]) if known else ([], 0.0)
     begun, began = known and known["training"], time.monotonic()
     for event in begin(begun):
@@ -41,7 +48,8 @@ def trained(
             case Epoch():
                 if _is_due(file, event, begun):
                     seconds = before + time.monotonic() - began
-                    save(file, {"training": event.state(), "kept": kept, "seconds": seconds})
+                    state = {"training": event.state(), "kept": kept, "seconds": seconds}
+                    save(file, state | {"code_sha256": code_sha256()})
             case _:
                 kept.append(keep(event))
     return kept, before + time.monotonic() - began
@@ -55,6 +63,16 @@ def result_of(work: Generator[object, None, Result]) -> Result:
         except StopIteration as end:
             given: Result = end.value
             return given
+
+
+@cache
+def code_sha256() -> str:
+    """Of what trains."""
+    folder = Path(sep_core.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _is_due(file: Path, epoch: Epoch, begun: Any) -> bool:

@@ -28,9 +28,28 @@ def test_one_training_of_each() -> None:
             "peak": {"mean": 0.5, "min": 0.5, "max": 0.5, "std": None},
         },
         "ratio": {"last": 0.25, "peak": 0.5556},
+        "diverged": {"clean": 0, "protected": 0},
         "reused": 0,
         "weights_sha256": None,
     }
+
+
+def test_a_training_that_diverged_has_no_say() -> None:
+    evaluation = Evaluation(countermeasures=("none", "grey"), networks=("small",), seeds=2)
+    diverged = {"diverged": "Expected finite losses."}
+    some, none = matrix.build(
+        evaluation,
+        [
+            *(accuracy(0.8), accuracy(0.2), diverged, accuracy(0.4)),
+            *(accuracy(0.8), diverged, accuracy(0.6), diverged),
+        ],
+    )
+    assert some["diverged"] == {"clean": 1, "protected": 0}
+    assert some["clean"]["last"] == {"mean": 0.8, "min": 0.8, "max": 0.8, "std": None}
+    assert some["ratio"]["last"] == pytest.approx(0.3 / 0.8)
+    assert none["diverged"] == {"clean": 0, "protected": 2}
+    assert none["clean"]["last"]["mean"] == pytest.approx(0.7)
+    assert (none["protected"], none["ratio"]) == (None, None)
 
 
 def test_a_pretrained_row_names_its_file() -> None:

@@ -238,6 +238,47 @@ def test_the_countermeasure_that_recovers_most(
         assert shown in page.text
 
 
+DIVERGED = {"diverged": "Expected finite losses, got others."}
+
+
+@pytest.mark.parametrize(
+    ("grey", "worked", "ways", "told"),
+    [
+        (
+            [DIVERGED, accuracy(0.3), DIVERGED, accuracy(0.3)],
+            *(True, 1, "grey with small (2 of 2 on the originals)"),
+        ),
+        (
+            [accuracy(0.9), accuracy(0.3), accuracy(0.9), DIVERGED],
+            *(False, 2, "grey with small (1 of 2 on the protected data)"),
+        ),
+        (
+            [DIVERGED, DIVERGED, accuracy(0.9), DIVERGED],
+            *(False, 1, "grey with small (1 of 2 on the originals); grey with small (2 of 2 on"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_diverged_is_never_taken_for_withstood(
+    *, owner_id: UUID, ready: UUID, grey: list[Any], worked: bool, ways: int, told: str, named: bool
+) -> None:
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"], seeds=2)
+    succeed(made)
+    set_outputs(made, *[accuracy(0.9), accuracy(0.3)] * 2, *grey)
+    if named:
+        name_classes(made, "cat", "dog")
+    record = build(made)
+    verdict = record["verdict"]
+    assert (verdict["named"] if named else verdict)["worked"] is worked
+    assert (f"Of {ways} ways" in verdict["sentence"]) is (ways > 1)
+    assert f" Trainings that diverged tell nothing: {told}" in verdict["sentence"]
+    page = Page(report.render(record, None))
+    assert page.open == []
+    shown = [record["matrix"][1][side] is None for side in ("clean", "protected")]
+    assert page.text.count("diverged") == 2 * sum(shown) + 1
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_all_seeds_have_a_say_in_the_verdict(owner_id: UUID, ready: UUID) -> None:
     made = requested(owner_id, ready, countermeasures=["crop-flip"], seeds=3)

@@ -101,8 +101,9 @@ def test_what_was_perturbed_is_not_perturbed_again(bench: Bench, tmp_path: Path)
     assert all((a == b).all() for (a, _), (b, _) in zip(resumed, whole, strict=True))
 
 
-def test_a_training_goes_on_where_it_was_cut_off(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("other_code", [False, True])
+def test_a_training_goes_on_where_it_was_cut_off_unless_by_other_code(
+    *, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_code: bool
 ) -> None:
     monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
     clean = replace(CELL, recipe="clean")
@@ -111,6 +112,8 @@ def test_a_training_goes_on_where_it_was_cut_off(
     begun = cells._appropriate(clean, data.train, data, config, bench, state)
     while not state.exists():
         next(begun)
+    if other_code:
+        save(state, torch.load(state, weights_only=True) | {"code_sha256": "0" * 64})
 
     steps = 0
 
@@ -123,7 +126,8 @@ def test_a_training_goes_on_where_it_was_cut_off(
     hook.remove()
     whole = replace(bench, results=tmp_path / "whole", cache=tmp_path / "other")
     assert cells.measure(clean, whole)
-    assert 0 < steps < config.appropriator_epochs * -(-len(data.train[0]) // config.batch_size)
+    every = config.appropriator_epochs * -(-len(data.train[0]) // config.batch_size)
+    assert (steps == every) if other_code else (0 < steps < every)
     assert not state.exists()
     resumed, undisturbed = bench.done(clean), whole.done(clean)
     assert resumed

@@ -167,6 +167,27 @@ def test_a_training_that_diverges_fails_the_protection_and_names_it() -> None:
     assert "training linear (surrogate, crop-flip): try a lower" in str(protection.error)
 
 
+def test_a_later_training_that_diverges_is_recorded_and_the_protection_goes_on() -> None:
+    """The transformer trains by AdamW, at a rate of its own."""
+    wild: dict[str, Any] = {
+        "surrogate": "vit",
+        "learning_rate": 100,
+        "weight_decay": 1,
+        "appropriator_epochs": 20,
+    }
+    asked = {"networks": ["vit", "linear"]}
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id, asked, **wild)
+    jobs.work()
+    protection = jobs.show(protection_id)
+    assert protection.state is ProtectionState.SUCCEEDED, protection.error
+    with reading() as session:
+        record = report.build(protection, steps.of(session, protection_id))
+    ended, diverged = record["matrix"]
+    assert ended["diverged"] == {"clean": 0, "protected": 0}
+    assert diverged["diverged"] == {"clean": 1, "protected": 1}
+    assert "linear (1 of 1 on the originals)" in record["verdict"]["sentence"]
+
+
 def made_at(key: str) -> int:
     path = storage.local_path(key)
     assert path is not None

@@ -29,10 +29,13 @@ def run(claim: Claim) -> Work:
     Of each class how many there were, and how many were recognised after the last epoch and after
     the one of the peak accuracy.
 
-    On the originals it is the one that another protection found, where there is one.
+    On the originals it is the one that another protection found, where there is one. A training
+    that diverged has `diverged`, a sentence, in place of accuracies: the first of each kind apart,
+    without which nothing can be said of the protection.
 
     Raises:
         StepPostponed: another protection's step is at the same training.
+        FloatingPointError: the first training on these images diverged.
     """
     job = load_job(claim)
     cell = cells(job.evaluation)[claim.index]
@@ -63,7 +66,11 @@ def _train(job: Job, cell: Cell) -> Work:
         return (yield from _appropriate(job, cell))
     except FloatingPointError as error:
         images = "originals" if cell.clean else "what leaves"
-        raise FloatingPointError(f"{error} It was on {images}, seed {cell.seed}.") from error
+        sentence = f"{error} It was on {images}, seed {cell.seed}."
+        if cell in cells(job.evaluation)[:2]:
+            raise FloatingPointError(sentence) from error
+        log.warning("%s", sentence)
+        return _described(cell) | {"diverged": sentence}
 
 
 def _appropriate(job: Job, cell: Cell) -> Work:
