@@ -14,6 +14,8 @@ from api.settings import settings
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
 app.add_typer(keys_app, name="keys")
+owners_app = typer.Typer(no_args_is_help=True, help="Owners: list, limit.")
+app.add_typer(owners_app, name="owners")
 
 
 @app.command()
@@ -92,6 +94,29 @@ def keys_revoke(prefix: Annotated[str, typer.Argument(help="as `keys list` shows
         revoked = keys.revoke(session, prefix)
     if not revoked:
         typer.echo(f"expected the prefix of a valid key, got {prefix!r}", err=True)
+        raise typer.Exit(1)
+
+
+@owners_app.command("list")
+def owners_list() -> None:
+    """List owners and how many steps of theirs a queue runs at once."""
+    with transaction() as session:
+        for owner in keys.owners(session):
+            typer.echo(f"{owner.name}  limit {owner.max_running or 'none'}")
+
+
+@owners_app.command("limit")
+def owners_limit(
+    owner: Annotated[str, typer.Argument(help="as `owners list` shows it")],
+    steps: Annotated[
+        int | None, typer.Argument(min=1, help="at once in a queue; none: any")
+    ] = None,
+) -> None:
+    """Limit how many steps of an owner a queue runs at once; without a number, end the limit."""
+    with transaction() as session:
+        known = keys.limit(session, owner, steps)
+    if not known:
+        typer.echo(f"expected an owner's name, got {owner!r}", err=True)
         raise typer.Exit(1)
 
 

@@ -36,6 +36,20 @@ def create(session: Session, owner_name: str) -> str:
     return key
 
 
+def limit(session: Session, owner_name: str, max_running: int | None) -> bool:
+    """Let an owner have so many steps at once in a queue; None is any number. False: no such."""
+    owner = session.scalar(select(Owner).where(Owner.name == owner_name))
+    if owner is None:
+        return False
+    owner.max_running = max_running
+    return True
+
+
+def owners(session: Session) -> list[Owner]:
+    """All owners by name."""
+    return list(session.scalars(select(Owner).order_by(Owner.name)))
+
+
 def listing(session: Session) -> list[tuple[APIKey, str]]:
     """All keys with their owners' names, oldest first."""
     rows = session.execute(

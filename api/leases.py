@@ -35,7 +35,7 @@ class Word(enum.Enum):
 
 
 def claim(session: Session, step_id: UUID, worker: str) -> Claim | None:
-    """Take a ready step; None if somebody else has it or there is nothing to do any more."""
+    """Take a ready step; None if somebody else has it or there is nothing to do, or not yet."""
     step = session.get(Step, step_id)
     if step is None or step.state is not StepState.READY:
         return None
@@ -43,6 +43,8 @@ def claim(session: Session, step_id: UUID, worker: str) -> Claim | None:
     if _stopping(session, step.protection_id, lock=True):
         return None
     at = now(session)
+    if step.not_before is not None and step.not_before > at:
+        return None
     taken = move(
         session,
         step,
@@ -118,12 +120,19 @@ def _write(session: Session, claim: Claim, **values: int) -> bool:
     return bool(written.rowcount)  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
 
 
+def has_kept(step: Step) -> bool:
+    """Whether this attempt has done something that the next one need not do again."""
+    return step.progress_kept > step.progress_begun
+
+
 def attempts(step: Step) -> int:
     """Attempts in a row that kept nothing, this one included."""
-    return 0 if step.progress_kept > step.progress_begun else step.attempt
+    return 0 if has_kept(step) else step.attempt
 
 
-def give_back(session: Session, step: Step, *, counts: bool) -> None:
+def give_back(
+    session: Session, step: Step, *, counts: bool, hold_seconds: float = 0, **why: object
+) -> None:
     """running -> ready: to be sent and claimed again. `counts` says whether the attempt does."""
     move(
         session,
@@ -132,7 +141,9 @@ def give_back(session: Session, step: Step, *, counts: bool) -> None:
         lease_token=None,
         lease_expires_at=None,
         sent_at=None,
+        not_before=now(session) + timedelta(seconds=hold_seconds) if hold_seconds else None,
         attempt=max(attempts(step) - (not counts), 0),
+        **why,
     )
 
 
@@ -159,6 +170,8 @@ def finish(session: Session, step: Step, output: dict[str, object]) -> None:
         lease_token=None,
         lease_expires_at=None,
         output=output,
+        error_code=None,
+        error=None,
         progress_done=step.progress_total,
         finished_at=now(session),
     )

@@ -89,7 +89,21 @@ class Owner(Base):
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
     name: Mapped[str] = mapped_column(unique=True)
+    # Steps in one queue at once; None is as many as there are workers.
+    max_running: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Turn(Base):
+    """When a queue last served an owner: whose turn it is."""
+
+    __tablename__ = "turns"
+
+    owner_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("owners.id", ondelete="CASCADE"), primary_key=True
+    )
+    queue: Mapped[Queue] = mapped_column(_state(Queue), primary_key=True)
+    served_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class APIKey(Base):
@@ -139,6 +153,8 @@ class Protection(Base):
     dataset_sha256: Mapped[str]
     state: Mapped[ProtectionState] = mapped_column(_state(ProtectionState))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    # Among its owner's: a higher one first.
+    priority: Mapped[int] = mapped_column(default=0)
     requested: Mapped[JSONObject] = mapped_column(JSON)
     config: Mapped[JSONObject | None] = mapped_column(JSON)
     plan: Mapped[JSONObject | None] = mapped_column(JSON)
@@ -197,9 +213,14 @@ class Step(Base):
     progress_begun: Mapped[int] = mapped_column(BigInteger, default=0)
     progress_kept: Mapped[int] = mapped_column(BigInteger, default=0)
     output: Mapped[JSONObject | None] = mapped_column(JSON)
+    # Why it failed or, as long as it is tried again, why the last attempt was broken off.
     error_code: Mapped[str | None]
     error: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(default=0)
+    # Attempts in a row that were broken off and kept nothing, and when the first of them was.
+    setbacks: Mapped[int] = mapped_column(default=0)
+    setback_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    not_before: Mapped[datetime | None] = mapped_column(UTCDateTime)
     lease_owner: Mapped[str | None]
     lease_token: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

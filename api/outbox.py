@@ -6,11 +6,11 @@ from itertools import takewhile
 from uuid import UUID
 
 from kombu.exceptions import OperationalError
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import select, update
 
-from api import queue
+from api import queue, turns
 from api.db import now, reading, transaction
-from api.models import ACTIVE, QUEUES, Protection, Queue, Step, StepState
+from api.models import QUEUES, Queue, Step, StepState
 from api.settings import settings
 
 BATCH = 1000
@@ -21,7 +21,7 @@ def send_ready() -> None:
     with reading() as session:
         unsent = session.execute(
             select(Step.id, Step.kind)
-            .where(_claimable(), Step.sent_at.is_(None))
+            .where(turns.claimable(now(session)), Step.sent_at.is_(None))
             .order_by(Step.created_at, Step.index)
             .limit(BATCH)
         ).all()
@@ -35,25 +35,17 @@ def send_lost() -> None:
     """
     for name in Queue:
         with reading() as session:
-            limit = now(session) - timedelta(seconds=settings().resend_seconds)
-            kinds = [kind for kind, queue_name in QUEUES.items() if queue_name is name]
+            at = now(session)
+            limit = at - timedelta(seconds=settings().resend_seconds)
+            kinds = turns.kinds_of(name)
             late = session.scalars(
                 select(Step.id)
-                .where(_claimable(), Step.kind.in_(kinds), Step.sent_at < limit)
+                .where(turns.claimable(at), Step.kind.in_(kinds), Step.sent_at < limit)
                 .order_by(Step.created_at, Step.index)
                 .limit(BATCH)
             ).all()
         if late and _is_empty(name):
             _send((step_id, name) for step_id in late)
-
-
-def _claimable() -> ColumnElement[bool]:
-    """Ready, and of a data set or of a protection that is not over: nobody claims another."""
-    active = select(Protection.id).where(
-        Protection.state.in_(ACTIVE), Protection.cancel_requested.is_(False)
-    )
-    wanted = or_(Step.protection_id.is_(None), Step.protection_id.in_(active))
-    return (Step.state == StepState.READY) & wanted
 
 
 def _is_empty(name: Queue) -> bool:

@@ -43,6 +43,7 @@ class Request:
     preset: str
     config: dict[str, Any]
     evaluation: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -51,9 +52,10 @@ class Request:
 
     def sha256(self) -> str:
         """Tells a repeated request from another one under the same key."""
-        whole = [str(self.dataset_id), self.preset, self.config]
-        # Without one it is what it was when there was no evaluation to ask for.
-        whole += [self.evaluation] if self.evaluation else []
+        whole: list[object] = [str(self.dataset_id), self.preset, self.config]
+        # Without one it is what it was when there was no evaluation to ask for, and no priority.
+        whole += [self.evaluation] if self.evaluation or self.priority else []
+        whole += [self.priority] if self.priority else []
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,6 +77,7 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
         dataset_name=dataset.name,
         dataset_sha256=dataset.sha256,
         state=ProtectionState.QUEUED,
+        priority=request.priority,
         requested=request.kept,
         idempotency_key=key,
         request_sha256=request.sha256(),

@@ -29,7 +29,14 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(90, description="a step whose lease is not renewed is given away")
     lease_renew_seconds: float = 15
     stall_seconds: float = Field(900, description="no progress for so long is a hang")
-    max_attempts: int = 3
+    max_attempts: int = Field(
+        3, description="attempts in a row that end by the step's own fault and keep nothing"
+    )
+    backoff_seconds: float = Field(2, description="before the next attempt; doubles every time")
+    backoff_max_seconds: float = 300
+    give_up_seconds: float = Field(
+        86_400, description="a step that nothing but setbacks has met for so long fails"
+    )
     sweep_seconds: float = 2
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
     orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")

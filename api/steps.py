@@ -96,24 +96,6 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
     return settle(session, step)
 
 
-def fail(session: Session, claim: Claim, code: str, message: str) -> Protection | None:
-    """A step failed for good, and with it the protection."""
-    step = leases.held(session, claim)
-    if step is None:
-        return None
-    leases.fail(session, step, code, message)
-    return settle(session, step)
-
-
-def stop(session: Session, claim: Claim, *, counts: bool) -> Protection | None:
-    """A step was broken off: cancelled, drained, or to be tried again."""
-    step = leases.held(session, claim)
-    if step is None:
-        return None
-    leases.give_back(session, step, counts=counts)
-    return settle(session, step)
-
-
 def settle(session: Session, step: Step) -> Protection:
     """Move the protection of a step that has just changed on to where its steps say it is."""
     protection = session.scalars(

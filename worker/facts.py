@@ -13,6 +13,7 @@ from importlib.metadata import version
 from itertools import product
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
+from uuid import uuid4
 
 from api.db import now, transaction
 from api.models import Queue, Worker
@@ -21,6 +22,7 @@ from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from worker.lease import DrainFlag, WorkerDraining
 
 HEARTBEAT_SECONDS = 15
+_instance = uuid4().hex[:8]  # Celery imports this before it forks its children
 log = logging.getLogger(__name__)
 # In memory that the parent shares with its children: who follows a child measures nothing again.
 _speeds = RawArray("d", 2 * len(MEASURED_SIDES) * max(map(len, MEASURED_NETWORKS.values())))
@@ -51,9 +53,14 @@ class Facts:
         return Device(self.device, self.bfloat16, self.threads, self.memory_bytes)
 
 
+def worker() -> str:
+    """Of the worker that this process belongs to, with all its children, while it lives."""
+    return f"{socket.gethostname()}/{_instance}"
+
+
 def name() -> str:
     """Of this process: unique while it lives."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return f"{worker()}:{os.getpid()}"
 
 
 def measure(queue: Queue) -> Facts:

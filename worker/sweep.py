@@ -10,9 +10,11 @@ import time
 from datetime import timedelta
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
-from api import datasets, leases, outbox, protections, steps, storage
+from api import endings, leases, outbox, protections, storage
 from api.db import now, reading, transaction
+from api.endings import Owner, Setback
 from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step, Worker
 from api.settings import settings
 
@@ -30,26 +32,17 @@ def sweep() -> None:
 
 
 def free_lost() -> None:
-    """Steps whose lease ran out become ready again, or fail at the last attempt."""
-    ended: list[Dataset | Protection] = []
+    """Steps whose lease ran out become ready again: their worker is gone, or can't be reached."""
     with transaction() as session:
-        for step in leases.expired(session):
-            log.warning("step %s (%s) was lost by %s", step.id, step.kind, step.lease_owner)
-            last = leases.attempts(step) >= settings().max_attempts
-            if last and step.protection_id is None:
-                ended.append(datasets.reject(session, step, *_lost(step)))
-                continue
-            if last:
-                leases.fail(session, step, *_lost(step))
-            else:
-                leases.give_back(session, step, counts=True)
-            if step.protection_id is not None:
-                ended.append(steps.settle(session, step))
+        ended = [_set_back(session, step) for step in leases.expired(session)]
     for row in ended:
-        if isinstance(row, Dataset):
-            datasets.clean(row)
-        else:
-            protections.clean(row)
+        endings.clean(row)
+
+
+def _set_back(session: Session, step: Step) -> Owner:
+    log.warning("step %s (%s) was lost by %s", step.id, step.kind, step.lease_owner)
+    message = f"The worker {step.lease_owner} was lost in the middle of {step.kind}."
+    return endings.set_back(session, step, Setback("WORKER_LOST", message, suspect=False))
 
 
 def collect() -> None:
@@ -76,14 +69,6 @@ def collect() -> None:
     with transaction() as session:
         limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
         session.execute(delete(Worker).where(Worker.heartbeat_at < limit))
-
-
-def _lost(step: Step) -> tuple[str, str]:
-    sentence = (
-        f"The worker was lost {step.attempt} times in a row in the middle of {step.kind}; "
-        "its log, or the kernel's for a lack of memory, says why."
-    )
-    return "WORKER_LOST", sentence
 
 
 def main() -> None:

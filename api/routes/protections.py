@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from api import outbox, protections, steps, storage
 from api.db import reading, transaction
 from api.estimate import Estimate, estimate
-from api.models import ACTIVE, Protection, Step, StepKind
+from api.models import ACTIVE, Protection, Step, StepKind, StepState
 from api.routes.deps import (
     CallerDep,
     Cursor,
@@ -79,7 +79,7 @@ def create(
     config = body.config.model_dump(exclude_unset=True, exclude_none=True)
     evaluation = body.evaluation.model_dump(exclude_unset=True, exclude_none=True)
     preset = config.pop("preset", "auto")
-    request = protections.Request(body.dataset_id, preset, config, evaluation)
+    request = protections.Request(body.dataset_id, preset, config, evaluation, body.priority)
     if body.validate_only:
         return JSONResponse(_planned(caller.owner_id, request).model_dump(mode="json"))
     try:
@@ -158,6 +158,7 @@ def _step(session: Session, step: Step) -> StepOut:
         worker=step.lease_owner,
         error_code=step.error_code,
         error=step.error,
+        next_attempt_at=step.not_before if step.state is StepState.READY else None,
         started_at=step.started_at,
         finished_at=step.finished_at,
     )
@@ -171,6 +172,7 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
         state=protection.state,
         done=protection.state not in ACTIVE,
         cancel_requested=protection.cancel_requested,
+        priority=protection.priority,
         progress=round(steps.progress(parts), 4),
         eta_seconds=steps.eta_seconds(session, protection, parts),
         requested=protection.requested | {"config": _shareable(protection.requested["config"])},

@@ -157,6 +157,14 @@ class ProtectionIn(BaseModel):
     dataset_id: UUID
     config: ConfigIn = Field(default_factory=ConfigIn)
     evaluation: EvaluationIn = Field(default_factory=EvaluationIn)
+    priority: int = Field(
+        0,
+        strict=True,
+        ge=-10,
+        le=10,
+        description="among the caller's own protections, whose steps of a higher one come first; "
+        "callers take turns whatever theirs",
+    )
     validate_only: bool = Field(
         False, strict=True, description="make nothing, and answer with the plan and what it takes"
     )
@@ -174,10 +182,18 @@ class StepOut(BaseModel):
     eta_seconds: Seconds | None = Field(
         description="to the step's end, judged by its progress; null unless it runs and has some"
     )
-    attempt: int
+    attempt: int = Field(
+        description="that runs, or was the last: attempts broken off by what happens to machines "
+        "are not counted, nor those before one that kept something of its work"
+    )
     worker: str | None
-    error_code: str | None
+    error_code: str | None = Field(
+        description="of the failure; of a step that is to be tried again, why it was broken off"
+    )
     error: str | None
+    next_attempt_at: datetime | None = Field(
+        description="before which a ready step is not tried again; null unless it has to wait"
+    )
     started_at: datetime | None
     finished_at: datetime | None
 
@@ -191,6 +207,7 @@ class ProtectionOut(BaseModel):
     state: ProtectionState
     done: bool = Field(description="whether `state` is final: stop polling")
     cancel_requested: bool
+    priority: int
     progress: float = Field(description="share of the work done, 0 to 1")
     eta_seconds: Seconds | None = Field(description="to the end, judged by the work done so far")
     requested: dict[str, Any] = Field(

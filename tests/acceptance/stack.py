@@ -191,6 +191,6 @@ def running(environment: dict[str, str], logs: Path) -> Iterator[Stack]:
 
 def pid_of(worker: str) -> int:
     """The process behind a worker's name, on this host."""
-    host, _, pid = worker.rpartition(":")
-    assert host == socket.gethostname()
+    name, _, pid = worker.rpartition(":")
+    assert name.partition("/")[0] == socket.gethostname()
     return int(pid)

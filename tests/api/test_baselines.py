@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from api import baselines, datasets, protections, steps
+from api import baselines, datasets, endings, protections
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Baseline, StepKind
@@ -108,8 +108,7 @@ def test_one_begins_and_what_it_finds_is_kept(ready: UUID, claims: list[Claim]) 
 def test_what_a_step_gave_up_another_begins(ready: UUID, claims: list[Claim]) -> None:
     first, second, third, _ = claims
     assert take(ready, first)
-    with transaction() as session:
-        steps.stop(session, first, counts=True)
+    endings.end(first, endings.stop)
     assert take(ready, second)
     assert not take(ready, third)
     keep(ready, first, 0.8)
@@ -123,8 +122,7 @@ def test_of_those_at_once_one_begins(given_up: bool, ready: UUID, claims: list[C
     if given_up:
         first = claims.pop()
         assert take(ready, first)
-        with transaction() as session:
-            steps.stop(session, first, counts=True)
+        endings.end(first, endings.stop)
     begun = together(*[partial(take, ready, claim) for claim in claims])
     assert sorted(begun) == [*[False] * (len(claims) - 1), True]
 
@@ -140,7 +138,7 @@ def test_each_data_set_has_its_own_and_takes_them_along(
         assert claim.protection_id
         with transaction() as session:
             protections.cancel(session, owner_id, claim.protection_id)
-            steps.stop(session, claim, counts=False)
+        endings.end(claim, endings.stop)
     with transaction() as session:
         datasets.delete(session, owner_id, ready)
     with reading() as session:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 
-from api import datasets, leases, protections, steps, storage
+from api import datasets, endings, leases, protections, steps, storage
 from api.db import now, reading, transaction
 from api.leases import Claim, Word
 from api.models import DatasetState, ProtectionState, Step, StepKind, StepState
@@ -34,9 +34,7 @@ def queued(owner_id: UUID, ready: UUID) -> UUID:
 
 
 def fail(claim: Claim, code: str = "BROKEN") -> None:
-    with transaction() as session:
-        ended = steps.fail(session, claim, code, "It broke.")
-    protections.clean(ended)
+    endings.end(claim, partial(endings.fail, code=code, message="It broke."))
 
 
 def cancel(owner_id: UUID, protection_id: UUID) -> None:
@@ -45,9 +43,8 @@ def cancel(owner_id: UUID, protection_id: UUID) -> None:
     protections.clean(ended)
 
 
-def stop(claim: Claim, *, counts: bool) -> None:
-    with transaction() as session:
-        steps.stop(session, claim, counts=counts)
+def stop(claim: Claim) -> None:
+    endings.end(claim, endings.stop)
 
 
 def report(claim: Claim, done: int = 1, total: int = 2) -> Word:
@@ -120,7 +117,7 @@ def test_an_attempt_that_kept_something_does_not_count(queued: UUID) -> None:
     assert drained.attempt == 2
     with transaction() as session:
         leases.keep(session, drained, 12)
-    stop(drained, counts=False)
+    stop(drained)
     assert must_claim(queued, StepKind.TRAIN).attempt == 1
 
 
@@ -164,7 +161,7 @@ def test_a_lost_token_writes_nothing(queued: UUID, again: bool) -> None:
     assert report(lost, 7, 9) is Word.LOST
     finish(lost, {"stolen": True})
     fail(lost)
-    stop(lost, counts=False)
+    stop(lost)
     after = step(queued, StepKind.TRAIN)
     for name in ("state", "lease_token", "lease_expires_at", "progress_done", "output", "attempt"):
         assert getattr(after, name) == getattr(before, name), name
@@ -215,7 +212,7 @@ def test_reports_are_heard(owner_id: UUID, queued: UUID) -> None:
     cancel(owner_id, queued)
     assert protection(queued).state is ProtectionState.RUNNING
     assert report(claim, 4, 10) is Word.STOP
-    stop(claim, counts=False)
+    stop(claim)
     assert protection(queued).state is ProtectionState.CANCELLED
 
 
@@ -229,9 +226,9 @@ def test_a_step_hears_of_the_failure_of_another(queued: UUID) -> None:
 
 def test_draining_uses_no_attempt(queued: UUID) -> None:
     for _ in range(5):
-        stop(must_claim(queued, StepKind.TRAIN), counts=False)
+        stop(must_claim(queued, StepKind.TRAIN))
     assert step(queued, StepKind.TRAIN).attempt == 0
-    stop(must_claim(queued, StepKind.TRAIN), counts=True)
+    lose(must_claim(queued, StepKind.TRAIN))
     given = step(queued, StepKind.TRAIN)
     assert (given.attempt, given.state) == (1, StepState.READY)
     assert (given.lease_token, given.lease_expires_at, given.sent_at) == (None, None, None)

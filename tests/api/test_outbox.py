@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from redis import Redis
 
-from api import outbox, protections, queue, steps
+from api import endings, outbox, protections, queue
 from api.db import transaction
 from api.models import Queue, StepKind
 from api.settings import settings
@@ -65,8 +65,7 @@ def test_what_is_given_back_is_sent_again(asked: UUID) -> None:
     outbox.send_ready()
     claim = must_claim(asked, StepKind.TRAIN)
     freeze(claim)
-    with transaction() as session:
-        steps.stop(session, claim, counts=False)
+    endings.end(claim, endings.stop)
     outbox.send_ready()
     assert queued(Queue.GPU) == 2
 

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from api import datasets, leases, protections, steps, storage
+from api import datasets, endings, leases, protections, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError
 from api.leases import Claim
@@ -38,9 +38,7 @@ def queued(owner_id: UUID, ready: UUID) -> UUID:
 
 
 def fail(claim: Claim, code: str) -> None:
-    with transaction() as session:
-        ended = steps.fail(session, claim, code, f"{code} happened.")
-    protections.clean(ended)
+    endings.end(claim, partial(endings.fail, code=code, message=f"{code} happened."))
 
 
 def cancel(owner_id: UUID, protection_id: UUID) -> Protection:
@@ -108,9 +106,7 @@ def test_a_failure_waits_for_the_other_shard(queued: UUID) -> None:
     fail(first, "BROKEN")
     assert protection(queued).state is ProtectionState.RUNNING
     assert blobs(f"protections/{queued}")
-    with transaction() as session:
-        ended = steps.stop(session, second, counts=False)
-    protections.clean(ended)
+    endings.end(second, endings.stop)
     found = protection(queued)
     assert found.state is ProtectionState.FAILED
     assert (found.error_code, found.error) == ("BROKEN", "BROKEN happened.")
@@ -214,8 +210,7 @@ def test_a_plan_is_frozen_once(queued: UUID) -> None:
 
 def test_who_lost_the_lease_freezes_nothing(queued: UUID) -> None:
     claim = must_claim(queued, StepKind.TRAIN)
-    with transaction() as session:
-        steps.stop(session, claim, counts=True)
+    endings.end(claim, endings.stop)
     freeze(claim)
     assert protection(queued).plan is None
     assert StepKind.PERTURB not in [each.kind for each in steps_of(queued)]
@@ -248,8 +243,7 @@ def test_every_step_has_an_eta_of_its_own(queued: UUID) -> None:
     with transaction() as session:
         assert leases.report(session, claim, 9, 10)
     assert eta() == pytest.approx(60 / 9, abs=1)
-    with transaction() as session:
-        steps.stop(session, claim, counts=True)
+    endings.end(claim, endings.stop)
     assert eta() is None
     again = must_claim(queued, StepKind.TRAIN)
     assert eta() is None  # what the attempt before had done is to be done again

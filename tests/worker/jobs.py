@@ -8,13 +8,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import torch
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from api import datasets, keys, protections, steps, storage, weights
+from api import datasets, keys, leases, protections, steps, storage, weights
 from api.db import reading, transaction
 from api.models import Dataset, Owner, Protection, Step, StepKind, StepState
 from sep_core.config import NetworkName
-from worker import tasks
+from worker import facts, tasks
 
 SEED = "0123456789abcdef0123456789abcdef"
 CONFIG = {
@@ -73,7 +73,9 @@ def ready() -> list[Step]:
     with reading() as session:
         return list(
             session.scalars(
-                select(Step).where(Step.state == StepState.READY).order_by(Step.created_at)
+                select(Step)
+                .where(Step.state == StepState.READY)
+                .order_by(Step.created_at, Step.index)
             )
         )
 
@@ -85,8 +87,24 @@ def work(before: Callable[[Step], None] = lambda _: None, until: StepKind | None
         if steps[0].kind is until:
             return
         before(steps[0])
-        tasks.run_step(str(steps[0].id))
+        run(steps[0].id)
         skipped.add(steps[0].id)
+
+
+def run(step_id: UUID) -> None:
+    """Run this step, whoever's turn it is, if it may be claimed."""
+    with transaction() as session:
+        claim = leases.claim(session, step_id, facts.name())
+        if claim is not None and claim.protection_id is not None:
+            steps.start(session, claim)
+    if claim is not None:
+        tasks.run_claimed(claim)
+
+
+def wait() -> None:
+    """Until no step is held back: here, at once."""
+    with transaction() as session:
+        session.execute(update(Step).values(not_before=None))
 
 
 def show(protection_id: UUID) -> Protection:

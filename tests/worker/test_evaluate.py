@@ -145,14 +145,14 @@ def test_a_baseline_that_another_is_at_is_waited_for(monkeypatch: pytest.MonkeyP
     dataset = jobs.upload(TRAIN_ONLY)
     first, second = jobs.ask(dataset.id), jobs.ask(dataset.id, epsilon_levels=4)
     while earlier := [step for step in jobs.ready() if step.kind is not StepKind.EVALUATE]:
-        tasks.run_step(str(earlier[0].id))
+        jobs.run(earlier[0].id)
     trained = evaluate._train
     met: list[Step] = []
 
     def in_the_middle(job: Job, cell: Cell) -> Work:
         output = yield from trained(job, cell)
         if cell.clean:  # as another worker would, while this one is at it
-            tasks.run_step(str(evaluations(second)[0].id))
+            jobs.run(evaluations(second)[0].id)
             met.append(evaluations(second)[0])
         return output
 

@@ -43,12 +43,14 @@ def test_a_full_temporary_folder_is_tried_again_and_then_named(
         waits = jobs.ask(dataset.id)
         jobs.work()
         (step,) = jobs.ready()
-        assert step.attempt == 1
+        assert (step.attempt, step.setbacks, step.error_code) == (0, 1, "STORAGE_FULL")
+        assert str(small_disk) in str(step.error)
+    jobs.wait()
     jobs.work()
     assert jobs.show(waits).state is ProtectionState.SUCCEEDED
 
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
-    monkeypatch.setattr(settings(), "max_attempts", 1)
+    monkeypatch.setattr(settings(), "give_up_seconds", 0)
     fails = jobs.ask(dataset.id, seed="1" * 32)
     jobs.work()
     failed = jobs.show(fails)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import leases, protections, report, steps, storage, workload
+from api import endings, leases, protections, report, steps, storage, workload
 from api.db import reading, transaction
 from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
@@ -218,7 +218,7 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
             step = session.get_one(Step, claim.step_id)
             begun.append(step.progress_begun)
             kept.append(step.progress_kept)
-            steps.stop(session, claim, counts=False)
+        endings.end(claim, endings.stop)
     assert begun == [0, kept[0]]
     assert 0 < kept[0] < kept[1]
     jobs.work()
@@ -246,8 +246,7 @@ def test_a_training_whose_state_is_damaged_begins_anew(
     work = train.run(claim)
     while not storage.read_if_there(checkpoint_key(protection_id, 1)):
         next(work)
-    with transaction() as session:
-        steps.stop(session, claim, counts=False)
+    endings.end(claim, endings.stop)
     keys = {"state": training_key(protection_id), "checkpoint": checkpoint_key(protection_id, 0)}
     storage.write(keys[damaged], storage.read(keys[damaged])[:-100])
     jobs.work()

@@ -1,5 +1,7 @@
 """What was lost is found: workers, messages, blobs without a row."""
 
+import subprocess
+import sys
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -9,11 +11,11 @@ from sqlalchemy import update
 from api import datasets, leases, protections, storage
 from api.db import now, transaction
 from api.leases import Claim
-from api.models import DatasetState, Protection, ProtectionState, Step, StepState
+from api.models import ACTIVE, DatasetState, Protection, ProtectionState, Step, StepState
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
-from worker import sweep
+from worker import facts, siblings, sweep
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -23,6 +25,7 @@ ARCHIVE = pictures.zipped(pictures.class_folders(3))
 def lose(step_id: UUID) -> Claim:
     """Claim a step as a worker that then dies."""
     with transaction() as session:
+        session.get_one(Step, step_id).not_before = None
         claim = leases.claim(session, step_id, "lost:1")
     assert claim is not None
     with transaction() as session:
@@ -42,6 +45,7 @@ def test_a_lost_step_is_ready_again_and_its_old_worker_writes_nothing() -> None:
     with transaction() as session:
         assert not leases.renew(session, claim)
         assert leases.report(session, claim, 1, 2) is leases.Word.LOST
+    jobs.wait()
     jobs.work()
     assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
 
@@ -58,21 +62,29 @@ def test_a_live_step_is_left_alone() -> None:
         assert leases.renew(session, claim)
 
 
-def test_a_step_lost_too_often_fails_with_a_reason_and_leaves_nothing() -> None:
+def test_a_step_lost_for_too_long_fails_with_a_reason_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     protection_id = jobs.ask(jobs.upload(ARCHIVE).id)
     (train,) = jobs.ready()
     storage.write(storage.protection_key(protection_id, "checkpoints/000.pt"), b"half a training")
-    for _ in range(settings().max_attempts):
+    for _ in range(settings().max_attempts + 1):
         lose(train.id)
         sweep.free_lost()
+    assert jobs.show(protection_id).state in ACTIVE
+    lose(train.id)
+    monkeypatch.setattr(settings(), "give_up_seconds", 0)
+    sweep.free_lost()
     protection = jobs.show(protection_id)
     assert protection.state is ProtectionState.FAILED
     assert protection.error_code == "WORKER_LOST"
-    assert "3 times in a row in the middle of train" in str(protection.error)
+    assert "lost:1 was lost in the middle of train. It is setback 5 in" in str(protection.error)
     assert storage.idle_owners("protections", 0) == set()
 
 
-def test_an_upload_that_kills_every_worker_is_rejected() -> None:
+def test_an_upload_whose_workers_are_lost_for_too_long_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     dataset_id = uuid4()
     key = storage.dataset_key(dataset_id, "source.zip")
     digest = storage.write(key, ARCHIVE)
@@ -80,14 +92,32 @@ def test_an_upload_that_kills_every_worker_is_rejected() -> None:
     with transaction() as session:
         datasets.create(session, who, dataset_id, "killer", digest, len(ARCHIVE))
     (ingest,) = jobs.ready()
-    for _ in range(settings().max_attempts):
-        lose(ingest.id)
-        sweep.free_lost()
+    lose(ingest.id)
+    monkeypatch.setattr(settings(), "give_up_seconds", 0)
+    sweep.free_lost()
     with transaction() as session:
         dataset = datasets.get(session, who, dataset_id)
     assert dataset.state is DatasetState.REJECTED
     assert dataset.error_code == "WORKER_LOST"
     assert storage.idle_owners("datasets", 0) == set()
+
+
+def test_a_dead_sibling_s_step_is_given_back_at_once_and_counts() -> None:
+    """Not that of another worker, nor of a process that lives."""
+    dataset_id = jobs.upload(ARCHIVE).id
+    for _ in range(3):
+        jobs.ask(dataset_id)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    steps = jobs.ready()
+    owners = [f"{facts.worker()}:{dead.pid}", f"another/0123abcd:{dead.pid}", facts.name()]
+    with transaction() as session:
+        for step, owner in zip(steps, owners, strict=True):
+            assert leases.claim(session, step.id, owner) is not None
+    siblings.set_back_lost()
+    (given_back,) = jobs.ready()
+    assert given_back.id == steps[0].id
+    assert (given_back.attempt, given_back.error_code) == (1, "PROCESS_DIED")
 
 
 def test_a_lost_worker_of_a_cancelled_protection_ends_it() -> None:

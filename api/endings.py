@@ -1,0 +1,105 @@
+"""How a step's attempt ends without a result, whoever owns the step: a data set or a protection.
+
+It goes back to the queue, at once or later, or it fails and its owner with it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from api import datasets, leases, protections, steps
+from api.db import now, transaction
+from api.leases import Claim
+from api.models import Dataset, Protection, Step
+from api.settings import settings
+
+
+@dataclass(frozen=True)
+class Setback:
+    """What broke an attempt off, in words for its owner.
+
+    Attributes:
+        suspect: whether the step itself may be why. Such attempts are counted; what else happens to
+            machines is waited for.
+    """
+
+    code: str
+    message: str
+    suspect: bool
+
+
+Owner = Dataset | Protection | None
+"""Whose step it is, as it is afterwards; None where nothing about it has changed."""
+
+
+def end(claim: Claim, ending: Callable[[Session, Step], Owner]) -> None:
+    """End an attempt in one of the ways below, unless its lease was lost."""
+    with transaction() as session:
+        step = leases.held(session, claim)
+        ended = ending(session, step) if step is not None else None
+    clean(ended)
+
+
+def stop(session: Session, step: Step, hold_seconds: float = 0) -> Owner:
+    """Broken off for no fault of anybody's: cancelled, drained or postponed."""
+    leases.give_back(session, step, counts=False, hold_seconds=hold_seconds)
+    return _settled(session, step)
+
+
+def fail(session: Session, step: Step, code: str, message: str) -> Owner:
+    """Failed for good, and its owner with it."""
+    if step.protection_id is None:
+        return datasets.reject(session, step, code, message)
+    leases.fail(session, step, code, message)
+    return _settled(session, step)
+
+
+def set_back(session: Session, step: Step, setback: Setback) -> Owner:
+    """To be tried again after a while that doubles, or failed where that has been done for long.
+
+    Of attempts in a row that kept nothing of their work, `max_attempts` suspect ones are too many,
+    and so are any that go on for `give_up_seconds`.
+    """
+    at = now(session)
+    progressed = leases.has_kept(step)
+    since = at if progressed or step.setback_at is None else step.setback_at
+    number = 1 if progressed else step.setbacks + 1
+    if setback.suspect and leases.attempts(step) >= settings().max_attempts:
+        times = f"This was attempt {leases.attempts(step)} in a row that kept nothing."
+        return fail(session, step, setback.code, f"{setback.message} {times}")
+    if at - since >= timedelta(seconds=settings().give_up_seconds):
+        return fail(session, step, setback.code, f"{setback.message} {_since(since, number)}")
+    leases.give_back(
+        session,
+        step,
+        counts=setback.suspect,
+        hold_seconds=_hold_seconds(number),
+        setbacks=number,
+        setback_at=since,
+        error_code=setback.code,
+        error=setback.message,
+    )
+    return _settled(session, step)
+
+
+def clean(ended: Owner) -> None:
+    """Remove what a data set or a protection that is over has no more use for, after the commit."""
+    if isinstance(ended, Dataset):
+        datasets.clean(ended)
+    else:
+        protections.clean(ended)
+
+
+def _settled(session: Session, step: Step) -> Protection | None:
+    return None if step.protection_id is None else steps.settle(session, step)
+
+
+def _hold_seconds(number: int) -> float:
+    least, most = settings().backoff_seconds, settings().backoff_max_seconds
+    return min(least * 2.0 ** min(number - 1, 60), most)
+
+
+def _since(since: datetime, number: int) -> str:
+    return f"It is setback {number} in a row since {since:%Y-%m-%d %H:%M} UTC."

@@ -1,0 +1,120 @@
+"""Whose step is next: owners take turns, each with its own protections in order of priority.
+
+A message says that there is work in a queue, not which: a worker that is free asks the rows.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from api import leases
+from api.db import now
+from api.leases import Claim
+from api.models import (
+    ACTIVE,
+    QUEUES,
+    Dataset,
+    Owner,
+    Protection,
+    Queue,
+    Step,
+    StepKind,
+    StepState,
+    Turn,
+)
+
+_owner_id = func.coalesce(Protection.owner_id, Dataset.owner_id)
+
+
+def claim_next(session: Session, queue: Queue, worker: str) -> Claim | None:
+    """Claim the step whose turn it is; None if there is nothing that may be done now.
+
+    The owner with the fewest running steps in this queue comes first, of those who have equally
+    many the one that was served longest ago. No owner gets more steps at once than its limit.
+    """
+    at = now(session)
+    while (found := session.execute(_next(queue, at)).first()) is not None:
+        step, owner_id = found
+        claim = leases.claim(session, step.id, worker)
+        if claim is not None:
+            _serve(session, owner_id, queue, at)
+            return claim
+        session.expire_all()  # another worker was faster: what it left is to be seen
+    return None
+
+
+def claimable(at: datetime) -> ColumnElement[bool]:
+    """Ready and not held back, and of a data set or of a protection that is to go on."""
+    sibling = aliased(Step)
+    failed = select(sibling.protection_id).where(sibling.state == StepState.FAILED)
+    active = select(Protection.id).where(
+        Protection.state.in_(ACTIVE),
+        Protection.cancel_requested.is_(False),
+        Protection.id.not_in(failed.where(sibling.protection_id.is_not(None))),
+    )
+    wanted = or_(Step.protection_id.is_(None), Step.protection_id.in_(active))
+    due = or_(Step.not_before.is_(None), Step.not_before <= at)
+    return and_(Step.state == StepState.READY, due, wanted)
+
+
+def kinds_of(queue: Queue) -> list[StepKind]:
+    """Which steps a queue is for."""
+    return [kind for kind, name in QUEUES.items() if name is queue]
+
+
+def _serve(session: Session, owner_id: UUID, queue: Queue, at: datetime) -> None:
+    known = session.execute(
+        update(Turn).where(Turn.owner_id == owner_id, Turn.queue == queue).values(served_at=at)
+    )
+    if known.rowcount:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
+        return
+    try:
+        with session.begin_nested():
+            session.add(Turn(owner_id=owner_id, queue=queue, served_at=at))
+    except IntegrityError:  # another worker has served the same owner for the first time
+        return
+
+
+def _next(queue: Queue, at: datetime) -> Select[Step, UUID]:
+    running = _running(queue)
+    number = func.coalesce(running.c.number, 0)
+    return (
+        select(Step, Owner.id)
+        .outerjoin(Protection, Step.protection_id == Protection.id)
+        .outerjoin(Dataset, Step.dataset_id == Dataset.id)
+        .join(Owner, Owner.id == _owner_id)
+        .outerjoin(running, running.c.owner_id == Owner.id)
+        .outerjoin(Turn, and_(Turn.owner_id == Owner.id, Turn.queue == queue))
+        .where(
+            claimable(at),
+            Step.kind.in_(kinds_of(queue)),
+            or_(Owner.max_running.is_(None), number < Owner.max_running),
+        )
+        .order_by(
+            number,
+            case((Turn.served_at.is_(None), 0), else_=1),
+            Turn.served_at,
+            func.coalesce(Protection.priority, 0).desc(),
+            func.coalesce(Protection.created_at, Step.created_at),
+            Step.index,
+            Step.id,
+        )
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Step)
+    )
+
+
+def _running(queue: Queue) -> Subquery:
+    """How many steps of each owner run in this queue."""
+    return (
+        select(_owner_id.label("owner_id"), func.count().label("number"))
+        .select_from(Step)
+        .outerjoin(Protection, Step.protection_id == Protection.id)
+        .outerjoin(Dataset, Step.dataset_id == Dataset.id)
+        .where(Step.state == StepState.RUNNING, Step.kind.in_(kinds_of(queue)))
+        .group_by(_owner_id)
+        .subquery()
+    )
