@@ -161,6 +161,23 @@ def fail(session: Session, step: Step, code: str, message: str) -> None:
     )
 
 
+def revive(session: Session, step: Step) -> None:
+    """failed -> ready: with as many attempts as a new one, and what was kept of its work."""
+    move(
+        session,
+        step,
+        StepState.READY,
+        attempt=0,
+        setbacks=0,
+        setback_at=None,
+        not_before=None,
+        sent_at=None,
+        error_code=None,
+        error=None,
+        finished_at=None,
+    )
+
+
 def finish(session: Session, step: Step, output: dict[str, object]) -> None:
     """running -> done, with what the step found out."""
     move(

@@ -265,11 +265,13 @@ LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProx
             ProtectionState.RUNNING: frozenset(
                 {ProtectionState.SUCCEEDED, ProtectionState.FAILED, ProtectionState.CANCELLED}
             ),
+            ProtectionState.FAILED: frozenset({ProtectionState.RUNNING}),
         },
         Step: {
             StepState.WAITING: frozenset({StepState.READY}),
             StepState.READY: frozenset({StepState.RUNNING}),
             StepState.RUNNING: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
+            StepState.FAILED: frozenset({StepState.READY}),
         },
     }
 )

@@ -5,6 +5,7 @@ runs, the sole writer of its state.
 import hashlib
 import json
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from api.models import (
     StepKind,
     StepState,
 )
+from api.settings import settings
 
 ARCHIVE = "archive.zip"
 RECORD = "record.json"
@@ -130,11 +132,13 @@ def made_of(session: Session, dataset_id: UUID) -> list[UUID]:
 
 
 def clean_originals(protection_ids: list[UUID]) -> None:
-    """Remove what shows originals from protections whose data set was deleted."""
+    """Remove what shows originals from protections whose data set was deleted; and shards of those
+    that failed, which nobody can try again."""
     for protection_id in protection_ids:
         for name in (PREVIEW, WORST):
             storage.remove_one(storage.protection_key(protection_id, name))
-        storage.remove(storage.protection_key(protection_id, DECODED))
+        for name in (DECODED, SHARDS):
+            storage.remove(storage.protection_key(protection_id, name))
 
 
 def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
@@ -157,6 +161,32 @@ def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     return steps.settle(session, steps.of(session, protection_id)[0])
 
 
+def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
+    """Let a protection that failed go on where it did: by the same plan, to the same bytes.
+
+    Raises:
+        AppError: 409, it has not failed, or what it would go on from is gone.
+    """
+    protection = get(session, owner_id, protection_id, lock=True)
+    if protection.state is not ProtectionState.FAILED:
+        expected = f"Expected a protection that failed, {protection_id} is {protection.state}."
+        raise AppError(409, "PROTECTION_NOT_FAILED", expected)
+    if protection.dataset_id is None:
+        gone = f"The data set of protection {protection_id} was deleted."
+        raise AppError(409, "DATASET_DELETED", gone)
+    assert protection.finished_at is not None
+    kept_until = protection.finished_at + timedelta(seconds=settings().failed_keep_seconds)
+    if now(session) > kept_until:
+        raise AppError(
+            409,
+            "RETRY_TOO_LATE",
+            f"What protection {protection_id} would go on from was kept until "
+            f"{kept_until:%Y-%m-%d %H:%M} UTC; ask for a new one.",
+        )
+    steps.revive(session, protection)
+    return protection
+
+
 def delete(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     """Forget a protection; `clean` removes its blobs after the commit.
 
@@ -177,13 +207,14 @@ def delete(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
 def clean(protection: Protection | None) -> None:
     """Remove what a protection that has ended has no more use for; call it after the commit.
 
-    A protection that succeeded keeps its archive, its record and its checkpoints, which are keys.
+    A protection that succeeded keeps its archive, its record and its checkpoints, which are keys;
+    one that failed keeps all of it for a while, so that it can be tried again.
     """
-    if protection is None or protection.state in ACTIVE:
+    if protection is None:
         return
     if protection.state is ProtectionState.SUCCEEDED:
         clean_succeeded(protection.id)
-    else:
+    elif protection.state is ProtectionState.CANCELLED:
         storage.remove(storage.protection_key(protection.id))
 
 

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     sweep_seconds: float = 2
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
     orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")
+    failed_keep_seconds: float = Field(
+        604_800, description="what a failed protection would go on from is kept so long"
+    )
     weights_dir: Path | None = Field(
         None, description="folder of pretrained weights, NETWORK.pt; default `weights` in data_dir"
     )

@@ -96,6 +96,15 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
     return settle(session, step)
 
 
+def revive(session: Session, protection: Protection) -> None:
+    """A protection that failed goes on where it did."""
+    values = {"finished_at": None, "error_code": None, "error": None}
+    if move(session, protection, ProtectionState.RUNNING, **values):
+        for step in of(session, protection.id):
+            if step.state is StepState.FAILED:
+                leases.revive(session, step)
+
+
 def settle(session: Session, step: Step) -> Protection:
     """Move the protection of a step that has just changed on to where its steps say it is."""
     protection = session.scalars(

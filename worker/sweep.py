@@ -7,9 +7,9 @@ import logging
 import signal
 import threading
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from api import endings, leases, outbox, protections, storage
@@ -50,10 +50,9 @@ def collect() -> None:
     grace = settings().orphan_grace_seconds
     idle_datasets = storage.idle_owners("datasets", grace)
     idle_protections = storage.idle_owners("protections", grace)
-    keeping = (*ACTIVE, ProtectionState.SUCCEEDED)
     with reading() as session:
         known = set(session.scalars(select(Dataset.id).where(Dataset.error_code.is_(None))))
-        kept = set(session.scalars(select(Protection.id).where(Protection.state.in_(keeping))))
+        kept = set(session.scalars(select(Protection.id).where(_keeps_blobs(now(session)))))
         succeeded = select(Protection.id).where(Protection.state == ProtectionState.SUCCEEDED)
         over = set(session.scalars(succeeded))
         bereft = set(session.scalars(succeeded.where(Protection.dataset_id.is_(None))))
@@ -69,6 +68,20 @@ def collect() -> None:
     with transaction() as session:
         limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
         session.execute(delete(Worker).where(Worker.heartbeat_at < limit))
+
+
+def _keeps_blobs(at: datetime) -> ColumnElement[bool]:
+    """Protections that go on, that have succeeded, or that may still be tried again.
+
+    For an hour more than that: a retry is refused before anything is removed.
+    """
+    limit = at - timedelta(seconds=settings().failed_keep_seconds + 3600)
+    failed = and_(
+        Protection.state == ProtectionState.FAILED,
+        Protection.finished_at > limit,
+        Protection.dataset_id.is_not(None),
+    )
+    return or_(Protection.state.in_((*ACTIVE, ProtectionState.SUCCEEDED)), failed)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from api import datasets, endings, outbox, steps, turns
 from api.db import transaction
 from api.endings import Setback
-from api.errors import AppError
+from api.errors import AppError, StorageFull
 from api.leases import Claim
 from api.models import QUEUES, Queue, Step, StepKind
 from api.processes import die_with_parent
@@ -97,6 +97,10 @@ def _run(claim: Claim) -> None:
     except WorkerDraining:
         log.warning("step %s goes back: this worker is ending", claim.step_id)
         endings.end(claim, endings.stop)
+    except StorageFull as error:
+        log.warning("step %s was broken off: %s", claim.step_id, error.message)
+        setback = Setback(error.code, error.message, suspect=False)
+        endings.end(claim, partial(endings.set_back, setback=setback))
     except AppError as error:
         log.warning("step %s failed: %s", claim.step_id, error.message)
         endings.end(claim, partial(endings.fail, code=error.code, message=error.message))

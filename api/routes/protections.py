@@ -133,6 +133,20 @@ def cancel(protection_id: UUID, caller: CallerDep, response: Response) -> Protec
     return shown
 
 
+@router.post("/{protection_id}/retry", status_code=202, responses=responses(404, 409))
+def retry(protection_id: UUID, caller: CallerDep, response: Response) -> ProtectionDetail:
+    """Let a protection that failed go on where it did, with what it has done so far.
+
+    That is kept for a week, unless the operator has set another time, or the data set is deleted.
+    """
+    with transaction() as session:
+        protection = protections.retry(session, caller.owner_id, protection_id)
+        shown = _detail(session, protection)
+    outbox.send_ready()
+    poll_again(response, done=shown.done)
+    return shown
+
+
 @router.delete("/{protection_id}", status_code=204, responses=responses(404, 409))
 def delete(protection_id: UUID, caller: CallerDep) -> None:
     """Delete a finished protection: archive, record and keys."""

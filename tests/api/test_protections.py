@@ -111,7 +111,7 @@ def test_a_failure_waits_for_the_other_shard(queued: UUID) -> None:
     assert found.state is ProtectionState.FAILED
     assert (found.error_code, found.error) == ("BROKEN", "BROKEN happened.")
     assert step(queued, StepKind.PACKAGE).state is StepState.WAITING
-    assert blobs(f"protections/{queued}") == []
+    assert blobs(f"protections/{queued}") == [f"protections/{queued}/checkpoints/000.pt"]
 
 
 def test_a_failure_after_the_other_shard_is_done(queued: UUID) -> None:

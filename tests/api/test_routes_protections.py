@@ -7,8 +7,9 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from api import storage
+from api import endings, storage
 from api.db import reading
+from api.endings import Setback
 from api.models import Protection, Queue, StepKind
 from tests.api.conftest import (
     JSON,
@@ -312,6 +313,47 @@ def test_cancelling_what_is_queued(client: httpx2.Client, ready_dataset: str) ->
         assert "Retry-After" not in answer.headers
     assert client.delete(f"/v1/protections/{made}").status_code == 204
     problem(client.post(f"/v1/protections/{made}/cancel"), 404, "NOT_FOUND")
+
+
+def test_trying_again_what_failed(client: httpx2.Client, ready_dataset: str) -> None:
+    made = protected(client, ready_dataset)["id"]
+    problem(client.post(f"/v1/protections/{made}/retry"), 409, "PROTECTION_NOT_FAILED")
+    claim = must_claim(UUID(made), StepKind.TRAIN)
+    endings.end(claim, partial(endings.fail, code="BROKEN", message="It broke."))
+    shown = client.get(f"/v1/protections/{made}").json()
+    assert (shown["state"], shown["error_code"], shown["done"]) == ("failed", "BROKEN", True)
+    sent = queued(Queue.GPU)
+    answer = client.post(f"/v1/protections/{made}/retry")
+    assert (answer.status_code, answer.json()["state"]) == (202, "running")
+    assert "Retry-After" in answer.headers
+    assert queued(Queue.GPU) == sent + 1
+    assert client.get(f"/v1/protections/{made}").json()["error"] is None
+
+
+def test_a_step_that_waits_says_why_and_until_when(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    made = protected(client, ready_dataset)["id"]
+    claim = must_claim(UUID(made), StepKind.TRAIN)
+    lost = Setback("WORKER_LOST", "It was lost.", suspect=False)
+    endings.end(claim, partial(endings.set_back, setback=lost))
+    waits = client.get(f"/v1/protections/{made}").json()["steps"][0]
+    assert (waits["state"], waits["error_code"], waits["error"]) == (
+        *("ready", "WORKER_LOST", "It was lost."),
+    )
+    assert waits["next_attempt_at"] > waits["started_at"]
+
+
+@pytest.mark.parametrize("priority", [11, "1", 0.5, True])
+def test_a_priority_is_a_small_whole_number(
+    client: httpx2.Client, ready_dataset: str, priority: object
+) -> None:
+    body = {"dataset_id": ready_dataset, "priority": priority}
+    found = problem(client.post("/v1/protections", json=body), 422, "INVALID_REQUEST")
+    assert "priority" in json.dumps(found)
+    assert rows() == 0
+    answer = client.post("/v1/protections", json=body | {"priority": -10})
+    assert answer.json()["priority"] == -10
 
 
 def test_while_it_runs(client: httpx2.Client, ready_dataset: str) -> None:

@@ -132,7 +132,7 @@ def test_without_a_test_split_a_share_is_set_aside_and_protected_all_the_same() 
     assert all(not np.array_equal(pixels(released[name]), pixels(files[name])) for name in files)
 
 
-def test_a_change_above_the_budget_fails_the_protection_and_leaves_nothing() -> None:
+def test_a_change_above_the_budget_fails_the_protection_and_leaves_no_archive() -> None:
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
 
     def tamper(step: Step) -> None:
@@ -149,7 +149,32 @@ def test_a_change_above_the_budget_fails_the_protection_and_leaves_nothing() -> 
     assert "at most 8 levels" in str(protection.error)
     with pytest.raises(FileNotFoundError):
         storage.read(storage.protection_key(protection_id, protections.ARCHIVE))
-    assert storage.idle_owners("protections", 0) == set()
+
+
+def test_what_failed_goes_on_where_it_did_to_the_same_bytes() -> None:
+    """The shard whose file was damaged is not made again: that of `package` fails, and is told."""
+    archive = pictures.zipped(FILES)
+    _, whole = jobs.protect(archive)
+    protection_id = jobs.ask(jobs.upload(archive).id)
+    good: list[bytes] = []
+
+    def damage(step: Step) -> None:
+        if step.kind is StepKind.PACKAGE:
+            good.append(storage.read(shard_key(protection_id, 0)))
+            storage.write(shard_key(protection_id, 0), bytes(len(good[0])))
+
+    jobs.work(damage)
+    assert jobs.show(protection_id).state is ProtectionState.FAILED
+    made = made_at(checkpoint_key(protection_id, 0))
+    storage.write(shard_key(protection_id, 0), good[0])
+    with transaction() as session:
+        protections.retry(session, jobs.owner(), protection_id)
+    (package,) = jobs.ready()
+    assert (package.kind, package.attempt, package.error) == (StepKind.PACKAGE, 0, None)
+    jobs.work()
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
+    assert made_at(checkpoint_key(protection_id, 0)) == made
 
 
 def test_a_training_that_diverges_fails_the_protection_and_names_it() -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from api import datasets, leases, protections, storage
 from api.db import now, transaction
+from api.errors import AppError
 from api.leases import Claim
 from api.models import ACTIVE, DatasetState, Protection, ProtectionState, Step, StepState
 from api.settings import settings
@@ -79,7 +80,15 @@ def test_a_step_lost_for_too_long_fails_with_a_reason_and_leaves_nothing(
     assert protection.state is ProtectionState.FAILED
     assert protection.error_code == "WORKER_LOST"
     assert "lost:1 was lost in the middle of train. It is setback 5 in" in str(protection.error)
+    monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
+    sweep.collect()
+    assert storage.idle_owners("protections", 0) == {protection_id}  # it may be tried again
+    monkeypatch.setattr(settings(), "failed_keep_seconds", -3601)
+    sweep.collect()
     assert storage.idle_owners("protections", 0) == set()
+    with pytest.raises(AppError) as refused, transaction() as session:
+        protections.retry(session, jobs.owner(), protection_id)
+    assert refused.value.code == "RETRY_TOO_LATE"
 
 
 def test_an_upload_whose_workers_are_lost_for_too_long_is_rejected(

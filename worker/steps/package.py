@@ -86,7 +86,11 @@ def run(claim: Claim) -> Work:
         size = file.tell()
         key = storage.protection_key(job.protection_id, protections.ARCHIVE)
         digest = yield from _at(half, alive.reading(lambda: storage.write(key, file), file))
-    found = yield from _verify(job, manifest, total)
+    try:
+        found = yield from _verify(job, manifest, total)
+    except AppError:
+        storage.remove_one(key)  # what must not leave does not lie there either
+        raise
     _store_pictures(job, found)
     record, summary = yield from _at(
         (total, total), alive.computing(lambda: _figures(job, manifest, found))

@@ -1,0 +1,127 @@
+"""A protection that failed may go on, as long as what it would go on from is there."""
+
+from collections.abc import Callable
+from functools import partial
+from uuid import UUID
+
+import pytest
+
+from api import datasets, endings, protections
+from api.db import transaction
+from api.errors import AppError
+from api.leases import Claim
+from api.models import ProtectionState, StepKind, StepState
+from tests.api.conftest import (
+    Change,
+    blobs,
+    claimed,
+    finish,
+    must_claim,
+    protection,
+    requested,
+    states,
+    step,
+    succeed,
+    together,
+    train,
+)
+
+
+def fail(claim: Claim) -> None:
+    endings.end(claim, partial(endings.fail, code="BROKEN", message="It broke."))
+
+
+def retry(owner_id: UUID, protection_id: UUID) -> None:
+    with transaction() as session:
+        protections.retry(session, owner_id, protection_id)
+
+
+def refused(owner_id: UUID, protection_id: UUID) -> str:
+    with pytest.raises(AppError) as refusal:
+        retry(owner_id, protection_id)
+    assert refusal.value.status == 409
+    return refusal.value.code
+
+
+@pytest.fixture
+def failed(owner_id: UUID, ready: UUID) -> UUID:
+    """One of its two shards failed, the other is done."""
+    made = requested(owner_id, ready)
+    train(made)
+    first, second = (must_claim(made, StepKind.PERTURB, index) for index in (0, 1))
+    fail(first)
+    finish(second)
+    assert protection(made).state is ProtectionState.FAILED
+    return made
+
+
+def test_it_goes_on_where_it_failed(owner_id: UUID, failed: UUID) -> None:
+    before = protection(failed)
+    retry(owner_id, failed)
+    after = protection(failed)
+    assert (after.state, after.error_code, after.error, after.finished_at) == (
+        *(ProtectionState.RUNNING, None, None, None),
+    )
+    assert (after.config, after.plan) == (before.config, before.plan)
+    assert states(failed)[:4] == [
+        (StepKind.TRAIN, StepState.DONE),
+        (StepKind.PERTURB, StepState.READY),
+        (StepKind.PERTURB, StepState.DONE),
+        (StepKind.PACKAGE, StepState.WAITING),
+    ]
+    again = step(failed, StepKind.PERTURB)
+    assert (again.attempt, again.error_code, again.finished_at, again.sent_at) == (0, *[None] * 3)
+    finish(must_claim(failed, StepKind.PERTURB))
+    assert step(failed, StepKind.PACKAGE).state is StepState.READY
+
+
+def test_what_has_not_failed_is_not_tried_again(owner_id: UUID, ready: UUID) -> None:
+    runs, done, over = (requested(owner_id, ready) for _ in range(3))
+    succeed(done)
+    with transaction() as session:
+        protections.cancel(session, owner_id, over)
+    for each in (runs, done, over):
+        assert refused(owner_id, each) == "PROTECTION_NOT_FAILED"
+
+
+def test_nobody_retries_another_s(failed: UUID) -> None:
+    with pytest.raises(AppError) as refusal:
+        retry(UUID(int=1), failed)
+    assert refusal.value.status == 404
+
+
+def test_without_its_data_set_it_is_over_and_shows_no_originals(
+    owner_id: UUID, ready: UUID, failed: UUID
+) -> None:
+    with transaction() as session:
+        made = protections.made_of(session, ready)
+        datasets.delete(session, owner_id, ready)
+    protections.clean_originals(made)
+    assert refused(owner_id, failed) == "DATASET_DELETED"
+    assert blobs(f"protections/{failed}") == [f"protections/{failed}/checkpoints/000.pt"]
+
+
+def test_too_late(owner_id: UUID, failed: UUID, change: Change) -> None:
+    change(FAILED_KEEP_SECONDS=0)
+    assert refused(owner_id, failed) == "RETRY_TOO_LATE"
+
+
+def test_a_retry_and_a_deletion_at_once(owner_id: UUID, failed: UUID) -> None:
+    """One of them is refused: nothing goes on without its row."""
+
+    def delete() -> None:
+        with transaction() as session:
+            protections.delete(session, owner_id, failed)
+
+    calls: list[Callable[[], None]] = [partial(retry, owner_id, failed), delete]
+    found = together(*calls)
+    assert sum(isinstance(result, AppError) for result in found) == 1
+    assert found.count(None) == 1
+
+
+def test_it_may_be_cancelled(owner_id: UUID, failed: UUID) -> None:
+    retry(owner_id, failed)
+    with transaction() as session:
+        protections.cancel(session, owner_id, failed)
+    assert protection(failed).state is ProtectionState.CANCELLED
+    assert claimed(step(failed, StepKind.PERTURB).id) is None
