@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import leases, storage
+from api import events, leases, storage
 from api.db import now
 from api.errors import AppError, not_found
 from api.leases import Claim
@@ -18,8 +18,8 @@ from api.models import (
     Step,
     StepKind,
     StepState,
-    move,
 )
+from api.moves import move
 
 SOURCE = "source.zip"
 INDEX = "index.json"
@@ -47,6 +47,7 @@ def create(
         Step(dataset_id=dataset_id, kind=StepKind.INGEST, state=StepState.READY, created_at=at)
     )
     session.flush()
+    events.record(session, "dataset.ingesting", dataset, name=name, sha256=sha256)
     return dataset
 
 
@@ -118,6 +119,7 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
             f"Data set {dataset_id} is being protected; cancel these protections first.",
             details={"protections": [str(i) for i in active]},
         )
+    events.record(session, "dataset.deleted", dataset, sha256=dataset.sha256)
     session.delete(dataset)
     return dataset
 

@@ -44,7 +44,8 @@ def end(claim: Claim, ending: Callable[[Session, Step], Owner]) -> None:
 
 def stop(session: Session, step: Step, hold_seconds: float = 0) -> Owner:
     """Broken off for no fault of anybody's: cancelled, drained or postponed."""
-    leases.give_back(session, step, counts=False, hold_seconds=hold_seconds)
+    why = {"error_code": None, "error": None}
+    leases.give_back(session, step, counts=False, hold_seconds=hold_seconds, **why)
     return _settled(session, step)
 
 

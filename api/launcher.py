@@ -31,6 +31,7 @@ from api.settings import settings
 
 START_SECONDS = 60
 STOP_SECONDS = 15
+GRACE_SECONDS = 5
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -165,6 +166,7 @@ def worker_command(queue: Queue) -> list[str]:
 def _commands(host: str, port: int) -> Iterator[tuple[str, list[str], dict[str, str]]]:
     python = [sys.executable, "-m"]
     serving = ["api.main:app", f"--host={host}", f"--port={port}", "--no-access-log"]
+    serving += [f"--timeout-graceful-shutdown={GRACE_SECONDS}"]  # streams of events do not end
     yield "api", [*python, "uvicorn", *serving], {}
     for queue in Queue:
         yield f"worker-{queue}", [*python, *worker_command(queue)], {"SEPGATE_WORKER_QUEUE": queue}

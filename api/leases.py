@@ -9,7 +9,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from api.db import now
-from api.models import ACTIVE, Protection, Step, StepKind, StepState, move
+from api.models import ACTIVE, Protection, Step, StepKind, StepState
+from api.moves import move
 from api.settings import settings
 
 

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api.routes import datasets, health, problems, protections, results
+from api.routes import datasets, events, health, problems, protections, results
 
 DESCRIPTION = """The gate through which image data leaves the house: upload a labelled data set, ask
 for protection, poll, and download a copy that looks the same and is useless for training.
@@ -23,7 +23,7 @@ def build() -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(application)
-    for module in (datasets, protections, results, health):
+    for module in (datasets, protections, results, events, health):
         application.include_router(module.router)
     return application
 

@@ -1,4 +1,4 @@
-"""Tables, states and their legal moves. The row is the truth; a message is a knock on the door."""
+"""Tables and states. The row is the truth; a message is a knock on the door."""
 
 import enum
 import uuid
@@ -7,9 +7,9 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, Uuid, update
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, UniqueConstraint, Uuid
 from sqlalchemy import Enum as SQLEnum
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, UTCDateTime
 
@@ -252,47 +252,17 @@ class Worker(Base):
     heartbeat_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
-# By table: states of two tables that share a name are equal, and would be one key.
-LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProxyType(
-    {
-        Dataset: {
-            DatasetState.INGESTING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
-        },
-        Protection: {
-            ProtectionState.QUEUED: frozenset(
-                {ProtectionState.RUNNING, ProtectionState.FAILED, ProtectionState.CANCELLED}
-            ),
-            ProtectionState.RUNNING: frozenset(
-                {ProtectionState.SUCCEEDED, ProtectionState.FAILED, ProtectionState.CANCELLED}
-            ),
-            ProtectionState.FAILED: frozenset({ProtectionState.RUNNING}),
-        },
-        Step: {
-            StepState.WAITING: frozenset({StepState.READY}),
-            StepState.READY: frozenset({StepState.RUNNING}),
-            StepState.RUNNING: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
-            StepState.FAILED: frozenset({StepState.READY}),
-        },
-    }
-)
+class Event(Base):
+    """Something that has happened. No foreign keys: it outlives what it is about."""
 
+    __tablename__ = "events"
 
-def move(session: Session, row: Dataset | Protection | Step, to: State, **values: Any) -> bool:
-    """The one function that changes a state: compare-and-set from the state that `row` shows.
-
-    Returns:
-        False if another process moved the row first; nothing is written then.
-
-    Raises:
-        ValueError: the move is not in the table.
-    """
-    model = type(row)
-    if to not in LEGAL_MOVES[model].get(row.state, ()):
-        raise ValueError(f"expected a legal move from {row.state}, got {to}")
-    found = session.execute(
-        update(model).where(model.id == row.id, model.state == row.state).values(state=to, **values)
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
     )
-    if found.rowcount == 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
-        session.refresh(row)
-        return True
-    return False
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    owner_id: Mapped[uuid.UUID] = mapped_column(Uuid)
+    dataset_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, index=True)
+    protection_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, index=True)
+    what: Mapped[str]
+    data: Mapped[JSONObject] = mapped_column(JSON)

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import datasets, planning, sides, steps, storage, weights
+from api import datasets, events, planning, sides, steps, storage, weights
 from api.db import now
 from api.errors import AppError, not_found
 from api.models import (
@@ -93,6 +93,8 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
         session, protection, StepKind.EVALUATE, StepState.WAITING, [0.0] * evaluation.trainings
     )
     session.flush()
+    known = {"dataset_sha256": dataset.sha256, "priority": request.priority}
+    events.record(session, "protection.queued", protection, preset=request.preset, **known)
     return protection
 
 
@@ -158,6 +160,7 @@ def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
         )
     protection.cancel_requested = True
     session.flush()
+    events.record(session, "protection.cancel_requested", protection)
     return steps.settle(session, steps.of(session, protection_id)[0])
 
 
@@ -183,6 +186,7 @@ def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
             f"What protection {protection_id} would go on from was kept until "
             f"{kept_until:%Y-%m-%d %H:%M} UTC; ask for a new one.",
         )
+    events.record(session, "protection.retry_requested", protection)
     steps.revive(session, protection)
     return protection
 
@@ -200,6 +204,8 @@ def delete(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
             "PROTECTION_ACTIVE",
             f"Protection {protection_id} is {protection.state}; cancel it first.",
         )
+    archive = protection.archive_sha256
+    events.record(session, "protection.deleted", protection, archive_sha256=archive)
     session.delete(protection)
     return protection
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from api import leases
+from api import events, leases
 from api.db import now
 from api.leases import Claim
 from api.models import (
@@ -23,8 +23,8 @@ from api.models import (
     Step,
     StepKind,
     StepState,
-    move,
 )
+from api.moves import move
 from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig, as_dict
 
@@ -81,6 +81,7 @@ def freeze(
         return protection
     protection.config, protection.plan = as_dict(config), as_dict(plan)
     protection.evaluation = asdict(evaluation)
+    events.record(session, "protection.planned", protection, plan=protection.plan)
     add(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
     for step in of(session, protection.id):
         step.cost = costs[step.kind][step.index]

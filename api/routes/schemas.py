@@ -264,6 +264,34 @@ class ProtectionDetail(ProtectionOut):
     steps: list[StepOut]
 
 
+class EventOut(BaseModel):
+    """Something that has happened to a protection or to one of its steps."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int = Field(description="grows with time; not without gaps")
+    at: datetime
+    what: str = Field(
+        description="`protection.` and a state, or `planned`, `cancel_requested`, "
+        "`retry_requested`, `deleted`; `step.` and a state"
+    )
+    data: dict[str, Any] = Field(description="of a step its kind and index; what else there is")
+
+
+class EventPage(BaseModel):
+    """Oldest first."""
+
+    items: list[EventOut]
+    next_after: int | None = Field(description="`after` of the next page; null at the end")
+
+
+class ProgressOut(BaseModel):
+    """How far a protection is."""
+
+    progress: float = Field(description="share of the work done, 0 to 1")
+    eta_seconds: Seconds | None
+
+
 class ProtectionPage(BaseModel):
     """Newest first."""
 

@@ -10,7 +10,8 @@ from api import datasets, leases, protections, storage
 from api.db import reading, transaction
 from api.errors import AppError
 from api.leases import Claim
-from api.models import Dataset, DatasetState, Step, StepState, move
+from api.models import Dataset, DatasetState, Step, StepState
+from api.moves import move
 from tests.api.archives import png, zip_bytes
 from tests.api.conftest import (
     blobs,

@@ -10,7 +10,8 @@ from api import datasets, endings, leases, protections, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError
 from api.leases import Claim
-from api.models import Protection, ProtectionState, Step, StepKind, StepState, move
+from api.models import Protection, ProtectionState, Step, StepKind, StepState
+from api.moves import move
 from tests.api.conftest import (
     accuracy,
     blobs,

@@ -1,0 +1,63 @@
+"""What has happened to data sets and protections: written with the rows, in order, never changed.
+
+They outlive what they are about, so that a deletion is on record too.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.db import now
+from api.models import Dataset, Event, Protection, Step
+
+
+def record(session: Session, what: str, row: Dataset | Protection | Step, **data: object) -> None:
+    """Write down what happens to a row in this transaction.
+
+    It locks the data set or protection first: whoever has read one event has read all that came
+    before it. So nobody may lock a step after its protection.
+    """
+    dataset_id, protection_id = _subject(row)
+    owners: type[Dataset | Protection] = Dataset if protection_id is None else Protection
+    subject = dataset_id if protection_id is None else protection_id
+    owner_id = session.scalar(select(owners.owner_id).where(owners.id == subject).with_for_update())
+    if isinstance(row, Step):
+        data = {"kind": row.kind, "index": row.index} | data
+    session.add(
+        Event(
+            at=now(session),
+            owner_id=owner_id,
+            dataset_id=dataset_id,
+            protection_id=protection_id,
+            what=what,
+            data=data,
+        )
+    )
+
+
+def after(
+    session: Session, owner_id: UUID, protection_id: UUID, event_id: int, limit: int
+) -> Sequence[Event]:
+    """A protection's events that came after one of them, oldest first; of the owner alone."""
+    return session.scalars(
+        select(Event)
+        .where(
+            Event.protection_id == protection_id,
+            Event.owner_id == owner_id,
+            Event.id > event_id,
+        )
+        .order_by(Event.id)
+        .limit(limit)
+    ).all()
+
+
+def _subject(row: Dataset | Protection | Step) -> tuple[UUID | None, UUID | None]:
+    match row:
+        case Dataset():
+            return row.id, None
+        case Protection():
+            return row.dataset_id, row.id
+        case Step():
+            return row.dataset_id, row.protection_id

@@ -1,0 +1,78 @@
+"""The states' legal moves, and the one function that moves."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from api import events
+from api.db import Base
+from api.models import (
+    Dataset,
+    DatasetState,
+    Protection,
+    ProtectionState,
+    State,
+    Step,
+    StepState,
+)
+
+# By table: states of two tables that share a name are equal, and would be one key.
+LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        Dataset: {
+            DatasetState.INGESTING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
+        },
+        Protection: {
+            ProtectionState.QUEUED: frozenset(
+                {ProtectionState.RUNNING, ProtectionState.FAILED, ProtectionState.CANCELLED}
+            ),
+            ProtectionState.RUNNING: frozenset(
+                {ProtectionState.SUCCEEDED, ProtectionState.FAILED, ProtectionState.CANCELLED}
+            ),
+            ProtectionState.FAILED: frozenset({ProtectionState.RUNNING}),
+        },
+        Step: {
+            StepState.WAITING: frozenset({StepState.READY}),
+            StepState.READY: frozenset({StepState.RUNNING}),
+            StepState.RUNNING: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
+            StepState.FAILED: frozenset({StepState.READY}),
+        },
+    }
+)
+
+
+def move(session: Session, row: Dataset | Protection | Step, to: State, **values: Any) -> bool:
+    """The one function that changes a state: compare-and-set from the state that `row` shows.
+
+    Returns:
+        False if another process moved the row first; nothing is written then.
+
+    Raises:
+        ValueError: the move is not in the table.
+    """
+    model = type(row)
+    if to not in LEGAL_MOVES[model].get(row.state, ()):
+        raise ValueError(f"expected a legal move from {row.state}, got {to}")
+    found = session.execute(
+        update(model).where(model.id == row.id, model.state == row.state).values(state=to, **values)
+    )
+    if found.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
+        return False
+    session.refresh(row)
+    events.record(session, f"{model.__name__.lower()}.{to}", row, **_told(row))
+    return True
+
+
+def _told(row: Dataset | Protection | Step) -> dict[str, Any]:
+    """What of a row is news in its new state."""
+    told = {"error_code": row.error_code, "error": row.error} if row.error_code else {}
+    if not isinstance(row, Step):
+        return told
+    if row.state is StepState.RUNNING:
+        return {"attempt": row.attempt, "worker": row.lease_owner}
+    if row.state is StepState.READY and row.not_before is not None:
+        return told | {"not_before": row.not_before.isoformat()}
+    return told

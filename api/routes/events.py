@@ -1,0 +1,103 @@
+"""What has happened to a protection: page by page, or as it happens."""
+
+from collections.abc import AsyncIterable, Sequence
+from typing import Annotated
+from uuid import UUID
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.orm import Session
+
+from api import events, steps
+from api.db import reading
+from api.errors import not_found
+from api.models import ACTIVE, Event, Protection
+from api.routes.deps import CallerDep, Limit, SmallBody
+from api.routes.problems import responses
+from api.routes.schemas import EventOut, EventPage, ProgressOut
+
+POLL_SECONDS = 1.0
+STREAM_PAGE = 200
+
+router = APIRouter(
+    prefix="/v1/protections",
+    tags=["protections"],
+    responses=responses(401, 422, 503),
+    route_class=SmallBody,
+)
+
+After = Annotated[int, Query(ge=0, description="`id` of the last event that is known; 0 is none")]
+
+
+def _check_known(protection_id: UUID, caller: CallerDep) -> None:
+    with reading() as session:
+        if not events.after(session, caller.owner_id, protection_id, 0, 1):
+            raise not_found("protection", protection_id)
+
+
+Known = Annotated[None, Depends(_check_known)]
+
+
+@router.get("/{protection_id}/events", responses=responses(404))
+def listing(
+    protection_id: UUID, caller: CallerDep, _known: Known, after: After = 0, limit: Limit = 50
+) -> EventPage:
+    """What has happened to it and to its steps, oldest first; kept when it is deleted."""
+    with reading() as session:
+        found = events.after(session, caller.owner_id, protection_id, after, limit + 1)
+    items = [EventOut.model_validate(event) for event in found[:limit]]
+    return EventPage(items=items, next_after=items[-1].id if len(found) > limit else None)
+
+
+@router.get(
+    "/{protection_id}/events/stream",
+    response_class=EventSourceResponse,
+    responses=responses(404),
+)
+async def stream(
+    protection_id: UUID,
+    caller: CallerDep,
+    _known: Known,
+    last_event_id: Annotated[
+        int, Header(ge=0, description="goes on after this event, as browsers do by themselves")
+    ] = 0,
+) -> AsyncIterable[ServerSentEvent]:
+    """The same as server-sent events, from the first on; ends when the protection is over.
+
+    Between them come `progress` events, which have no `id` and are not kept.
+    """
+    told: ProgressOut | None = None
+    while True:
+        news, progress = await run_sync(_news, caller.owner_id, protection_id, last_event_id)
+        for event in news:
+            last_event_id = event.id
+            shown = EventOut.model_validate(event)
+            yield ServerSentEvent(id=str(event.id), event=event.what, data=shown)
+        if progress is None and not news:
+            return
+        if progress is not None and progress != told:
+            told = progress
+            yield ServerSentEvent(event="progress", data=progress)
+        if len(news) < STREAM_PAGE:
+            await anyio.sleep(POLL_SECONDS)
+
+
+def _news(
+    owner_id: UUID, protection_id: UUID, last: int
+) -> tuple[Sequence[Event], ProgressOut | None]:
+    """What came after the last event, and how far the protection is; None when it is over."""
+    with reading() as session:
+        progress = _progress(session, session.get(Protection, protection_id))
+        return events.after(session, owner_id, protection_id, last, STREAM_PAGE), progress
+
+
+def _progress(session: Session, protection: Protection | None) -> ProgressOut | None:
+    if protection is None or protection.state not in ACTIVE:
+        return None
+    parts = steps.of(session, protection.id)
+    return ProgressOut(
+        progress=round(steps.progress(parts), 4),
+        eta_seconds=steps.eta_seconds(session, protection, parts),
+    )
