@@ -157,7 +157,7 @@ def worker_command(queue: Queue) -> list[str]:
     gone, at the end of the worker, too.
     """
     return [
-        *("celery", "-A", "worker.main", "worker", "--pool=prefork", "--concurrency=1"),
+        *("celery", "--quiet", "-A", "worker.main", "worker", "--pool=prefork", "--concurrency=1"),
         *(f"--queues={queue}", f"--hostname={queue}@%h", "--loglevel=INFO"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]

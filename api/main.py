@@ -4,7 +4,9 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from api import logs
 from api.routes import datasets, events, health, problems, protections, results
+from api.routes.requests import Requests
 
 DESCRIPTION = """The gate through which image data leaves the house: upload a labelled data set, ask
 for protection, poll, and download a copy that looks the same and is useless for training.
@@ -23,9 +25,11 @@ def build() -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(application)
+    application.add_middleware(Requests)
     for module in (datasets, protections, results, events, health):
         application.include_router(module.router)
     return application
 
 
+logs.configure()
 app = build()

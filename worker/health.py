@@ -20,7 +20,7 @@ def main() -> int:
     with reading() as session:
         fresh = select(Worker.name).where(
             Worker.queue == queue,
-            Worker.name.startswith(f"{socket.gethostname()}:", autoescape=True),
+            Worker.name.startswith(f"{socket.gethostname()}/", autoescape=True),
             Worker.heartbeat_at > now(session) - timedelta(seconds=WORKER_FRESH_SECONDS),
         )
         return int(session.scalar(fresh.limit(1)) is None)

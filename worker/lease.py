@@ -1,9 +1,11 @@
 """Holding a step: progress from the main thread, renewal from another, and what ends it early."""
 
+import contextvars
 import logging
 import os
 import threading
 import time
+from functools import partial
 from typing import Self
 
 from sqlalchemy.exc import OperationalError
@@ -48,7 +50,8 @@ class Lease:
         self._reported = 0.0
         self._lost = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
+        renew = partial(contextvars.copy_context().run, self._renew)  # logs of the same step
+        self._thread = threading.Thread(target=renew, daemon=True, name="lease")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -75,7 +78,7 @@ class Lease:
             with transaction() as session:
                 word = leases.report(session, self._claim, done, total)
         except OperationalError:  # hours of computing outlive a database that is away for a while
-            log.exception("the progress of step %s was not written", self._claim.step_id)
+            log.exception("progress was not written")
             return
         if word is Word.LOST:
             raise LeaseLost
@@ -94,13 +97,13 @@ class Lease:
     def _renew(self) -> None:
         while not self._over.wait(settings().lease_renew_seconds):
             if time.monotonic() - self._ticked > settings().stall_seconds:
-                log.critical("step %s has stalled: this process ends", self._claim.step_id)
+                log.critical("has stalled: this process ends")
                 os._exit(EXIT_STALLED)
             try:
                 with transaction() as session:
                     self._lost = not leases.renew(session, self._claim)
             except Exception:  # the database is away: the lease outlives a few missed renewals
-                log.exception("the lease of step %s was not renewed", self._claim.step_id)
+                log.exception("the lease was not renewed")
 
 
 class DrainFlag:

@@ -9,8 +9,9 @@ import os
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
-from api import endings
+from api import endings, logs
 from api.db import transaction
 from api.endings import Owner, Setback
 from api.models import Step, StepState
@@ -47,7 +48,8 @@ def _is_dead(step: Step) -> bool:
 
 
 def _set_back(session: Session, step: Step) -> Owner:
-    log.warning("step %s (%s) died with %s", step.id, step.kind, step.lease_owner)
+    with bound_contextvars(**logs.about(step)):
+        log.warning("died with %s", step.lease_owner)
     message = (
         f"The process was killed in the middle of {step.kind}; the worker's log, or the kernel's "
         "for a lack of memory, says why."

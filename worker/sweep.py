@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, outbox, protections, storage
+from api import endings, leases, logs, outbox, protections, storage
 from api.db import now, reading, transaction
 from api.endings import Owner, Setback
 from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step, Worker
@@ -40,7 +41,8 @@ def free_lost() -> None:
 
 
 def _set_back(session: Session, step: Step) -> Owner:
-    log.warning("step %s (%s) was lost by %s", step.id, step.kind, step.lease_owner)
+    with bound_contextvars(**logs.about(step)):
+        log.warning("was lost by %s", step.lease_owner)
     message = f"The worker {step.lease_owner} was lost in the middle of {step.kind}."
     return endings.set_back(session, step, Setback("WORKER_LOST", message, suspect=False))
 
@@ -86,7 +88,7 @@ def _keeps_blobs(at: datetime) -> ColumnElement[bool]:
 
 def main() -> None:
     """Sweep until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure()
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())

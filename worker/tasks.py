@@ -11,8 +11,9 @@ from uuid import UUID
 
 from celery import signals
 from sqlalchemy.exc import OperationalError
+from structlog.contextvars import bound_contextvars
 
-from api import datasets, endings, outbox, steps, turns
+from api import datasets, endings, logs, outbox, steps, turns
 from api.db import transaction
 from api.endings import Setback
 from api.errors import AppError, StorageFull
@@ -38,6 +39,12 @@ _parent = os.getpid()  # Celery imports this before it forks its children
 FINISH_RETRY_SECONDS = 2
 POSTPONED_SECONDS = 5
 """Before a step looks again whether another is still at the same training."""
+
+
+@signals.setup_logging.connect
+def _log(**_: object) -> None:
+    """Who listens here keeps Celery from configuring loggers its own way."""
+    logs.configure()
 
 
 @signals.worker_shutting_down.connect
@@ -73,12 +80,13 @@ def run_step(step_id: str) -> None:
 
 def run_claimed(claim: Claim) -> None:
     """Run a step that this process holds."""
-    log.info("step %s (%s %d), attempt %d", claim.step_id, claim.kind, claim.index, claim.attempt)
-    try:
-        _run(claim)
-    except LeaseLost:
-        log.warning("step %s was given to another worker", claim.step_id)
-    outbox.send_ready()
+    with bound_contextvars(**logs.about(claim)):
+        log.info("begins")
+        try:
+            _run(claim)
+        except LeaseLost:
+            log.warning("was given to another worker")
+        outbox.send_ready()
 
 
 def _run(claim: Claim) -> None:
@@ -92,23 +100,23 @@ def _run(claim: Claim) -> None:
     except StepStopped:
         endings.end(claim, endings.stop)
     except StepPostponed:
-        log.debug("step %s goes back: another is at the same training", claim.step_id)
+        log.debug("goes back: another is at the same training")
         endings.end(claim, partial(endings.stop, hold_seconds=POSTPONED_SECONDS))
     except WorkerDraining:
-        log.warning("step %s goes back: this worker is ending", claim.step_id)
+        log.warning("goes back: this worker is ending")
         endings.end(claim, endings.stop)
     except StorageFull as error:
-        log.warning("step %s was broken off: %s", claim.step_id, error.message)
+        log.warning("was broken off: %s", error.message)
         setback = Setback(error.code, error.message, suspect=False)
         endings.end(claim, partial(endings.set_back, setback=setback))
     except AppError as error:
-        log.warning("step %s failed: %s", claim.step_id, error.message)
+        log.warning("failed: %s", error.message)
         endings.end(claim, partial(endings.fail, code=error.code, message=error.message))
     except FloatingPointError as error:
-        log.warning("step %s failed: %s", claim.step_id, error)
+        log.warning("failed: %s", error)
         endings.end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
     except Exception as error:
-        log.exception("step %s was broken off", claim.step_id)
+        log.exception("was broken off")
         endings.end(claim, partial(endings.set_back, setback=_described(error)))
 
 
@@ -118,7 +126,7 @@ def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> 
         try:
             return _finish(claim, output)
         except OperationalError:
-            log.exception("the end of step %s was not written", claim.step_id)
+            log.exception("its end was not written")
             time.sleep(FINISH_RETRY_SECONDS)
             lease.check()
 

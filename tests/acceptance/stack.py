@@ -1,5 +1,6 @@
 """The service as docker-compose.yml describes it: its very commands, as processes here."""
 
+import json
 import os
 import signal
 import socket
@@ -64,7 +65,8 @@ class Stack:
         """The variables that the compose file sets; those that say where things are, for here."""
         named = {k: str(v) for k, v in self._compose[part]["environment"].items()}
         named.pop("PGPASSWORD", None)  # that of the compose file's server, not of this one
-        missing = set(named) - set(self._environment) - {"SEPGATE_WORKER_QUEUE"}
+        as_they_are = {"SEPGATE_WORKER_QUEUE", "SEPGATE_LOG_FORMAT"}
+        missing = set(named) - set(self._environment) - as_they_are
         assert not missing, f"{part} names {missing}, which this test does not know"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, **named, **self._environment, "PATH": path}
@@ -99,6 +101,11 @@ class Stack:
     def resume(self, part: str) -> None:
         """SIGCONT."""
         self._processes[part].send_signal(signal.SIGCONT)
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Every line that any service has logged, each a JSON object."""
+        files = sorted(self._logs.glob("*.log"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
     def wait_until_ready(self) -> None:
         """Until /readyz says so."""

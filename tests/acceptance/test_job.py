@@ -6,6 +6,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,17 @@ def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 def blobs(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+
+
+def _check_logs(lines: list[dict[str, Any]], protection_id: str) -> None:
+    """All are JSON; those of a step say which, those of a request too."""
+    of_steps = [line for line in lines if line["logger"] == "worker.tasks"]
+    assert all("step_id" in line for line in of_steps)
+    begun = [line["step"] for line in of_steps if line.get("protection_id") == protection_id]
+    assert {"train 0", "perturb 0", "package 0", "evaluate 0", "evaluate 1"} <= set(begun)
+    asked = [line for line in lines if line["logger"] == "sepgate.requests"]
+    assert len({line["request_id"] for line in asked}) == len(asked) > 0
+    assert any(line.get("protection_id") == protection_id for line in asked)
 
 
 def test_whole_job(stack: Stack, tmp_path: Path) -> None:
@@ -57,6 +69,7 @@ def test_whole_job(stack: Stack, tmp_path: Path) -> None:
     assert report["accuracy"]["clean"]["accuracy_last"] > 0.6
     assert [refused["name"] for refused in report["refused"]] == ["train/ant/notes.txt"]
 
+    _check_logs(stack.logged(), protection["id"])
     assert stack.delete(f"/v1/protections/{protection['id']}") == 204
     assert stack.delete(f"/v1/datasets/{dataset_id}") == 204
     assert blobs(tmp_path) == []

@@ -57,7 +57,7 @@ def run(claim: Claim) -> Work:
             if held(session, claim) is not None:
                 baselines.keep(session, job.dataset_id, key, claim, output)
     except OperationalError:  # what took hours is not lost with it: the step's end is retried
-        log.exception("the baseline of step %s was not kept", claim.step_id)
+        log.exception("the baseline was not kept")
     return output | {"reused": False}
 
 

@@ -75,7 +75,7 @@ def _tell(what: Callable[[Session, Claim, int], None], claim: Claim, done: int) 
         with transaction() as session:
             what(session, claim, done)
     except OperationalError:
-        log.exception("what step %s has kept was not written", claim.step_id)
+        log.exception("what is kept was not written")
 
 
 def _patterns(
