@@ -44,7 +44,13 @@ def create(
     session.add(dataset)
     session.flush()
     session.add(
-        Step(dataset_id=dataset_id, kind=StepKind.INGEST, state=StepState.READY, created_at=at)
+        Step(
+            dataset_id=dataset_id,
+            kind=StepKind.INGEST,
+            state=StepState.READY,
+            created_at=at,
+            ready_at=at,
+        )
     )
     session.flush()
     events.record(session, "dataset.ingesting", dataset, name=name, sha256=sha256)

@@ -221,6 +221,7 @@ class Step(Base):
     setbacks: Mapped[int] = mapped_column(default=0)
     setback_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     not_before: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    ready_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     lease_owner: Mapped[str | None]
     lease_token: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
@@ -248,8 +249,21 @@ class Worker(Base):
     threads: Mapped[int]
     versions: Mapped[JSONObject] = mapped_column(JSON)
     speeds: Mapped[list[JSONObject] | None] = mapped_column(JSON)
+    memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    load: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(UTCDateTime)
     heartbeat_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Lock(Base):
+    """What one process at a time may do, and which one that is."""
+
+    __tablename__ = "locks"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    taken_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class Event(Base):

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from api import events
-from api.db import Base
+from api.db import Base, now
 from api.models import (
     Dataset,
     DatasetState,
@@ -56,6 +56,8 @@ def move(session: Session, row: Dataset | Protection | Step, to: State, **values
     model = type(row)
     if to not in LEGAL_MOVES[model].get(row.state, ()):
         raise ValueError(f"expected a legal move from {row.state}, got {to}")
+    if to is StepState.READY:
+        values["ready_at"] = now(session)
     found = session.execute(
         update(model).where(model.id == row.id, model.state == row.state).values(state=to, **values)
     )

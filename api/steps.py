@@ -47,6 +47,7 @@ def add(
                 state=state,
                 cost=cost,
                 created_at=protection.created_at,
+                ready_at=protection.created_at if state is StepState.READY else None,
             )
         )
     session.flush()

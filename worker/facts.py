@@ -20,6 +20,7 @@ from api.models import Queue, Worker
 from api.settings import settings
 from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from worker.lease import DrainFlag, WorkerDraining
+from worker.usage import Usage
 
 HEARTBEAT_SECONDS = 15
 _instance = uuid4().hex[:8]  # Celery imports this before it forks its children
@@ -118,6 +119,7 @@ def register(queue: Queue, facts: Facts) -> None:
 
 def _beat(queue: Queue, facts: Facts) -> None:
     began: datetime | None = None
+    usage = Usage()
     while True:
         try:
             with transaction() as session:
@@ -126,6 +128,7 @@ def _beat(queue: Queue, facts: Facts) -> None:
                 row = Worker(name=name(), queue=queue, started_at=began, heartbeat_at=at)
                 for field, value in asdict(facts).items():
                     setattr(row, field, value)
+                row.memory_used_bytes, row.load = usage.of(facts.device)
                 session.merge(row)
         except Exception:  # the database is away: the next beat may find it
             log.exception("the heartbeat of %s was not written", name())

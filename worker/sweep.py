@@ -1,28 +1,42 @@
 """A plain loop: sends what was not sent, frees what was lost, collects blobs without a row.
 
-Run as `python -m worker.sweep`. Any number may run; every change is compare-and-set.
+Run as `python -m worker.sweep`. Of any number that run one sweeps; every change is
+compare-and-set, should two believe that they are it.
 """
 
 import logging
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, logs, outbox, protections, storage
+from api import endings, leases, locks, logs, outbox, protections, storage
 from api.db import now, reading, transaction
 from api.endings import Owner, Setback
+from api.locks import SWEEP
 from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step, Worker
 from api.settings import settings
+from worker import facts
 
 COLLECT_EVERY_SECONDS = 300
 WORKER_FORGOTTEN_AFTER_SECONDS = 86_400
+LOCK_ROUNDS = 5
+"""Without a sign of life before another process sweeps."""
 
 log = logging.getLogger("sepgate.sweep")
+
+
+def may_sweep() -> bool:
+    """Whether this process is the one that sweeps; others stand by, should it be lost."""
+    with transaction() as session:
+        seconds = LOCK_ROUNDS * settings().sweep_seconds
+        return locks.hold(session, SWEEP, facts.name(), seconds)
 
 
 def sweep() -> None:
@@ -95,12 +109,16 @@ def main() -> None:
     collected = -float("inf")
     while not over.wait(settings().sweep_seconds):
         try:
+            if not may_sweep():
+                continue
             sweep()
             if time.monotonic() - collected > COLLECT_EVERY_SECONDS:
                 collect()
                 collected = time.monotonic()
         except Exception:  # database or broker away: the next round may find them
             log.exception("a round of the sweep failed")
+    with suppress(OperationalError), transaction() as session:
+        locks.release(session, SWEEP, facts.name())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""`/livez`: the process answers. `/readyz`: it can do its work."""
+"""`/livez`: the process answers. `/readyz`: it can do its work. `/metrics`: how it goes."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 
-from api import queue, storage
+from api import metrics, queue, storage
 from api.db import reading
 from api.errors import AppError
 from api.routes.problems import responses
@@ -33,6 +34,12 @@ def ready() -> Health:
                 503, "NOT_READY", f"The {part} does not answer: {type(error).__name__}."
             ) from error
     return Health(status="ok")
+
+
+@router.get("/metrics", response_class=Response, responses=responses(503))
+def show_metrics() -> Response:
+    """For Prometheus: numbers of all owners together. Keep it from the outside at your proxy."""
+    return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _check_database() -> None:

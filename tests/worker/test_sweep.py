@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 
-from api import datasets, leases, protections, storage
+from api import datasets, leases, locks, protections, storage
 from api.db import now, transaction
 from api.errors import AppError
 from api.leases import Claim
@@ -175,6 +175,15 @@ def test_pictures_of_originals_go_though_who_deleted_the_data_set_died(
     sweep.collect()
     assert [storage.size_if_there(key) for key in pictures_of] == [None, None]
     assert storage.read(storage.protection_key(protection.id, protections.ARCHIVE)) == archive
+
+
+def test_one_of_many_sweeps() -> None:
+    with transaction() as session:
+        assert locks.hold(session, locks.SWEEP, "another", 60)
+    assert not sweep.may_sweep()
+    with transaction() as session:
+        locks.release(session, locks.SWEEP, "another")
+    assert sweep.may_sweep()
 
 
 def dataset_of(protection: Protection) -> UUID:

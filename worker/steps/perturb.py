@@ -20,7 +20,10 @@ from worker.steps import Work
 
 
 def run(claim: Claim) -> Work:
-    """Writes the shard's protected pixels, raw, in the order of its batches. Output: its digest."""
+    """Writes the shard's protected pixels, raw, in the order of its batches.
+
+    Output: their digest, and how many images they are of.
+    """
     job = load_job(claim)
     prepare(job.plan)
     shard = workload.shards(job.records, job.config, job.plan)[claim.index]
@@ -35,7 +38,8 @@ def run(claim: Claim) -> Work:
                 yield event, total
             else:
                 protected.write(event.tobytes())
-    return {"sha256": storage.write(shard_key(job.protection_id, claim.index), protected)}
+    digest = storage.write(shard_key(job.protection_id, claim.index), protected)
+    return {"sha256": digest, "images": sum(map(len, shard))}
 
 
 def perturb(

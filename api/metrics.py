@@ -1,0 +1,158 @@
+"""What an operator watches, read from the rows, in Prometheus' format.
+
+All are gauges: rows go with what they are about, so nothing here only ever grows.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from api import storage, turns
+from api.db import now, reading
+from api.locks import SWEEP
+from api.models import (
+    QUEUES,
+    WORKER_FRESH_SECONDS,
+    Dataset,
+    Lock,
+    Protection,
+    ProtectionState,
+    Queue,
+    Step,
+    StepState,
+    Worker,
+)
+
+LATELY = timedelta(hours=1)
+"""What durations and speeds are of."""
+Sample = tuple[tuple[Any, ...], float]
+Column = InstrumentedAttribute[Any]
+
+
+def exposition() -> bytes:
+    """All metrics as text.
+
+    Raises:
+        OperationalError: the database is away.
+    """
+    with reading() as session:
+        families = list(_families(session, now(session)))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Read(families))
+    return generate_latest(registry)
+
+
+class _Read(Collector):
+    """What has been read."""
+
+    def __init__(self, families: Iterable[GaugeMetricFamily]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """As Prometheus' library asks for it."""
+        return self._families
+
+
+def _families(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
+    yield from _queues(session, at)
+    yield from _states(session)
+    yield from _lately(session, at)
+    yield from _machines(session, at)
+    free = storage.free_bytes()
+    if free is not None:
+        yield _gauge("storage_free_bytes", "Room left for blobs.", [], [((), free)])
+
+
+def _queues(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
+    counted = _counts(session, [Step.kind, Step.state])
+    steps = [((QUEUES[kind], kind, state), number) for (kind, state), number in counted]
+    yield _gauge("steps", "Steps by queue, kind and state.", ["queue", "kind", "state"], steps)
+    waiting = (
+        select(Step.kind, func.min(Step.ready_at)).where(turns.claimable(at)).group_by(Step.kind)
+    )
+    oldest = dict.fromkeys(Queue, 0.0)
+    for kind, since in session.execute(waiting):
+        seconds = (at - since).total_seconds() if since else 0.0
+        oldest[QUEUES[kind]] = max(oldest[QUEUES[kind]], seconds)
+    text = "How long the step has been ready that has waited longest."
+    yield _gauge("oldest_ready_seconds", text, ["queue"], [((q,), s) for q, s in oldest.items()])
+
+
+def _states(session: Session) -> Iterator[GaugeMetricFamily]:
+    text = "By state."
+    yield _gauge("protections", text, ["state"], _counts(session, [Protection.state]))
+    yield _gauge("datasets", text, ["state"], _counts(session, [Dataset.state]))
+    failed = Protection.state == ProtectionState.FAILED
+    text = "Failed protections by reason."
+    yield _gauge("failures", text, ["code"], _counts(session, [Protection.error_code], failed))
+    going = Step.state.in_((StepState.READY, StepState.RUNNING)) & Step.error_code.is_not(None)
+    text = "Steps that are tried again, by the reason of the last setback."
+    yield _gauge("setbacks", text, ["code"], _counts(session, [Step.error_code], going))
+
+
+def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
+    done = session.execute(
+        select(Step.kind, Step.started_at, Step.finished_at, Step.cost, Step.output).where(
+            Step.state == StepState.DONE, Step.finished_at > at - LATELY
+        )
+    ).all()
+    totals: dict[str, list[float]] = {}
+    for kind, began, ended, cost, output in done:
+        if began is None or ended is None:
+            continue
+        total = totals.setdefault(kind, [0.0, 0.0, 0.0, 0.0])
+        images = (output or {}).get("images", 0)
+        for index, value in enumerate((1, (ended - began).total_seconds(), cost, images)):
+            total[index] += value
+    for index, name, text in (
+        (0, "finished", "Steps finished in the last hour."),
+        (1, "seconds", "Seconds that steps finished in the last hour took, in all."),
+        (2, "gflop", "Work of steps finished in the last hour."),
+        (3, "images", "Images of steps finished in the last hour."),
+    ):
+        samples: list[Sample] = [((kind,), total[index]) for kind, total in totals.items()]
+        yield _gauge(f"steps_last_hour_{name}", text, ["kind"], samples)
+
+
+def _machines(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
+    fresh = at - timedelta(seconds=WORKER_FRESH_SECONDS)
+    workers = session.scalars(select(Worker).where(Worker.heartbeat_at > fresh)).all()
+    alive: dict[tuple[Any, ...], float] = {(queue,): 0.0 for queue in Queue}
+    for worker in workers:
+        alive[(worker.queue,)] += 1
+    yield _gauge("workers", "Workers whose heartbeat is fresh.", ["queue"], list(alive.items()))
+    for name, text in (
+        ("memory_bytes", "Memory of a worker's device."),
+        ("memory_used_bytes", "Of that, what is in use: on a CPU by the worker alone."),
+        ("load", "Share of the time in which the device computes; on a CPU, of the worker's."),
+    ):
+        samples: list[Sample] = [
+            ((worker.name, worker.queue, worker.device_name), getattr(worker, name))
+            for worker in workers
+            if getattr(worker, name) is not None
+        ]
+        yield _gauge(f"worker_{name}", text, ["worker", "queue", "device"], samples)
+    sweeping = select(func.count()).where(Lock.name == SWEEP, Lock.expires_at > at)
+    text = "1 while a sweep is at work, else 0."
+    yield _gauge("sweep", text, [], [((), session.scalar(sweeping) or 0)])
+
+
+def _counts(
+    session: Session, columns: Sequence[Column], where: ColumnElement[bool] | None = None
+) -> list[Sample]:
+    counting = select(*columns, func.count()).group_by(*columns)
+    rows = session.execute(counting if where is None else counting.where(where))
+    return [(tuple(row[:-1]), row[-1]) for row in rows]
+
+
+def _gauge(name: str, text: str, labels: list[str], samples: list[Sample]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"sepgate_{name}", text, labels=labels)
+    for values, number in samples:
+        family.add_metric([str(value) for value in values], number)
+    return family

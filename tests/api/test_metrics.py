@@ -1,0 +1,147 @@
+"""What Prometheus reads is what the rows say."""
+
+import json
+import re
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import httpx2
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
+
+from api import endings, locks
+from api.db import now, transaction
+from api.endings import Setback
+from api.models import Queue, Step, StepKind, Worker
+from tests import servers
+from tests.api.conftest import Change, must_claim, protected, step, succeed
+from tests.api.test_routes_datasets import problem
+
+Samples = dict[tuple[str, ...], float]
+
+
+def read(client: httpx2.Client) -> dict[str, Samples]:
+    """Values by name and by the values of the labels, in the order of these labels' names."""
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    return {
+        family.name: {
+            tuple(value for _, value in sorted(s.labels.items())): s.value for s in family.samples
+        }
+        for family in text_string_to_metric_families(answer.text)
+    }
+
+
+@pytest.fixture
+def asked(client: httpx2.Client, ready_dataset: str) -> UUID:
+    return UUID(protected(client, ready_dataset)["id"])
+
+
+def test_without_a_key_and_with_nothing_to_tell(anonymous: httpx2.Client) -> None:
+    found = read(anonymous)
+    assert found["sepgate_workers"] == {("gpu",): 0, ("cpu",): 0}
+    assert found["sepgate_oldest_ready_seconds"] == {("gpu",): 0, ("cpu",): 0}
+    assert found["sepgate_sweep"] == {(): 0}
+    assert found["sepgate_storage_free_bytes"][()] > 0
+
+
+def test_what_waits_and_for_how_long(client: httpx2.Client, asked: UUID) -> None:
+    with transaction() as session:
+        ago = now(session) - timedelta(minutes=5)
+        session.execute(
+            update(Step).where(Step.id == step(asked, StepKind.TRAIN).id).values(ready_at=ago)
+        )
+    found = read(client)
+    assert found["sepgate_steps"]["train", "gpu", "ready"] == 1
+    assert found["sepgate_steps"]["evaluate", "gpu", "waiting"] == 2
+    assert found["sepgate_steps"]["ingest", "cpu", "done"] == 1
+    assert found["sepgate_oldest_ready_seconds"]["gpu",] == pytest.approx(300, abs=5)
+    assert found["sepgate_oldest_ready_seconds"]["cpu",] == 0
+    assert found["sepgate_protections"] == {("queued",): 1}
+    assert found["sepgate_datasets"] == {("ready",): 1}
+    must_claim(asked, StepKind.TRAIN)
+    found = read(client)
+    assert found["sepgate_steps"]["train", "gpu", "running"] == 1
+    assert found["sepgate_oldest_ready_seconds"]["gpu",] == 0
+
+
+def test_failures_and_setbacks_by_reason(
+    client: httpx2.Client, ready_dataset: str, asked: UUID
+) -> None:
+    broken = UUID(protected(client, ready_dataset)["id"])
+    claim = must_claim(broken, StepKind.TRAIN)
+    endings.end(claim, partial(endings.fail, code="BROKEN", message="It broke."))
+    lost = Setback("WORKER_LOST", "It was lost.", suspect=False)
+    endings.end(must_claim(asked, StepKind.TRAIN), partial(endings.set_back, setback=lost))
+    found = read(client)
+    assert found["sepgate_failures"] == {("BROKEN",): 1}
+    assert found["sepgate_setbacks"] == {("WORKER_LOST",): 1}
+    assert found["sepgate_oldest_ready_seconds"]["gpu",] == 0  # it is not to be done yet
+
+
+def test_what_was_done_lately(client: httpx2.Client, asked: UUID) -> None:
+    succeed(asked)
+    with transaction() as session:
+        for index, ago in ((0, 1), (1, 61)):
+            part = session.get_one(Step, step(asked, StepKind.PERTURB, index).id)
+            part.finished_at = now(session) - timedelta(minutes=ago)
+            part.started_at = part.finished_at - timedelta(seconds=30)
+            part.cost, part.output = 70.0, {"sha256": "0" * 64, "images": 500}
+    found = read(client)
+    lately = {
+        name.removeprefix("sepgate_steps_last_hour_"): samples["perturb",]
+        for name, samples in found.items()
+        if name.startswith("sepgate_steps_last_hour_")
+    }
+    assert lately == {"finished": 1, "seconds": 30, "gflop": 70, "images": 500}
+
+
+def test_workers_and_what_they_use(client: httpx2.Client) -> None:
+    with transaction() as session:
+        for name, ago in (("gpu-1/a:1", 0), ("gpu-2/b:1", 3600)):
+            session.add(
+                Worker(
+                    name=name,
+                    queue=Queue.GPU,
+                    device="cuda",
+                    device_name="H100",
+                    memory_bytes=80,
+                    memory_used_bytes=60,
+                    load=0.93,
+                    bfloat16=True,
+                    threads=1,
+                    versions={},
+                    started_at=now(session),
+                    heartbeat_at=now(session) - timedelta(seconds=ago),
+                )
+            )
+        assert locks.hold(session, locks.SWEEP, "sweeper", 60)
+    found = read(client)
+    alive = {("H100", "gpu", "gpu-1/a:1")}
+    assert found["sepgate_workers"] == {("gpu",): 1, ("cpu",): 0}
+    assert set(found["sepgate_worker_load"]) == alive
+    assert list(found["sepgate_worker_memory_used_bytes"].values()) == [60]
+    assert found["sepgate_sweep"] == {(): 1}
+
+
+def test_without_a_database_it_says_so(client: httpx2.Client, change: Change) -> None:
+    change(DATABASE_URL=f"postgresql+psycopg://x@127.0.0.1:{servers.free_port()}/x")
+    problem(client.get("/metrics"), 503, "UNAVAILABLE")
+
+
+MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
+
+
+def test_dashboard_and_alerts_name_what_there_is(anonymous: httpx2.Client) -> None:
+    known = set(read(anonymous))
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    (group,) = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+    asked += [rule["expr"] for rule in group["rules"]]
+    named = {name for expr in asked for name in re.findall(r"sepgate_[a-z_]+", expr)}
+    assert len(named) > 10
+    assert named <= known
