@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from api import keys, launcher
+from api import doctor, keys, launcher
 from api.db import transaction
 from api.demo import run as run_demo
 from api.settings import settings
@@ -39,6 +39,15 @@ def serve(
 def migrate() -> None:
     """Bring the database's tables up to date."""
     launcher.migrate()
+
+
+@app.command("doctor")
+def examine() -> None:
+    """Look at database, queue, storage, disk, clock, workers and sweep, and say what to mend."""
+    found = list(doctor.examine())
+    for finding in found:
+        typer.echo(f"{finding.state:<5} {finding.part:<9} {finding.text}")
+    raise typer.Exit(int(any(finding.state == "fail" for finding in found)))
 
 
 @app.command()

@@ -102,6 +102,13 @@ class Stack:
         """SIGCONT."""
         self._processes[part].send_signal(signal.SIGCONT)
 
+    def doctor(self) -> str:
+        """What `sepgate doctor` says; it must find nothing to mend."""
+        words = ["sepgate", "doctor"]
+        return subprocess.run(
+            words, env=self.environment("api"), check=True, capture_output=True, text=True, cwd=ROOT
+        ).stdout
+
     def logged(self) -> list[dict[str, Any]]:
         """Every line that any service has logged, each a JSON object."""
         files = sorted(self._logs.glob("*.log"))

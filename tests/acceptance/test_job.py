@@ -70,6 +70,7 @@ def test_whole_job(stack: Stack, tmp_path: Path) -> None:
     assert [refused["name"] for refused in report["refused"]] == ["train/ant/notes.txt"]
 
     _check_logs(stack.logged(), protection["id"])
+    assert "1 serve gpu" in stack.doctor()
     assert stack.delete(f"/v1/protections/{protection['id']}") == 204
     assert stack.delete(f"/v1/datasets/{dataset_id}") == 204
     assert blobs(tmp_path) == []

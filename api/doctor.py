@@ -1,0 +1,161 @@
+"""`sepgate doctor`: whether a set-up can do its work, and what to mend where it can't."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import uuid4
+
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import func, select
+
+from api import launcher, queue, storage
+from api.db import engine, now, reading
+from api.locks import SWEEP
+from api.models import WORKER_FRESH_SECONDS, Lock, Owner, Queue, Step, StepState, Worker
+from api.settings import settings
+
+CLOCK_SECONDS = 5
+"""By which hosts may differ: leases go by the database's clock, but files' ages by the host's."""
+LOW_BYTES = 20 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look at one part has found."""
+
+    part: str
+    state: Literal["ok", "warn", "fail"]
+    text: str
+
+
+def examine() -> Iterator[Finding]:
+    """Look at every part in turn; what needs another that fails is left out."""
+    database = list(_careful("database", _database))
+    yield from database
+    yield from _careful("queue", _queue)
+    yield from _careful("storage", _storage)
+    yield from _careful("disk", _disk)
+    if all(finding.state != "fail" for finding in database):
+        for part, look in (("clock", _clock), ("workers", _workers), ("sweep", _sweep)):
+            yield from _careful(part, look)
+
+
+def _careful(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Whatever goes wrong is a finding too."""
+    try:
+        yield from look()
+    except Exception as error:  # noqa: BLE001  it is told
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        yield Finding(part, "fail", f"{_MEND[part]} It said: {said}")
+
+
+_MEND = {
+    "database": "Expected a database at SEPGATE_DATABASE_URL, got no answer.",
+    "queue": "Expected a Redis at SEPGATE_REDIS_URL, got no answer.",
+    "storage": "Expected to write and read at SEPGATE_STORAGE_URL, and could not.",
+    "disk": "Expected a temporary folder (TMPDIR), got none.",
+    "clock": "The database's clock could not be read.",
+    "workers": "The workers' rows could not be read.",
+    "sweep": "The sweep's row could not be read.",
+}
+
+
+def _database() -> Iterator[Finding]:
+    config = Config()
+    config.set_main_option("script_location", str(launcher.MIGRATIONS))
+    wanted = ScriptDirectory.from_config(config).get_current_head()
+    with engine().connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+        name = connection.dialect.name
+    if found != wanted:
+        text = f"{name}: expected migration {wanted}, got {found}; run `sepgate migrate`."
+        yield Finding("database", "fail", text)
+        return
+    yield Finding("database", "ok", f"{name}, migration {found}")
+    with reading() as session:
+        if not session.scalar(select(func.count()).select_from(Owner)):
+            text = "No API key yet; run `sepgate keys create --owner NAME`."
+            yield Finding("database", "warn", text)
+
+
+def _queue() -> Iterator[Finding]:
+    waiting = {str(name): queue.waiting(name) for name in Queue}
+    told = ", ".join(f"{number} messages in {name}" for name, number in waiting.items())
+    yield Finding("queue", "ok", told)
+
+
+def _storage() -> Iterator[Finding]:
+    key, content = f"doctor-{uuid4()}", uuid4().bytes
+    storage.write(key, content)
+    try:
+        same = storage.read(key) == content
+    finally:
+        storage.remove_one(key)
+    if not same:
+        yield Finding("storage", "fail", "Read other bytes than were written.")
+        return
+    free = storage.free_bytes()
+    yield _room("storage", settings().storage, free)
+
+
+def _disk() -> Iterator[Finding]:
+    folder = tempfile.gettempdir()
+    yield _room("disk", folder, shutil.disk_usage(folder).free)
+
+
+def _room(part: str, where: str, free: int | None) -> Finding:
+    if free is None:
+        return Finding(part, "ok", where)
+    told = f"{where}, {free / 2**30:.1f} GiB free"
+    if free < LOW_BYTES:
+        return Finding(part, "warn", f"{told}: little for archives of photographs.")
+    return Finding(part, "ok", told)
+
+
+def _clock() -> Iterator[Finding]:
+    with reading() as session:
+        ahead = (datetime.now(UTC) - now(session)).total_seconds()
+    if abs(ahead) > CLOCK_SECONDS:
+        text = f"This host is {ahead:+.0f} s from the database; run an NTP client on both."
+        yield Finding("clock", "warn", text)
+    else:
+        yield Finding("clock", "ok", f"{ahead:+.1f} s from the database's")
+
+
+def _workers() -> Iterator[Finding]:
+    with reading() as session:
+        fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+        alive = session.scalars(select(Worker).where(Worker.heartbeat_at > fresh)).all()
+        late = select(func.count()).where(
+            Step.state == StepState.RUNNING, Step.lease_expires_at < now(session)
+        )
+        lost = session.scalar(late)
+    for name in Queue:
+        serving = [worker for worker in alive if worker.queue is name]
+        if not serving:
+            text = f"None serves {name}: start `{' '.join(launcher.worker_command(name))}`."
+            yield Finding("workers", "fail", text)
+            continue
+        devices = ", ".join(sorted({worker.device_name or "cpu" for worker in serving}))
+        yield Finding("workers", "ok", f"{len(serving)} serve {name}: {devices}")
+    gpus = [worker for worker in alive if worker.queue is Queue.GPU]
+    if gpus and all(worker.device == "cpu" for worker in gpus):
+        text = "None has a GPU: everything works, some hundred times slower."
+        yield Finding("workers", "warn", text)
+    if lost:
+        yield Finding("workers", "warn", f"{lost} steps have lost theirs; the sweep frees them.")
+
+
+def _sweep() -> Iterator[Finding]:
+    with reading() as session:
+        lock = session.get(Lock, SWEEP)
+        alive = lock is not None and lock.expires_at > now(session)
+    if lock is not None and alive:
+        yield Finding("sweep", "ok", f"{lock.holder}, since {lock.taken_at:%Y-%m-%d %H:%M} UTC")
+    else:
+        yield Finding("sweep", "fail", "None is at work: start `python -m worker.sweep`.")

@@ -1,0 +1,127 @@
+"""What `sepgate doctor` finds, and what it says is to be mended."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from api import keys, locks
+from api.cli import app
+from api.db import now, transaction
+from api.models import Queue, Worker
+from tests import servers
+from tests.api.conftest import Change
+
+
+def examined() -> tuple[int, dict[str, list[str]]]:
+    """The exit status, and by part `state text`."""
+    result = CliRunner().invoke(app, ["doctor"])
+    found: dict[str, list[str]] = {}
+    for line in result.output.splitlines():
+        state, part, text = line.split(maxsplit=2)
+        found.setdefault(part, []).append(f"{state} {text}")
+    return result.exit_code, found
+
+
+def beat(queue: Queue, device: str = "cuda", hours_ago: float = 0) -> None:
+    with transaction() as session:
+        at = now(session) - timedelta(hours=hours_ago)
+        session.add(
+            Worker(
+                name=f"host/0:{queue}{hours_ago}",
+                queue=queue,
+                device=device,
+                device_name="H100",
+                memory_bytes=1,
+                bfloat16=True,
+                threads=1,
+                versions={},
+                started_at=at,
+                heartbeat_at=at,
+            )
+        )
+
+
+@pytest.fixture
+def whole(environment: dict[str, str]) -> None:
+    assert environment
+    for queue in Queue:
+        beat(queue)
+    with transaction() as session:
+        keys.create(session, "tester")
+        assert locks.hold(session, locks.SWEEP, "host/1:1", 60)
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_whole_set_up() -> None:
+    status, found = examined()
+    assert status == 0, found
+    assert set(found) == {"database", "queue", "storage", "disk", "clock", "workers", "sweep"}
+    assert found["queue"] == ["ok 0 messages in gpu, 0 messages in cpu"]
+    assert found["workers"] == ["ok 1 serve gpu: H100", "ok 1 serve cpu: H100"]
+    assert "migration 2026" in found["database"][0]
+    assert [line.split()[0] for lines in found.values() for line in lines].count("fail") == 0
+
+
+def test_without_keys_workers_and_sweep(environment: dict[str, str]) -> None:
+    assert environment
+    beat(Queue.GPU, hours_ago=1)
+    status, found = examined()
+    assert status == 1
+    assert found["database"][1].startswith("warn No API key")
+    assert [line[:22] for line in found["workers"]] == [
+        "fail None serves gpu: ",
+        "fail None serves cpu: ",
+    ]
+    assert "--queues=gpu" in found["workers"][0]
+    assert found["sweep"] == ["fail None is at work: start `python -m worker.sweep`."]
+
+
+@pytest.mark.usefixtures("whole")
+def test_no_gpu_is_worth_a_word() -> None:
+    with transaction() as session:
+        for worker in session.query(Worker):
+            worker.device = "cpu"
+    status, found = examined()
+    assert status == 0
+    assert found["workers"][2].startswith("warn None has a GPU")
+
+
+@pytest.mark.usefixtures("whole")
+def test_parts_that_are_away(change: Change) -> None:
+    change(REDIS_URL=f"redis://127.0.0.1:{servers.free_port()}/0", STORAGE_URL="file:///proc/none")
+    status, found = examined()
+    assert status == 1
+    assert found["queue"][0].startswith("fail Expected a Redis at SEPGATE_REDIS_URL")
+    assert found["storage"][0].startswith("fail Expected to write and read")
+    assert found["workers"][0].startswith("ok")
+
+
+def test_a_database_without_tables_or_away(
+    environment: dict[str, str], change: Change, tmp_path: Path
+) -> None:
+    assert environment
+    change(DATABASE_URL=f"sqlite:///{tmp_path / 'empty.sqlite3'}")
+    status, found = examined()
+    assert status == 1
+    assert "got None; run `sepgate migrate`" in found["database"][0]
+    assert "workers" not in found
+    change(DATABASE_URL=f"postgresql+psycopg://x:secret@127.0.0.1:{servers.free_port()}/x")
+    status, found = examined()
+    assert status == 1
+    assert found["database"][0].startswith("fail Expected a database at SEPGATE_DATABASE_URL")
+    assert "secret" not in str(found)
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_clock_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(datetime):
+        @classmethod
+        def now(cls, _zone: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(UTC) - timedelta(minutes=2)
+
+    monkeypatch.setattr("api.doctor.datetime", Late)
+    status, found = examined()
+    assert status == 0
+    assert found["clock"][0].startswith("warn This host is -120 s from the database")
