@@ -58,18 +58,23 @@ class Stack:
 
     def command(self, part: str) -> list[str]:
         """What the compose file starts, on a free port."""
-        words = [str(word) for word in self._compose[part]["command"]]
+        words = [str(word) for word in self._service(part)["command"]]
         return [word.replace("--port=8000", f"--port={self.port}") for word in words]
 
     def environment(self, part: str) -> dict[str, str]:
         """The variables that the compose file sets; those that say where things are, for here."""
-        named = {k: str(v) for k, v in self._compose[part]["environment"].items()}
+        named = {k: str(v) for k, v in self._service(part)["environment"].items()}
         named.pop("PGPASSWORD", None)  # that of the compose file's server, not of this one
         as_they_are = {"SEPGATE_WORKER_QUEUE", "SEPGATE_LOG_FORMAT"}
         missing = set(named) - set(self._environment) - as_they_are
         assert not missing, f"{part} names {missing}, which this test does not know"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, **named, **self._environment, "PATH": path}
+
+    def _service(self, part: str) -> dict[str, Any]:
+        """`worker-gpu#2` is another one of `worker-gpu`."""
+        service: dict[str, Any] = self._compose[part.partition("#")[0]]
+        return service
 
     def run(self, part: str) -> None:
         """Run a one-shot service to its end."""
@@ -81,6 +86,22 @@ class Stack:
             self._processes[part] = subprocess.Popen(
                 self.command(part), env=self.environment(part), stdout=log, stderr=log, cwd=ROOT
             )
+
+    def pid(self, part: str) -> int:
+        """Of a service's main process."""
+        return self._processes[part].pid
+
+    def has_ended(self, part: str) -> bool:
+        """Whether a service is not running."""
+        return part not in self._processes or self._processes[part].poll() is not None
+
+    def stop_all(self) -> None:
+        """SIGTERM to every service; until all have ended."""
+        for part, process in self._processes.items():
+            if not self.has_ended(part):
+                process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            process.wait(60)
 
     def kill(self, part: str) -> None:
         """kill -9 of a service's main process."""
@@ -131,6 +152,11 @@ class Stack:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+    @property
+    def authorisation(self) -> str:
+        """The header that names who asks."""
+        return str(self._http.headers["Authorization"])
 
     def new_key(self) -> None:
         """Make an API key by the command that the README names, and use it."""

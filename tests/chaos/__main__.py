@@ -1,0 +1,28 @@
+"""A storm as long as you like: `python -m tests.chaos --faults 100 --seed 1 --database sqlite`."""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.chaos.storm import storm
+
+
+def main() -> int:
+    """Raise a storm."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="postgresql")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        storm(Path(folder), options.database, options.faults, options.seed, print)
+    print(f"faults: {options.faults} 1")
+    print(f"time: {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
