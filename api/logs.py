@@ -13,8 +13,8 @@ from api.leases import Claim
 from api.models import Step
 from api.settings import settings
 
-# Uvicorn's own handlers would write each line again, otherwise.
-UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access")
+# Uvicorn's own handlers would write each line again; requests are logged by `routes.requests`.
+UVICORN = ("uvicorn", "uvicorn.error")
 
 
 def about(step: Claim | Step) -> dict[str, str]:

@@ -89,6 +89,22 @@ def freeze(
     return protection
 
 
+def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[float]) -> None:
+    """All `perturb` steps begin again by a new plan; who still runs one has lost its lease."""
+    lost = leases.held(session, claim) is None
+    protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
+    if lost or protection.plan != as_dict(old):
+        return
+    protection.plan = as_dict(new)
+    for step in of(session, protection.id):
+        if step.kind is StepKind.PERTURB:
+            session.delete(step)
+    session.flush()  # the new ones have the same indices
+    add(session, protection, StepKind.PERTURB, StepState.READY, costs)
+    why = "The device has too little memory for the batches that were planned."
+    events.record(session, "protection.planned", protection, plan=protection.plan, why=why)
+
+
 def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection | None:
     """A step is done; None if its lease was lost, and then nothing is written."""
     step = leases.held(session, claim)

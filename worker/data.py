@@ -110,9 +110,10 @@ def open_released(protection_id: UUID) -> Iterator[Reader]:
         yield Reader(archive.open_archive(blob, archive.UNLIMITED), released=True)
 
 
-def shard_key(protection_id: UUID, index: int) -> str:
-    """Where a `perturb` step leaves its pixels."""
-    return storage.protection_key(protection_id, f"{protections.SHARDS}/{index:05d}.bin")
+def shard_key(protection_id: UUID, plan: Plan, index: int) -> str:
+    """Where a `perturb` step leaves its pixels: elsewhere by another plan, which may follow it."""
+    name = f"{protections.SHARDS}/{plan.batch_size}/{index:05d}.bin"
+    return storage.protection_key(protection_id, name)
 
 
 def training_key(protection_id: UUID) -> str:

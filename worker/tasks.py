@@ -22,7 +22,7 @@ from api.models import QUEUES, Queue, Step, StepKind
 from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
-from worker import facts, siblings
+from worker import facts, replan, siblings
 from worker.lease import (
     DrainFlag,
     Lease,
@@ -117,6 +117,8 @@ def _run(claim: Claim) -> None:
         endings.end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
     except Exception as error:
         log.exception("was broken off")
+        if replan.is_out_of_memory(error) and replan.halve(claim):
+            return
         endings.end(claim, partial(endings.set_back, setback=_described(error)))
 
 
@@ -148,7 +150,7 @@ def _described(error: Exception) -> Setback:
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no more'}"
         what = "Expected database, storage, network and disk to answer"
         return Setback("INFRASTRUCTURE", f"{what}, got {said}.", False)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if replan.is_out_of_memory(error):
         what = "The device has too little memory for this configuration."
         return Setback("OUT_OF_MEMORY", what, True)
     what = f"A defect of sepgate ({type(error).__name__}); the worker's log says more."

@@ -3,9 +3,9 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import httpx2
@@ -15,13 +15,10 @@ from tests.acceptance.stack import SMALL_JOB
 from tests.chaos.faults import FAULTS
 from tests.chaos.world import World, world
 
-T = TypeVar("T")
-
 AT_ONCE = 3
 SEEDS = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210")
 PATIENCE_SECONDS = 600
 COLLECT_SECONDS = 60
-KEPT = {"archive.zip", "before-after.png", "record.json", "worst.png", "checkpoints"}
 
 
 class Client:
@@ -49,7 +46,13 @@ class Client:
         """A download."""
         return self._patiently("GET", path).content
 
-    def _patiently(self, method: str, path: str, **more: Any) -> httpx2.Response:
+    def delete(self, path: str) -> None:
+        """A resource, which may be gone already if the answer was lost."""
+        self._patiently("DELETE", path, gone=True)
+
+    def _patiently(
+        self, method: str, path: str, *, gone: bool = False, **more: Any
+    ) -> httpx2.Response:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -57,10 +60,55 @@ class Client:
             except httpx2.TransportError:
                 answer = None
             if answer is not None and answer.status_code < 500:
-                assert answer.is_success, f"{method} {path}: {answer.text}"
+                absent = gone and answer.status_code == 404
+                assert answer.is_success or absent, f"{method} {path}: {answer.text}"
                 return answer
             assert time.monotonic() < deadline, f"{method} {path}: no answer"
             time.sleep(0.2)
+
+
+class Asked:
+    """Protections that were asked for, and are checked and deleted when they have ended."""
+
+    def __init__(self, made: World, dataset_id: str) -> None:
+        self._made, self._dataset_id = made, dataset_id
+        self.client = Client(made)
+        self._going: dict[str, str] = {}
+        self._whole: dict[str, bytes] = {}
+        self.ended = 0
+        self.setbacks: Counter[str] = Counter()
+
+    def ask(self, seed: str) -> None:
+        """One more."""
+        self._going[self.client.ask(self._dataset_id, seed)] = seed
+
+    @property
+    def going(self) -> int:
+        """How many have not been seen to end."""
+        return len(self._going)
+
+    def look(self) -> None:
+        """Check and delete what has ended. The first of each seed is what the others must equal."""
+        for protection_id, seed in list(self._going.items()):
+            shown = self.client.show(f"/v1/protections/{protection_id}")
+            if not shown["done"]:
+                continue
+            assert shown["state"] == "succeeded", f"{protection_id}: {shown['error']}"
+            found = self.client.content(f"/v1/protections/{protection_id}/archive")
+            assert found == self._whole.setdefault(seed, found), f"{protection_id}: other bytes"
+            self.setbacks += _check_events(self.client, shown)
+            self.client.delete(f"/v1/protections/{protection_id}")
+            del self._going[protection_id]
+            self.ended += 1
+
+    def finish(self) -> None:
+        """Until all have ended."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._going:
+            assert time.monotonic() < deadline, f"these do not end: {list(self._going)}"
+            self._made.supervise()
+            self.look()
+            time.sleep(0.3)
 
 
 def storm(folder: Path, database: str, faults: int, seed: int, tell: Callable[[str], None]) -> None:
@@ -71,56 +119,36 @@ def storm(folder: Path, database: str, faults: int, seed: int, tell: Callable[[s
     """
     draws = random.Random(seed)
     with world(folder, database) as made:
-        client = Client(made)
         dataset_id = made.stack.upload(pictures.zipped(pictures.class_folders(60, 12)))
         assert made.stack.finish(f"/v1/datasets/{dataset_id}")["state"] == "ready"
-        asked = {client.ask(dataset_id, seed): seed for seed in SEEDS}
-        whole = {
-            asked[undisturbed]: client.content(f"/v1/protections/{undisturbed}/archive")
-            for undisturbed in _ended(made, client, list(asked))
-        }
+        asked = Asked(made, dataset_id)
+        for each in SEEDS:
+            asked.ask(each)
+        asked.finish()  # undisturbed
         for number in range(faults):
-            running = [i for i in asked if not client.show(f"/v1/protections/{i}")["done"]]
-            for _ in range(AT_ONCE - len(running)):
-                chosen = draws.choice(SEEDS)
-                asked[client.ask(dataset_id, chosen)] = chosen
+            while asked.going < AT_ONCE:
+                asked.ask(draws.choice(SEEDS))
             fault = draws.choice(FAULTS)
             told = fault(made, draws)
             tell(f"{number + 1}/{faults} {fault.__name__} {told}")
             time.sleep(draws.uniform(0, 2))
             made.supervise()
-        setbacks: Counter[str] = Counter()
-        for protection_id in _ended(made, client, list(asked)):
-            found = client.content(f"/v1/protections/{protection_id}/archive")
-            assert found == whole[asked[protection_id]], f"{protection_id} has other bytes"
-            setbacks += _check_events(client, protection_id)
-        tell(f"{len(asked)} protections, each to the bytes of an undisturbed one")
-        tell(f"steps were begun again because of {dict(setbacks)}")
-        _check_blobs(made, list(asked))
+            asked.look()
+        asked.finish()
+        tell(f"{asked.ended} protections, each to the bytes of an undisturbed one")
+        tell(f"steps were begun again because of {dict(asked.setbacks)}")
+        _check_blobs(made)
         made.stack.stop_all()
         assert made.processes() == []
 
 
-def _ended(made: World, client: Client, asked: list[str]) -> Iterator[str]:
-    """Each when it has succeeded."""
-    for protection_id in asked:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (shown := client.show(f"/v1/protections/{protection_id}"))["done"]:
-            assert time.monotonic() < deadline, f"{protection_id} does not end: {shown}"
-            made.supervise()
-            time.sleep(0.3)
-        assert shown["state"] == "succeeded", f"{protection_id}: {shown['error']}"
-        yield protection_id
-
-
-def _check_events(client: Client, protection_id: str) -> Counter[str]:
+def _check_events(client: Client, shown: dict[str, Any]) -> Counter[str]:
     """No step's result was accepted twice, and every one was. Why steps were begun again."""
-    shown = client.show(f"/v1/protections/{protection_id}")
     done: Counter[tuple[str, int]] = Counter()
     setbacks: Counter[str] = Counter()
     after: int | None = 0
     while after is not None:
-        page = client.show(f"/v1/protections/{protection_id}/events?limit=200&after={after}")
+        page = client.show(f"/v1/protections/{shown['id']}/events?limit=200&after={after}")
         for event in page["items"]:
             if event["what"] == "step.done":
                 done[event["data"]["kind"], event["data"]["index"]] += 1
@@ -131,17 +159,16 @@ def _check_events(client: Client, protection_id: str) -> Counter[str]:
     return setbacks
 
 
-def _check_blobs(made: World, asked: list[str]) -> None:
-    """Of each protection what it keeps, and not a file of anything else."""
+def _check_blobs(made: World) -> None:
+    """Every protection was deleted: not a file of one is left."""
     made.stack.kill("sweep")  # it collects when it starts, and then every few minutes
     made.supervise()
     deadline = time.monotonic() + COLLECT_SECONDS
-    while (extra := _extra(made, asked)) and time.monotonic() < deadline:
+    while (extra := _files(made)) and time.monotonic() < deadline:
         time.sleep(1)
     assert not extra
 
 
-def _extra(made: World, asked: list[str]) -> list[str]:
+def _files(made: World) -> list[str]:
     folder = made.blobs / "protections"
-    files = [path.relative_to(folder).parts for path in folder.rglob("*") if path.is_file()]
-    return ["/".join(parts) for parts in files if parts[0] not in asked or parts[1] not in KEPT]
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]

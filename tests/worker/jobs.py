@@ -13,8 +13,10 @@ from sqlalchemy import select, update
 from api import datasets, keys, leases, protections, steps, storage, weights
 from api.db import reading, transaction
 from api.models import Dataset, Owner, Protection, Step, StepKind, StepState
+from api.planning import load_plan
 from sep_core.config import NetworkName
 from worker import facts, tasks
+from worker.data import shard_key
 
 SEED = "0123456789abcdef0123456789abcdef"
 CONFIG = {
@@ -105,6 +107,13 @@ def wait() -> None:
     """Until no step is held back: here, at once."""
     with transaction() as session:
         session.execute(update(Step).values(not_before=None))
+
+
+def shard(protection_id: UUID, index: int = 0) -> str:
+    """Key of a shard's pixels, by the protection's plan as it is now."""
+    plan = show(protection_id).plan
+    assert plan is not None
+    return shard_key(protection_id, load_plan(plan), index)
 
 
 def show(protection_id: UUID) -> Protection:

@@ -14,7 +14,7 @@ from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
-from worker.data import checkpoint_key, shard_key, training_key
+from worker.data import checkpoint_key, training_key
 from worker.steps import train
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -137,7 +137,7 @@ def test_a_change_above_the_budget_fails_the_protection_and_leaves_no_archive() 
 
     def tamper(step: Step) -> None:
         if step.kind is StepKind.PACKAGE:
-            key = shard_key(protection_id, 0)
+            key = jobs.shard(protection_id)
             shard = bytearray(storage.read(key))
             shard[1000] = (shard[1000] + 128) % 256
             storage.write(key, bytes(shard))
@@ -160,13 +160,13 @@ def test_what_failed_goes_on_where_it_did_to_the_same_bytes() -> None:
 
     def damage(step: Step) -> None:
         if step.kind is StepKind.PACKAGE:
-            good.append(storage.read(shard_key(protection_id, 0)))
-            storage.write(shard_key(protection_id, 0), bytes(len(good[0])))
+            good.append(storage.read(jobs.shard(protection_id)))
+            storage.write(jobs.shard(protection_id), bytes(len(good[0])))
 
     jobs.work(damage)
     assert jobs.show(protection_id).state is ProtectionState.FAILED
     made = made_at(checkpoint_key(protection_id, 0))
-    storage.write(shard_key(protection_id, 0), good[0])
+    storage.write(jobs.shard(protection_id), good[0])
     with transaction() as session:
         protections.retry(session, jobs.owner(), protection_id)
     (package,) = jobs.ready()
@@ -282,7 +282,7 @@ def test_a_training_whose_state_is_damaged_begins_anew(
 def test_shards_go_and_checkpoints_stay_when_it_has_succeeded() -> None:
     protection, _ = jobs.protect(pictures.zipped(FILES))
     with pytest.raises(FileNotFoundError):
-        storage.read(shard_key(protection.id, 0))
+        storage.read(jobs.shard(protection.id))
     checkpoint = storage.protection_key(protection.id, f"{protections.CHECKPOINTS}/000.pt")
     assert storage.read(checkpoint)
 

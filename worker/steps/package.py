@@ -169,7 +169,7 @@ def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels, P
             offset += workload.size_bytes(job.records[index])
     with ExitStack() as stack:
         files = [
-            stack.enter_context(storage.open_blob(shard_key(job.protection_id, index)))
+            stack.enter_context(storage.open_blob(shard_key(job.protection_id, job.plan, index)))
             for index in range(len(shards))
         ]
         for index, record in enumerate(job.records):

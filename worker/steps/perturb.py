@@ -38,7 +38,7 @@ def run(claim: Claim) -> Work:
                 yield event, total
             else:
                 protected.write(event.tobytes())
-    digest = storage.write(shard_key(job.protection_id, claim.index), protected)
+    digest = storage.write(shard_key(job.protection_id, job.plan, claim.index), protected)
     return {"sha256": digest, "images": sum(map(len, shard))}
 
 

@@ -1,0 +1,112 @@
+"""A perturbation that does not fit begins again by smaller batches, which is on record."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+import torch
+from torch import Tensor
+
+from api import leases, protections, storage
+from api.db import reading, transaction
+from api.models import Event, Protection, ProtectionState, Step, StepKind, StepState
+from sep_core.protection import protect
+from tests import pictures
+from tests.worker import jobs
+from worker.steps import perturb
+
+pytestmark = [
+    pytest.mark.usefixtures("environment"),
+    # Nothing here depends on the kind of database.
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+]
+
+ARCHIVE = pictures.zipped(pictures.class_folders(12, 2))
+FITS = 4
+
+
+def small_device(room: int, parts: Sequence[Tensor], labels: Tensor, *rest: Any) -> Iterator[Any]:
+    """The real thing, on a device that has room for so many images at once."""
+    if len(labels) > room:
+        torch.empty(2**50, dtype=torch.uint8)
+    yield from protect(parts, labels, *rest)
+
+
+def plans(protection_id: UUID) -> list[int]:
+    """Batch sizes, as events tell of them."""
+    with reading() as session:
+        told = session.query(Event).where(Event.protection_id == protection_id).order_by(Event.id)
+        return [e.data["plan"]["batch_size"] for e in told if e.what == "protection.planned"]
+
+
+def test_it_goes_through_by_halves_and_as_if_so_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = jobs.upload(ARCHIVE)
+    with monkeypatch.context() as patch:
+        patch.setattr(perturb, "protect", partial(small_device, FITS))
+        made = jobs.ask(dataset.id)
+        jobs.work()
+    assert jobs.show(made).state is ProtectionState.SUCCEEDED, jobs.show(made).error
+    batches = plans(made)
+    assert batches == [batches[0] // 2**n for n in range(len(batches))]
+    assert batches[-1] == FITS
+    plan = jobs.show(made).plan
+    assert plan is not None
+    assert plan["batch_size"] == FITS
+
+    again = jobs.ask(dataset.id)
+    jobs.work(until=StepKind.PERTURB)
+    (shard,) = jobs.ready()
+    with transaction() as session:
+        session.get_one(Protection, again).plan = plan  # planned so from the first
+    assert shard.index == 0
+    jobs.work()
+    archives = [
+        storage.read(storage.protection_key(each, protections.ARCHIVE)) for each in (made, again)
+    ]
+    assert archives[0] == archives[1]
+
+
+def test_one_image_that_does_not_fit_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perturb, "protect", partial(small_device, 0))
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    for _ in range(20):
+        jobs.work()
+        jobs.wait()
+    failed = jobs.show(made)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "OUT_OF_MEMORY")
+    assert plans(made)[-1] == 1
+
+
+def test_another_s_shard_of_the_old_plan_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id, batch_size=16)
+    jobs.work(until=StepKind.PERTURB)
+    with transaction() as session:
+        row = session.get_one(Protection, made)
+        assert row.plan is not None
+        row.plan = row.plan | {"batch_size": 8, "shard_batches": 1}
+        steps_before = session.query(Step).where(Step.kind == StepKind.PERTURB).all()
+        for index in range(len(steps_before), 4):
+            session.add(
+                Step(
+                    protection_id=made,
+                    kind=StepKind.PERTURB,
+                    index=index,
+                    state=StepState.READY,
+                    created_at=row.created_at,
+                )
+            )
+    first, second = jobs.ready()[:2]
+    with transaction() as session:
+        other = leases.claim(session, second.id, "another/0:1")
+    assert other is not None
+    monkeypatch.setattr(perturb, "protect", partial(small_device, FITS))
+    jobs.run(first.id)
+    assert plans(made)[-1] == FITS
+    with transaction() as session:
+        assert leases.report(session, other, 1, 2) is leases.Word.LOST
+    jobs.work()
+    assert jobs.show(made).state is ProtectionState.SUCCEEDED

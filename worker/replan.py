@@ -1,0 +1,48 @@
+"""A perturbation that does not fit into memory begins again, by a plan with half the batch."""
+
+import logging
+from dataclasses import replace
+
+from api import steps, workload
+from api.db import transaction
+from api.leases import Claim
+from api.models import StepKind
+from worker.data import load_job
+
+log = logging.getLogger(__name__)
+
+_SAYS = ("can't allocate memory", "not enough memory")
+"""PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, of whichever memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAYS)
+
+
+def halve(claim: Claim) -> bool:
+    """Begin the perturbation again by smaller batches; False if it is none, or they can't be.
+
+    Its bytes are those of the new plan, whatever the old one had done. That is recorded.
+    """
+    if claim.kind is not StepKind.PERTURB:
+        return False
+    job = load_job(claim)
+    batches = workload.batches(job.records, job.config, job.plan)
+    if max(map(len, batches)) == 1:
+        return False
+    half = replace(
+        job.plan,
+        batch_size=max(job.plan.batch_size // 2, 1),
+        max_batch_pixels=max(job.plan.max_batch_pixels // 2, 1),
+    )
+    costs = [
+        workload.perturb_gflop(job.config, sum(map(len, shard)))
+        for shard in workload.shards(job.records, job.config, half)
+    ]
+    with transaction() as session:
+        steps.replan(session, claim, job.plan, half, costs)
+    log.warning("does not fit: begins again with batches of at most %d images", half.batch_size)
+    return True
