@@ -1,8 +1,10 @@
 """Blobs by key, through obstore: a folder today, S3 behind the same calls.
 
-A blob becomes visible whole or not at all (obstore writes under another name and renames).
+A blob becomes visible whole or not at all (obstore writes under another name and renames), and is
+on the disk before whoever stores it goes on.
 """
 
+import asyncio
 import hashlib
 import io
 import os
@@ -71,6 +73,7 @@ async def write_stream(key: str, chunks: AsyncIterator[bytes]) -> None:
     """
     with _translating():
         await obstore.put_async(_store(), key, chunks, max_concurrency=PARTS_AT_ONCE)
+        await asyncio.to_thread(_flush, key)
 
 
 def write(key: str, data: bytes | IO[bytes]) -> str:
@@ -85,7 +88,27 @@ def write(key: str, data: bytes | IO[bytes]) -> str:
     file.seek(0)
     with _translating():
         obstore.put(_store(), key, file)
+        _flush(key)
     return digest
+
+
+def _flush(key: str) -> None:
+    """To the disk itself, before any row points at it: obstore leaves that to the system.
+
+    The folders' entries too, up to the store's own: they may be new.
+    """
+    folder = _folder()
+    if folder is None:
+        return
+    with suppress(FileNotFoundError):  # removed meanwhile
+        for path in (folder / key, *(folder / key).parents):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+            if path == folder:
+                return
 
 
 def read(key: str) -> bytes:

@@ -47,6 +47,24 @@ def test_a_blob_can_be_found_and_measured(folder: Path) -> None:
     assert (folder / "a/blob").read_bytes() == b"123"
 
 
+def test_a_blob_is_on_the_disk_before_its_writer_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the entries of the folders that lead to it."""
+    flushed: list[int] = []
+    fsync = os.fsync
+
+    def spy(file: int) -> None:
+        flushed.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    storage.write("a/b/blob", b"123")
+    asyncio.run(storage.write_stream("a/c/stream", chunks(b"123")))
+    for key in ("a/b/blob", "a/b", "a", "", "a/c/stream", "a/c"):
+        assert (folder / key).stat().st_ino in flushed
+
+
 def test_what_storage_can_not_do_is_an_oserror(folder: Path) -> None:
     """So that whoever calls tries again: here a blob lies where a folder is looked for."""
     storage.write("a/blob", b"x")
