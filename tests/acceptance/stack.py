@@ -80,11 +80,15 @@ class Stack:
         """Run a one-shot service to its end."""
         subprocess.run(self.command(part), env=self.environment(part), check=True, cwd=ROOT)
 
-    def start(self, part: str) -> None:
-        """Start a service, its output going to a log."""
+    def start(self, part: str, **elsewhere: str) -> None:
+        """Start a service, its output going to a log; on another host by that host's variables."""
         with (self._logs / f"{part}.log").open("ab") as log:
             self._processes[part] = subprocess.Popen(
-                self.command(part), env=self.environment(part), stdout=log, stderr=log, cwd=ROOT
+                self.command(part),
+                env=self.environment(part) | elsewhere,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
             )
 
     def pid(self, part: str) -> int:
@@ -135,6 +139,13 @@ class Stack:
         files = sorted(self._logs.glob("*.log"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
+    def wait_for_workers(self, queue: str, number: int) -> None:
+        """Until so many serve a queue."""
+        there = f'sepgate_workers{{queue="{queue}"}} {number}.0'
+        wait_for(
+            lambda: there in self._http.get("/metrics").text, READY_SECONDS, f"{number} workers"
+        )
+
     def wait_until_ready(self) -> None:
         """Until /readyz says so."""
         wait_for(self._is_ready, READY_SECONDS, "readiness")
@@ -180,9 +191,12 @@ class Stack:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
-    def ask(self, dataset_id: str, **config: object) -> str:
+    def ask(
+        self, dataset_id: str, evaluation: dict[str, Any] | None = None, **config: object
+    ) -> str:
         """Ask for a protection; returns the id at once."""
         body = {"dataset_id": dataset_id, "config": SMALL_JOB | config}
+        body |= {"evaluation": evaluation} if evaluation else {}
         answer = self._http.post("/v1/protections", json=body)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
