@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from api import doctor, keys, launcher
+from api import doctor, keys, launcher, workers
 from api.db import transaction
 from api.demo import run as run_demo
+from api.models import Queue
 from api.settings import settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -33,6 +34,14 @@ def serve(
         else:
             typer.echo(f"API key, shown this once: {key}")
         service.watch()
+
+
+@app.command()
+def worker(
+    queue: Annotated[Queue, typer.Option(help="what to serve")] = Queue.GPU,
+) -> None:
+    """Serve a queue: `gpu` by a process for each GPU that is there, or by the CPU."""
+    workers.work(queue)
 
 
 @app.command()

@@ -138,7 +138,7 @@ def _workers() -> Iterator[Finding]:
     for name in Queue:
         serving = [worker for worker in alive if worker.queue is name]
         if not serving:
-            text = f"None serves {name}: start `{' '.join(launcher.worker_command(name))}`."
+            text = f"None serves {name}: start `sepgate worker --queue {name}`."
             yield Finding("workers", "fail", text)
             continue
         devices = ", ".join(sorted({worker.device_name or "cpu" for worker in serving}))

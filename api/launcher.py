@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,10 +23,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import select
 
-from api import keys
+from api import keys, workers
 from api.db import transaction
 from api.models import APIKey, Queue
-from api.processes import die_with_parent
+from api.processes import Part, die_with_parent, stop
 from api.settings import settings
 
 START_SECONDS = 60
@@ -37,35 +37,6 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 class ServiceError(RuntimeError):
     """A part of the service did not start, or died; the message names its log."""
-
-
-@dataclass
-class Part:
-    """One child process."""
-
-    name: str
-    command: Sequence[str]
-    environment: Mapping[str, str]
-    log: Path
-    process: "subprocess.Popen[bytes] | None" = None
-    restarts: int = 0
-
-    def start(self) -> None:
-        """Start it, its output going to its log."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603  our own commands
-                self.command,
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us: we stop them in order
-                preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509  we start no threads
-            )
-
-    def ended(self) -> bool:
-        """Whether it is not running."""
-        return self.process is None or self.process.poll() is not None
 
 
 @dataclass
@@ -87,11 +58,7 @@ class Service:
             while True:
                 time.sleep(1)
                 for part in self.parts:
-                    if part.ended():
-                        part.restarts += 1
-                        print(f"{part.name} ended; it is started again ({part.log})", flush=True)
-                        time.sleep(min(part.restarts, 10))
-                        part.start()
+                    part.restart_if_ended()
         except KeyboardInterrupt:
             print("stopping", flush=True)
 
@@ -117,16 +84,16 @@ def service(host: str, port: int) -> Iterator[Service]:
     running = Service(f"http://{host}:{port}", logs)
     try:
         migrate()
-        for name, words, environment in _commands(host, port):
-            part = Part(name, words, environment, logs / f"{name}.log")
+        for part in _parts(host, port):
+            part.log = logs / f"{part.name}.log"
             part.start()
             running.parts.append(part)
         _wait_until_ready(running)
         yield running
     finally:
-        _stop([part.process for part in running.parts if part.process is not None])
+        stop([part.process for part in running.parts if part.process is not None], STOP_SECONDS)
         if queue is not None:
-            _stop([queue])
+            stop([queue], STOP_SECONDS)
 
 
 def migrate() -> None:
@@ -150,27 +117,14 @@ def new_key(owner: str = "default") -> str:
         return keys.create(session, owner)
 
 
-def worker_command(queue: Queue) -> list[str]:
-    """A worker of one queue, one process: as docker-compose.yml starts it.
-
-    Without Celery's own heartbeat (ours is on the row): it waits for ever for a broker that is
-    gone, at the end of the worker, too.
-    """
-    return [
-        *("celery", "--quiet", "-A", "worker.main", "worker", "--pool=prefork", "--concurrency=1"),
-        *(f"--queues={queue}", f"--hostname={queue}@%h", "--loglevel=INFO"),
-        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-    ]
-
-
-def _commands(host: str, port: int) -> Iterator[tuple[str, list[str], dict[str, str]]]:
+def _parts(host: str, port: int) -> Iterator[Part]:
     python = [sys.executable, "-m"]
     serving = ["api.main:app", f"--host={host}", f"--port={port}", "--no-access-log"]
     serving += [f"--timeout-graceful-shutdown={GRACE_SECONDS}"]  # streams of events do not end
-    yield "api", [*python, "uvicorn", *serving], {}
+    yield Part("api", [*python, "uvicorn", *serving])
     for queue in Queue:
-        yield f"worker-{queue}", [*python, *worker_command(queue)], {"SEPGATE_WORKER_QUEUE": queue}
-    yield "sweep", [*python, "worker.sweep"], {}
+        yield from workers.parts(queue)
+    yield Part("sweep", [*python, "worker.sweep"])
 
 
 def _start_valkey(logs: Path) -> "subprocess.Popen[bytes] | None":
@@ -220,20 +174,6 @@ def _wait_until_ready(running: Service) -> None:
             pass
         time.sleep(0.2)
     raise ServiceError(f"the API was not ready within {START_SECONDS} s; see {running.logs}")
-
-
-def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """SIGTERM, some time to give steps back, then SIGKILL."""
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _interrupt(*_: object) -> None:

@@ -1,7 +1,14 @@
-"""What the launcher asks of its parts, and a worker of its children."""
+"""Child processes: started, started again when they die, stopped, and never left behind."""
 
 import ctypes
 import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -16,3 +23,60 @@ def die_with_parent(number: int, parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before we could ask
         os.kill(os.getpid(), number)
+
+
+@dataclass
+class Part:
+    """One child process; without a log it writes where its parent does."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+    restarts: int = 0
+
+    def start(self) -> None:
+        """Start it, its output going to its log."""
+        log = self.log.open("ab") if self.log is not None else None
+        try:
+            self.process = subprocess.Popen(  # noqa: S603  our own commands
+                self.command,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT if log else None,
+                start_new_session=True,  # Ctrl-C is for us: we stop them in order
+                preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509  we start no threads
+            )
+        finally:
+            if log is not None:
+                log.close()
+
+    def ended(self) -> bool:
+        """Whether it is not running."""
+        return self.process is None or self.process.poll() is not None
+
+    def restart_if_ended(self) -> None:
+        """Start it again, the later the oftener that was needed."""
+        if not self.ended():
+            return
+        self.restarts += 1
+        where = f" ({self.log})" if self.log else ""
+        print(f"{self.name} ended; it is started again{where}", flush=True)
+        time.sleep(min(self.restarts, 10))
+        self.start()
+
+
+def stop(processes: Sequence["subprocess.Popen[bytes]"], seconds: float) -> None:
+    """SIGTERM, some time to give steps back, then SIGKILL."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -74,7 +74,7 @@ def test_without_keys_workers_and_sweep(environment: dict[str, str]) -> None:
         "fail None serves gpu: ",
         "fail None serves cpu: ",
     ]
-    assert "--queues=gpu" in found["workers"][0]
+    assert "sepgate worker --queue gpu" in found["workers"][0]
     assert found["sweep"] == ["fail None is at work: start `python -m worker.sweep`."]
 
 

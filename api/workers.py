@@ -1,0 +1,77 @@
+"""A worker for each GPU that is there: `sepgate worker`, and what `sepgate serve` starts."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from api.models import Queue
+from api.processes import Part, stop
+
+STOP_SECONDS = 100
+"""For a step to be given back and PyTorch to end: less than docker waits (`stop_grace_period`)."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def command(queue: Queue, device: str = "") -> list[str]:
+    """A worker of one queue, one process.
+
+    Without Celery's own heartbeat (ours is on the row): it waits for ever for a broker that is
+    gone, at the end of the worker, too.
+    """
+    name = f"{queue}-{device}" if device else queue
+    return [
+        *("celery", "--quiet", "-A", "worker.main", "worker", "--pool=prefork", "--concurrency=1"),
+        *(f"--queues={queue}", f"--hostname={name}@%h", "--loglevel=INFO"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    ]
+
+
+def parts(queue: Queue) -> Iterator[Part]:
+    """One for each GPU, if there are any; else one."""
+    devices = gpus() if queue is Queue.GPU else []
+    for device in devices or [""]:
+        environment = {"SEPGATE_WORKER_QUEUE": queue} | ({VISIBLE: device} if device else {})
+        name = f"worker-{queue}-{device}" if len(devices) > 1 else f"worker-{queue}"
+        yield Part(name, [sys.executable, "-m", *command(queue, device)], environment)
+
+
+def gpus() -> list[str]:
+    """What CUDA is to see: as the environment says, else all that the driver has."""
+    told = os.environ.get(VISIBLE)
+    if told is not None:
+        return [device.strip() for device in told.split(",") if device.strip() not in {"", "-1"}]
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    listed = subprocess.run(  # noqa: S603  the driver's own tool
+        [tool, "-L"], capture_output=True, text=True, check=False, timeout=60
+    )
+    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number in range(len(found))]
+
+
+def work(queue: Queue) -> None:
+    """Serve a queue by all GPUs until SIGTERM or SIGINT; what dies is started again."""
+    started = list(parts(queue))
+    if len(started) == 1:  # this process becomes the worker
+        os.environ.update(started[0].environment)
+        os.execv(sys.executable, list(started[0].command))  # noqa: S606  our own command
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        for part in started:
+            part.start()
+        while True:
+            time.sleep(1)
+            for part in started:
+                part.restart_if_ended()
+    except KeyboardInterrupt:
+        stop([part.process for part in started if part.process is not None], STOP_SECONDS)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,100 @@
+"""`sepgate worker`: a process for each GPU that is there, started again when it dies.
+
+There is no GPU here: a script says that there are two. What they compute on is the CPU.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from api import launcher, workers
+from api.models import Queue
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+START_SECONDS = 60
+TOOL = """#!/bin/sh
+echo "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)"
+echo "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-1)"
+"""
+
+
+@pytest.fixture
+def two_gpus(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The environment of a host where `nvidia-smi` lists two."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(TOOL)
+    tool.chmod(0o755)
+    launcher.migrate()
+    path = os.pathsep.join([str(tool.parent), os.environ["PATH"]])
+    return (
+        {k: v for k, v in os.environ.items() if k != workers.VISIBLE} | {"PATH": path} | environment
+    )
+
+
+@contextmanager
+def serving(environment: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            ["sepgate", "worker", "--queue", "gpu"],
+            env=environment,
+            stdout=output,
+            stderr=output,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def celery_of(pid: int) -> dict[str, int]:
+    """Process ids of the workers below a process, by the GPU that each is to see."""
+    found = {}
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for child in map(int, children):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            told = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            named = dict(line.split(b"=", 1) for line in told if b"=" in line)
+            found[named.get(b"CUDA_VISIBLE_DEVICES", b"").decode()] = child
+    return found
+
+
+def test_each_gpu_has_its_worker_which_comes_again(
+    two_gpus: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    with serving(two_gpus, log) as process:
+        wait_for(lambda: log.read_text().count(" ready.") >= 2, START_SECONDS, "two workers")
+        first = celery_of(process.pid)
+        assert set(first) == {"0", "1"}
+        os.kill(first["1"], signal.SIGKILL)
+        wait_for(
+            lambda: celery_of(process.pid).get("1", first["1"]) != first["1"], 20, "another worker"
+        )
+        assert celery_of(process.pid)["0"] == first["0"]
+        process.terminate()
+        process.wait(START_SECONDS)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in first.values())
+
+
+@pytest.mark.parametrize(
+    ("told", "found"), [("1", ["1"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b"]), ("", []), ("-1", [])]
+)
+def test_the_environment_says_which(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, told: str, found: list[str]
+) -> None:
+    assert environment
+    monkeypatch.setenv(workers.VISIBLE, told)
+    assert workers.gpus() == found
+    named = [part.name for part in workers.parts(Queue.GPU)]
+    assert len(named) == max(len(found), 1)
+    assert [part.name for part in workers.parts(Queue.CPU)] == ["worker-cpu"]
