@@ -170,6 +170,9 @@ def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     Raises:
         AppError: 409, it has not failed, or what it would go on from is gone.
     """
+    # As `create` does: it can't be deleted before it shows this one going on.
+    of_it = select(Protection.dataset_id).where(Protection.id == protection_id).scalar_subquery()
+    session.execute(select(Dataset.id).where(Dataset.id == of_it).with_for_update())
     protection = get(session, owner_id, protection_id, lock=True)
     if protection.state is not ProtectionState.FAILED:
         expected = f"Expected a protection that failed, {protection_id} is {protection.state}."

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from structlog.contextvars import bound_contextvars
 
 from api import datasets, endings, logs, outbox, steps, turns
-from api.db import transaction
+from api.db import reading, transaction
 from api.endings import Setback
 from api.errors import AppError, StorageFull
 from api.leases import Claim
@@ -64,18 +64,23 @@ def _adopt(**_: object) -> None:
 
 @app.task(name=RUN_STEP)
 def run_step(step_id: str) -> None:
-    """Run one step to its end, whatever that is: the one whose turn it is in this step's queue.
+    """Run the step whose turn it is in this step's queue, and those after it while there are any.
 
     A message too many finds nothing to claim.
     """
-    with transaction() as session:
+    with reading() as session:
         knocked = session.get(Step, UUID(step_id))
-        queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
+    queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
+    while not draining.is_set() and (claim := _claim_next(queue)) is not None:
+        run_claimed(claim)
+
+
+def _claim_next(queue: Queue) -> Claim | None:
+    with transaction() as session:
         claim = turns.claim_next(session, queue, facts.name())
         if claim is not None and claim.protection_id is not None:
             steps.start(session, claim)
-    if claim is not None:
-        run_claimed(claim)
+    return claim
 
 
 def run_claimed(claim: Claim) -> None:

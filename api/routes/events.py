@@ -1,6 +1,9 @@
 """What has happened to a protection: page by page, or as it happens."""
 
+import math
+import time
 from collections.abc import AsyncIterable, Sequence
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -19,6 +22,8 @@ from api.routes.problems import responses
 from api.routes.schemas import EventOut, EventPage, ProgressOut
 
 POLL_SECONDS = 1.0
+PROGRESS_SECONDS = 5.0
+"""It reads every step."""
 STREAM_PAGE = 200
 
 router = APIRouter(
@@ -32,7 +37,11 @@ After = Annotated[int, Query(ge=0, description="`id` of the last event that is k
 
 
 def _check_known(protection_id: UUID, caller: CallerDep) -> None:
+    """It is there, or it was: one from before there were events has none."""
     with reading() as session:
+        protection = session.get(Protection, protection_id)
+        if protection is not None and protection.owner_id == caller.owner_id:
+            return
         if not events.after(session, caller.owner_id, protection_id, 0, 1):
             raise not_found("protection", protection_id)
 
@@ -69,13 +78,18 @@ async def stream(
     Between them come `progress` events, which have no `id` and are not kept.
     """
     told: ProgressOut | None = None
+    asked = -math.inf
     while True:
-        news, progress = await run_sync(_news, caller.owner_id, protection_id, last_event_id)
+        look = time.monotonic() - asked >= PROGRESS_SECONDS
+        asked = time.monotonic() if look else asked
+        over, news, progress = await run_sync(
+            partial(_news, caller.owner_id, protection_id, last_event_id, look=look)
+        )
         for event in news:
             last_event_id = event.id
             shown = EventOut.model_validate(event)
             yield ServerSentEvent(id=str(event.id), event=event.what, data=shown)
-        if progress is None and not news:
+        if over and not news:
             return
         if progress is not None and progress != told:
             told = progress
@@ -85,17 +99,18 @@ async def stream(
 
 
 def _news(
-    owner_id: UUID, protection_id: UUID, last: int
-) -> tuple[Sequence[Event], ProgressOut | None]:
-    """What came after the last event, and how far the protection is; None when it is over."""
+    owner_id: UUID, protection_id: UUID, last: int, *, look: bool
+) -> tuple[bool, Sequence[Event], ProgressOut | None]:
+    """Whether it is over, what came after the last event and, if one looks, how far it is."""
     with reading() as session:
-        progress = _progress(session, session.get(Protection, protection_id))
-        return events.after(session, owner_id, protection_id, last, STREAM_PAGE), progress
+        protection = session.get(Protection, protection_id)
+        over = protection is None or protection.state not in ACTIVE
+        progress = None if over or not look else _progress(session, protection)
+        return over, events.after(session, owner_id, protection_id, last, STREAM_PAGE), progress
 
 
-def _progress(session: Session, protection: Protection | None) -> ProgressOut | None:
-    if protection is None or protection.state not in ACTIVE:
-        return None
+def _progress(session: Session, protection: Protection | None) -> ProgressOut:
+    assert protection is not None
     parts = steps.of(session, protection.id)
     return ProgressOut(
         progress=round(steps.progress(parts), 4),

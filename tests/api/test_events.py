@@ -10,10 +10,10 @@ from uuid import UUID
 
 import httpx2
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from api import endings, events
-from api.db import reading
+from api.db import reading, transaction
 from api.endings import Setback
 from api.models import Event, StepKind
 from tests.api.conftest import (
@@ -77,6 +77,12 @@ def test_a_success_a_deletion_and_what_stays(client: httpx2.Client, asked: str) 
     assert client.delete(f"/v1/protections/{asked}").status_code == 204
     problem(client.get(f"/v1/protections/{asked}"), 404, "NOT_FOUND")
     assert names(whole(client, asked)) == [*found, "protection.deleted"]
+
+
+def test_one_from_before_there_were_events_has_none(client: httpx2.Client, asked: str) -> None:
+    with transaction() as session:
+        session.execute(delete(Event))
+    assert whole(client, asked) == []
 
 
 def test_of_another_owner_there_are_none(
