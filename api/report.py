@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from api import matrix, planning, protections, storage, verdict
+from api import matrix, planning, protections, scope, storage, verdict
 from api.models import Protection, Step, StepKind
 from api.steps import CLEAN, PROTECTED
 
@@ -40,8 +40,8 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
         "by_class": matrix.by_class(clean, protected, protection.config.get("protected_classes")),
         "matrix": matrix.build(evaluation, found),
         "change": change
-        | {"sentence": verdict.where_it_shows(change), "scope": verdict.scope(change)},
-        "training": training | {"sentence": verdict.trained_on(change, training)},
+        | {"sentence": scope.where_it_shows(change), "scope": scope.sentence(change)},
+        "training": training | {"sentence": scope.trained_on(change, training)},
         "requested": protection.requested,
         "config": protection.config,
         "plan": protection.plan,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api import matrix
+from api import matrix, scope
 from sep_core.cells import Evaluation
 
 Record = dict[str, Any]
@@ -12,8 +12,6 @@ WORKED_BELOW_SHARE = 0.6
 """Of what clean images teach beyond guessing, the share above which the report says that a
 protection did not work; of the last epoch and of the best, which early stopping gets at best."""
 ROUNDING = 1e-9
-OTHERWISE_PROTECTED = 0.05
-"""Between the shares that are protected of what leaves and of what was trained on: is told."""
 DECIDES_BEYOND = 0.1
 """A baseline decides nothing that beats guessing by less than this, than half of guessing, and than
 half of what there is to learn beyond it."""
@@ -36,7 +34,7 @@ def build(
         a `worked` of theirs: all their images are protected, so that nothing is left to train on
         instead, unless the data have the same pixels under another class.
     """
-    names = config.get("protected_classes") if is_partial(change) else None
+    names = config.get("protected_classes") if scope.is_partial(change) else None
     judged = [_of_classes(output, names) for output in outputs] if names else outputs
     measured = [output for output in judged if output is not None]
     if names and len(measured) < len(outputs):
@@ -86,9 +84,9 @@ def _first(
     if not decides:
         word = "The baseline hardly beats guessing, so this measurement decides nothing."
     elif unchanged:
-        of = " of the images to protect" if is_partial(change) else " images"
+        of = " of the images to protect" if scope.is_partial(change) else " images"
         word = f"{unchanged}{of} leave as they came: the method found no way to change them."
-    elif is_partial(change):
+    elif scope.is_partial(change):
         word = _of_a_part(low=low, named=bool(names), whole=whole)
     elif low:
         word = "The protection holds against this network and recipe."
@@ -96,13 +94,15 @@ def _first(
         word = "The protection does not withstand early stopping: do not rely on it."
     else:
         word = "The protection did not work on these data: do not rely on it."
+    part = f" {scope.sentence(change)}" if scope.is_partial(change) else ""
     return {
-        "worked": every and not is_partial(change),
+        "worked": every and not part,
         "decides": decides,
         "guessing": round(guessing, 6),
         "share_learned": {which: _share(row, guessing, which) for which in ("last", "peak")},
         "named": _named(names, row, worked=every and whole),
-        "sentence": f"{measured} {word}" + (f" {scope(change)}" if is_partial(change) else ""),
+        "sentence": f"{measured} {word}"
+        + (f" {scope.sentence(change)}" if scope.is_partial(change) else ""),
     }
 
 
@@ -141,7 +141,7 @@ def _strongest(rows: Sequence[Record], first: Record, change: Record) -> Record:
         f"{' of these classes' if names else ''}: {_reached(row['protected'], names)} where the "
         f"originals give {row['clean']['last']['mean']:.1%}."
     )
-    if not is_partial(change) and not change["unchanged_images"]:
+    if not scope.is_partial(change) and not change["unchanged_images"]:
         sentence += _withstood(rows, first["guessing"])
     return {"strongest": strongest, "sentence": sentence}
 
@@ -251,7 +251,7 @@ def _unmeasured(outputs: Sequence[Record], names: Sequence[str], change: Record)
         "share_learned": None,
         "named": {"classes": list(names), "worked": False, "clean": None, "protected": None},
         "strongest": None,
-        "sentence": f"Nothing here measures the classes to protect: {why} {scope(change)}",
+        "sentence": f"Nothing here measures the classes to protect: {why} {scope.sentence(change)}",
     }
 
 
@@ -270,52 +270,3 @@ def _reached(measured: Record, names: object) -> str:
     last, peak = (measured[which]["mean"] for which in ("last", "peak"))
     of_peak = f"{peak:.1%} where it is best on all classes" if names else f"peak {peak:.1%}"
     return f"{last:.1%} ({of_peak})"
-
-
-def is_partial(change: Record) -> bool:
-    """Whether images leave that were not to be protected."""
-    return bool(change["protected_images"] < change["images"])
-
-
-def scope(change: Record) -> str:
-    """How many images are protected, of how many, and what that means for the others."""
-    images, protected = change["images"], change["protected_images"]
-    if not is_partial(change):
-        return f"All {images} images are protected."
-    return (
-        f"Only {protected} of {images} images are protected; the rest leave as clean copies, and "
-        "can be learned from."
-    )
-
-
-def trained_on(change: Record, training: Record) -> str | None:
-    """How many of the images that networks were trained on are protected, where it tells more.
-
-    None where it is the same share as of all that leaves, or was not counted.
-    """
-    images, protected = training["train_images"], training.get("protected_train_images")
-    if protected is None or not is_partial(change):
-        return None
-    share, of_all = protected / images, change["protected_images"] / change["images"]
-    if abs(share - of_all) < OTHERWISE_PROTECTED:
-        return None
-    return (
-        f"{protected} of the {images} images that were trained on are protected ({share:.1%}; of "
-        f"all that leave {of_all:.1%}): accuracies are of this mixture."
-    )
-
-
-def where_it_shows(change: Record) -> str:
-    """In how many images one may see the change, by SSIM, which stands for no pair of eyes."""
-    shows, may_show = change["shows"], change["may_show"]
-    partial = is_partial(change)
-    images = f"{change['protected_images']} {'protected ' if partial else ''}images"
-    if not may_show["images"]:
-        limit = may_show["ssim_below"]
-        return f"By SSIM the change shows in none of {images}: none is below {limit}."
-    more, share = may_show["images"] - shows["images"], may_show["share"] - shows["share"]
-    return (
-        f"By SSIM the change shows in {shows['images']} of {images} "
-        f"({shows['share']:.1%}: below {shows['ssim_below']}), "
-        f"and may show in {more} more ({share:.1%}: below {may_show['ssim_below']})."
-    )

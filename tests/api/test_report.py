@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api import report, steps, storage, verdict
+from api import report, scope, steps, storage
 from api.db import transaction
 from api.models import Protection, Step, StepKind
 from tests.api.conftest import accuracy, protection, requested, steps_of, succeed
@@ -325,7 +325,7 @@ def test_where_the_change_shows(shows: int, may_show: int, sentence: str) -> Non
         name: {"ssim_below": limit, "images": images, "share": images / 8}
         for name, limit, images in (("shows", 0.92, shows), ("may_show", 0.95, may_show))
     }
-    assert verdict.where_it_shows(change) == f"By SSIM the change shows in {sentence}"
+    assert scope.where_it_shows(change) == f"By SSIM the change shows in {sentence}"
 
 
 def packaged(protection_id: UUID, **figures: int) -> None:
