@@ -163,20 +163,17 @@ def fail(session: Session, step: Step, code: str, message: str) -> None:
 
 
 def revive(session: Session, step: Step) -> None:
-    """failed -> ready: with as many attempts as a new one, and what was kept of its work."""
-    move(
-        session,
-        step,
-        StepState.READY,
-        attempt=0,
-        setbacks=0,
-        setback_at=None,
-        not_before=None,
-        sent_at=None,
-        error_code=None,
-        error=None,
-        finished_at=None,
-    )
+    """With as many attempts as a new one, and what was kept of its work; failed -> ready."""
+    if step.state is StepState.DONE:
+        return
+    step.attempt = step.setbacks = 0
+    step.setback_at = step.not_before = step.sent_at = step.finished_at = None
+    step.error_code = step.error = None
+    if step.state is StepState.READY:
+        step.ready_at = now(session)
+    session.flush()
+    if step.state is StepState.FAILED:
+        move(session, step, StepState.READY)
 
 
 def finish(session: Session, step: Step, output: dict[str, object]) -> None:

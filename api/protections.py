@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api import datasets, events, planning, sides, steps, storage, weights
-from api.db import now
+from api.db import now, reading
 from api.errors import AppError, not_found
 from api.models import (
     ACTIVE,
@@ -134,13 +134,19 @@ def made_of(session: Session, dataset_id: UUID) -> list[UUID]:
 
 
 def clean_originals(protection_ids: list[UUID]) -> None:
-    """Remove what shows originals from protections whose data set was deleted; and shards of those
-    that failed, which nobody can try again."""
+    """Remove what shows originals from protections whose data set was deleted; and all that is left
+    of those that have not succeeded, which nobody can try again."""
+    succeeded = Protection.state == ProtectionState.SUCCEEDED
+    with reading() as session:
+        wanted = select(Protection.id).where(Protection.id.in_(protection_ids), succeeded)
+        kept = set(session.scalars(wanted))
     for protection_id in protection_ids:
+        if protection_id not in kept:
+            storage.remove(storage.protection_key(protection_id))
+            continue
         for name in (PREVIEW, WORST):
             storage.remove_one(storage.protection_key(protection_id, name))
-        for name in (DECODED, SHARDS):
-            storage.remove(storage.protection_key(protection_id, name))
+        storage.remove(storage.protection_key(protection_id, DECODED))
 
 
 def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:

@@ -38,6 +38,7 @@ def add(
     session: Session, protection: Protection, kind: StepKind, state: StepState, costs: list[float]
 ) -> None:
     """One step of a kind for every cost."""
+    at = now(session)
     for index, cost in enumerate(costs):
         session.add(
             Step(
@@ -47,7 +48,7 @@ def add(
                 state=state,
                 cost=cost,
                 created_at=protection.created_at,
-                ready_at=protection.created_at if state is StepState.READY else None,
+                ready_at=at if state is StepState.READY else None,
             )
         )
     session.flush()
@@ -89,20 +90,26 @@ def freeze(
     return protection
 
 
-def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[float]) -> None:
+def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[float]) -> Protection:
     """All `perturb` steps begin again by a new plan; who still runs one has lost its lease."""
     lost = leases.held(session, claim) is None
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan != as_dict(old):
-        return
+        return protection
+    siblings = of(session, protection.id)
+    if protection.cancel_requested or any(s.state is StepState.FAILED for s in siblings):
+        step = session.get_one(Step, claim.step_id)
+        leases.give_back(session, step, counts=False)
+        return settle(session, step)
     protection.plan = as_dict(new)
-    for step in of(session, protection.id):
+    for step in siblings:
         if step.kind is StepKind.PERTURB:
             session.delete(step)
     session.flush()  # the new ones have the same indices
     add(session, protection, StepKind.PERTURB, StepState.READY, costs)
     why = "The device has too little memory for the batches that were planned."
     events.record(session, "protection.planned", protection, plan=protection.plan, why=why)
+    return protection
 
 
 def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection | None:
@@ -119,8 +126,7 @@ def revive(session: Session, protection: Protection) -> None:
     values = {"finished_at": None, "error_code": None, "error": None}
     if move(session, protection, ProtectionState.RUNNING, **values):
         for step in of(session, protection.id):
-            if step.state is StepState.FAILED:
-                leases.revive(session, step)
+            leases.revive(session, step)
 
 
 def settle(session: Session, step: Step) -> Protection:

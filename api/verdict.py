@@ -45,7 +45,7 @@ def build(
     guessing = _guessing(measured, names, len(config["target_map"]))
     withstood = not _failing(rows, guessing) and not any(_is_open(row) for row in every)
     first = _first(rows[0], guessing, change, config, names, withstood=withstood)
-    found = first | _strongest(rows, first, change)
+    found = first | _strongest(rows, first, change, withstood=withstood)
     return found | {"sentence": found["sentence"] + _diverged(every)}
 
 
@@ -125,7 +125,7 @@ def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:
     )
 
 
-def _strongest(rows: Sequence[Record], first: Record, change: Record) -> Record:
+def _strongest(rows: Sequence[Record], first: Record, change: Record, *, withstood: bool) -> Record:
     """Which countermeasure gets most out of what leaves, and whether all are withstood.
 
     Alone it is no news. A weak network may get less and yet all that there is for it to learn.
@@ -142,7 +142,7 @@ def _strongest(rows: Sequence[Record], first: Record, change: Record) -> Record:
         f"originals give {row['clean']['last']['mean']:.1%}."
     )
     if not scope.is_partial(change) and not change["unchanged_images"]:
-        sentence += _withstood(rows, first["guessing"])
+        sentence += _withstood(rows, first["guessing"], whole=withstood)
     return {"strongest": strongest, "sentence": sentence}
 
 
@@ -150,11 +150,13 @@ def _got(row: Record) -> tuple[float, float]:
     return row["protected"]["peak"]["mean"], row["protected"]["last"]["mean"]
 
 
-def _withstood(rows: Sequence[Record], guessing: float) -> str:
-    """Of the rows that decide something."""
+def _withstood(rows: Sequence[Record], guessing: float, *, whole: bool) -> str:
+    """Of the rows that decide something; of others nothing is known unless they are the `whole`."""
     deciding = [row for row in rows if _decides(row, guessing)]
     failing = _failing(rows, guessing)
     if not deciding:
+        return ""
+    if not failing and not whole:
         return ""
     if not failing:
         if len(deciding) == len(rows):
@@ -172,8 +174,13 @@ def _withstood(rows: Sequence[Record], guessing: float) -> str:
 
 
 def _is_open(row: Record) -> bool:
-    """Whether what a countermeasure gets is not known, though the originals can be learned from."""
-    return bool(row["diverged"]["protected"]) and row["clean"] is not None
+    """Whether what a countermeasure takes from the originals, or from what leaves, is not known.
+
+    Where nothing was learned from either, since all trainings diverged, it is no way to learn.
+    """
+    if row["clean"] is None:
+        return row["protected"] is not None
+    return bool(row["diverged"]["protected"])
 
 
 def _diverged(rows: Sequence[Record]) -> str:

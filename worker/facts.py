@@ -121,6 +121,7 @@ def _beat(queue: Queue, facts: Facts) -> None:
     began: datetime | None = None
     usage = Usage()
     while True:
+        used = usage.of(facts.device)
         try:
             with transaction() as session:
                 at = now(session)
@@ -128,7 +129,7 @@ def _beat(queue: Queue, facts: Facts) -> None:
                 row = Worker(name=name(), queue=queue, started_at=began, heartbeat_at=at)
                 for field, value in asdict(facts).items():
                     setattr(row, field, value)
-                row.memory_used_bytes, row.load = usage.of(facts.device)
+                row.memory_used_bytes, row.load = used
                 session.merge(row)
         except Exception:  # the database is away: the next beat may find it
             log.exception("the heartbeat of %s was not written", name())

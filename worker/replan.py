@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 
-from api import steps, workload
+from api import endings, steps, workload
 from api.db import transaction
 from api.leases import Claim
 from api.models import StepKind
@@ -43,6 +43,7 @@ def halve(claim: Claim) -> bool:
         for shard in workload.shards(job.records, job.config, half)
     ]
     with transaction() as session:
-        steps.replan(session, claim, job.plan, half, costs)
-    log.warning("does not fit: begins again with batches of at most %d images", half.batch_size)
+        protection = steps.replan(session, claim, job.plan, half, costs)
+    log.warning("does not fit with batches of %d images", job.plan.batch_size)
+    endings.clean(protection)
     return True

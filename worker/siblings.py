@@ -7,7 +7,6 @@ import logging
 import os
 
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
@@ -25,11 +24,10 @@ def set_back_lost() -> None:
     try:
         with transaction() as session:
             ended = [_set_back(session, step) for step in _held(session) if _is_dead(step)]
-    except OperationalError:  # then the leases run out
+        for row in ended:
+            endings.clean(row)
+    except Exception:  # database or storage are away: then the leases run out
         log.exception("whether a process of this worker has died was not found out")
-        return
-    for row in ended:
-        endings.clean(row)
 
 
 def _held(session: Session) -> list[Step]:
@@ -43,6 +41,8 @@ def _is_dead(step: Step) -> bool:
     try:
         os.kill(int(step.lease_owner.rpartition(":")[2]), 0)
     except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's by now
         return True
     return False
 

@@ -122,7 +122,7 @@ def _run(claim: Claim) -> None:
         endings.end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
     except Exception as error:
         log.exception("was broken off")
-        if replan.is_out_of_memory(error) and replan.halve(claim):
+        if replan.is_out_of_memory(error) and _halved(claim):
             return
         endings.end(claim, partial(endings.set_back, setback=_described(error)))
 
@@ -147,10 +147,21 @@ def _finish(claim: Claim, output: dict[str, object]) -> None:
     endings.clean(protection)
 
 
+def _halved(claim: Claim) -> bool:
+    try:
+        return replan.halve(claim)
+    except Exception:  # the database is away, say: then the step is set back as it is
+        log.exception("no smaller batches were planned")
+        return False
+
+
 def _described(error: Exception) -> Setback:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         folder = error.filename or tempfile.gettempdir()
         return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
+    if isinstance(error, FileNotFoundError):
+        what = f"Expected what an earlier step has stored, got {error}.".splitlines()[0]
+        return Setback("BLOB_MISSING", what, True)
     if isinstance(error, OperationalError | OSError):
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no more'}"
         what = "Expected database, storage, network and disk to answer"

@@ -1,8 +1,11 @@
 """How much of its device a worker uses, between one heartbeat and the next."""
 
+import logging
 import os
 import time
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 STATM = Path("/proc/self/statm")
 
@@ -20,7 +23,11 @@ class Usage:
         of one core: more than 1 with more threads.
         """
         if device == "cuda":
-            return _of_gpu()
+            try:
+                return _of_gpu()
+            except Exception:  # what a driver can't tell is no reason to be taken for dead
+                log.debug("the GPU's use is not known", exc_info=True)
+                return None, None
         at, computed = time.monotonic(), _computed()
         load = (computed - self._computed) / max(at - self._at, 1e-3)
         self._at, self._computed = at, computed
@@ -33,7 +40,7 @@ def _of_gpu() -> tuple[int, float | None]:
     free, total = torch.cuda.mem_get_info()
     try:
         load = torch.cuda.utilization() / 100
-    except (ModuleNotFoundError, RuntimeError):  # without nvidia-ml-py, or in a container without
+    except Exception:  # noqa: BLE001  no nvidia-ml-py, a container without it, a part of a GPU
         load = None
     return total - free, load
 

@@ -25,6 +25,7 @@ POLL_SECONDS = 1.0
 PROGRESS_SECONDS = 5.0
 """It reads every step."""
 STREAM_PAGE = 200
+LAST_ID = 2**63 - 1
 
 router = APIRouter(
     prefix="/v1/protections",
@@ -33,7 +34,9 @@ router = APIRouter(
     route_class=SmallBody,
 )
 
-After = Annotated[int, Query(ge=0, description="`id` of the last event that is known; 0 is none")]
+After = Annotated[
+    int, Query(ge=0, le=LAST_ID, description="`id` of the last event that is known; 0 is none")
+]
 
 
 def _check_known(protection_id: UUID, caller: CallerDep) -> None:
@@ -70,7 +73,10 @@ async def stream(
     caller: CallerDep,
     _known: Known,
     last_event_id: Annotated[
-        int, Header(ge=0, description="goes on after this event, as browsers do by themselves")
+        int,
+        Header(
+            ge=0, le=LAST_ID, description="goes on after this event, as browsers do by themselves"
+        ),
     ] = 0,
 ) -> AsyncIterable[ServerSentEvent]:
     """The same as server-sent events, from the first on; ends when the protection is over.

@@ -140,7 +140,7 @@ def test_a_stream_tells_what_happens_and_goes_on_after_what_is_known(
     ]
 
 
-@pytest.mark.parametrize("last", ["-1", "x", "1.5"])
+@pytest.mark.parametrize("last", ["-1", "x", "1.5", str(2**63)])
 def test_a_last_event_that_is_none(client: httpx2.Client, asked: str, last: str) -> None:
     answer = client.get(f"/v1/protections/{asked}/events/stream", headers={"Last-Event-ID": last})
     assert "last-event-id" in json.dumps(problem(answer, 422, "INVALID_REQUEST")).lower()

@@ -98,7 +98,7 @@ def test_without_its_data_set_it_is_over_and_shows_no_originals(
         datasets.delete(session, owner_id, ready)
     protections.clean_originals(made)
     assert refused(owner_id, failed) == "DATASET_DELETED"
-    assert blobs(f"protections/{failed}") == [f"protections/{failed}/checkpoints/000.pt"]
+    assert blobs(f"protections/{failed}") == []
 
 
 def test_too_late(owner_id: UUID, failed: UUID, change: Change) -> None:

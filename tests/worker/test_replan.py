@@ -110,3 +110,19 @@ def test_another_s_shard_of_the_old_plan_counts_for_nothing(
         assert leases.report(session, other, 1, 2) is leases.Word.LOST
     jobs.work()
     assert jobs.show(made).state is ProtectionState.SUCCEEDED
+
+
+def test_a_cancel_is_heard_and_nothing_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=StepKind.PERTURB)
+
+    def cancelled(*parts: Any) -> Iterator[Any]:
+        with transaction() as session:
+            protections.cancel(session, jobs.owner(), made)
+        yield from small_device(0, *parts)
+
+    monkeypatch.setattr(perturb, "protect", cancelled)
+    jobs.work()
+    assert jobs.show(made).state is ProtectionState.CANCELLED
+    assert len(plans(made)) == 1
+    assert made not in storage.idle_owners("protections", -1)

@@ -213,6 +213,24 @@ def test_a_later_training_that_diverges_is_recorded_and_the_protection_goes_on()
     assert "linear (1 of 1 on the originals)" in record["verdict"]["sentence"]
 
 
+def test_a_kept_baseline_that_diverged_is_no_first_measurement() -> None:
+    """Another protection found that it diverges, where it was not the first."""
+    wild: dict[str, Any] = {
+        "surrogate": "vit",
+        "learning_rate": 100,
+        "weight_decay": 1,
+        "appropriator_epochs": 20,
+    }
+    dataset = jobs.upload(pictures.zipped(FILES))
+    jobs.ask(dataset.id, {"networks": ["vit", "linear"]}, **wild)
+    jobs.work()
+    alone = jobs.ask(dataset.id, {"networks": ["linear"]}, **wild)
+    jobs.work()
+    failed = jobs.show(alone)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "TRAINING_DIVERGED")
+    assert "It was on originals" in str(failed.error)
+
+
 def made_at(key: str) -> int:
     path = storage.local_path(key)
     assert path is not None

@@ -47,6 +47,8 @@ def run(claim: Claim) -> Work:
     with transaction() as session:
         kept = baselines.find(session, job.dataset_id, key)
         ours = kept is None and baselines.take(session, job.dataset_id, key, claim)
+    if kept is not None and "diverged" in kept and cell in cells(job.evaluation)[:2]:
+        raise FloatingPointError(kept["diverged"])
     if kept is not None:
         return kept | {"reused": True}
     if not ours:
