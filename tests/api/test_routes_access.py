@@ -16,7 +16,7 @@ from api.models import DatasetState, ProtectionState
 from tests.api.conftest import dataset, protected, protection, uploaded
 from tests.api.test_routes_datasets import problem
 
-PUBLIC = {"/livez", "/readyz"}
+PUBLIC = {"/livez", "/readyz", "/metrics"}
 OPERATIONS = [
     (method.upper(), path)
     for path, operations in build().openapi()["paths"].items()

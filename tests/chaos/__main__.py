@@ -2,9 +2,7 @@
 
 import argparse
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from tests.chaos.storm import storm
 
@@ -17,8 +15,7 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="postgresql")
     options = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        storm(Path(folder), options.database, options.faults, options.seed, print)
+    storm(options.database, options.faults, options.seed, print)
     print(f"faults: {options.faults} 1")
     print(f"time: {time.monotonic() - began:.0f} s")
     return 0

@@ -4,7 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +29,10 @@ class Client:
         self._http = httpx2.Client(
             base_url=made.stack.url, timeout=10, headers={"Authorization": key}
         )
+
+    def close(self) -> None:
+        """Its connections."""
+        self._http.close()
 
     def ask(self, dataset_id: str, seed: str) -> str:
         """A protection's id."""
@@ -101,6 +105,10 @@ class Asked:
             del self._going[protection_id]
             self.ended += 1
 
+    def close(self) -> None:
+        """Its connections."""
+        self.client.close()
+
     def finish(self) -> None:
         """Until all have ended."""
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -111,30 +119,30 @@ class Asked:
             time.sleep(0.3)
 
 
-def storm(folder: Path, database: str, faults: int, seed: int, tell: Callable[[str], None]) -> None:
+def storm(database: str, faults: int, seed: int, tell: Callable[[str], None]) -> None:
     """Do harm so many times, let all protections end, and check what is left.
 
     Raises:
         AssertionError: something was lost, accepted twice, changed or left behind.
     """
     draws = random.Random(seed)
-    with world(folder, database) as made:
+    with world(database) as made:
         dataset_id = made.stack.upload(pictures.zipped(pictures.class_folders(60, 12)))
         assert made.stack.finish(f"/v1/datasets/{dataset_id}")["state"] == "ready"
-        asked = Asked(made, dataset_id)
-        for each in SEEDS:
-            asked.ask(each)
-        asked.finish()  # undisturbed
-        for number in range(faults):
-            while asked.going < AT_ONCE:
-                asked.ask(draws.choice(SEEDS))
-            fault = draws.choice(FAULTS)
-            told = fault(made, draws)
-            tell(f"{number + 1}/{faults} {fault.__name__} {told}")
-            time.sleep(draws.uniform(0, 2))
-            made.supervise()
-            asked.look()
-        asked.finish()
+        with closing(Asked(made, dataset_id)) as asked:
+            for each in SEEDS:
+                asked.ask(each)
+            asked.finish()  # undisturbed
+            for number in range(faults):
+                while asked.going < AT_ONCE:
+                    asked.ask(draws.choice(SEEDS))
+                fault = draws.choice(FAULTS)
+                told = fault(made, draws)
+                tell(f"{number + 1}/{faults} {fault.__name__} {told}")
+                time.sleep(draws.uniform(0, 2))
+                made.supervise()
+                asked.look()
+            asked.finish()
         tell(f"{asked.ended} protections, each to the bytes of an undisturbed one")
         tell(f"steps were begun again because of {dict(asked.setbacks)}")
         _check_blobs(made)

@@ -1,7 +1,5 @@
 """A short storm, on both databases; `python -m tests.chaos` raises long ones."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.chaos.storm import storm
@@ -10,9 +8,7 @@ FAULTS = 8
 
 
 @pytest.mark.parametrize(("database", "seed"), [("sqlite", 1), ("postgresql", 2)])
-def test_nothing_is_lost_doubled_changed_or_left_behind(
-    tmp_path: Path, database: str, seed: int
-) -> None:
+def test_nothing_is_lost_doubled_changed_or_left_behind(database: str, seed: int) -> None:
     told: list[str] = []
-    storm(tmp_path, database, FAULTS, seed, told.append)
+    storm(database, FAULTS, seed, told.append)
     assert len(told) == FAULTS + 2

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -111,9 +112,13 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, database: str) -> Iterator[World]:
+def world(database: str) -> Iterator[World]:
     """All of it, migrated, ready and with a key; nothing is left of it at the end."""
-    made = World(folder, database)
+    with tempfile.TemporaryDirectory() as folder:  # pytest's is closed to PostgreSQL's user
+        yield from _world(World(Path(folder), database))
+
+
+def _world(made: World) -> Iterator[World]:
     servers = [server for server in (made.redis, made.postgres) if server is not None]
     try:
         for server in servers:
