@@ -25,11 +25,11 @@ def build() -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(application)
-    application.add_middleware(Requests)
     for module in (datasets, protections, results, events, health):
         application.include_router(module.router)
     return application
 
 
 logs.configure()
-app = build()
+# Outside of FastAPI's own handler of defects, so that those have an identifier too.
+app = Requests(build())

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
+from structlog.contextvars import get_contextvars
 
 from api.errors import AppError
 
@@ -115,4 +116,6 @@ def _unavailable(_request: Request, error: Exception) -> JSONResponse:
 
 def _defect(_request: Request, error: Exception) -> JSONResponse:
     log.error("a request failed", exc_info=error)
-    return _problem(500, "INTERNAL", "A defect of sepgate; the server's log says more.")
+    request_id = get_contextvars().get("request_id")
+    detail = f"A defect of sepgate; the server's log says more about request {request_id}."
+    return _problem(500, "INTERNAL", detail)

@@ -1,5 +1,6 @@
 """A served application, clients with keys, and the lives of data sets and protections in steps."""
 
+import logging
 import os
 import subprocess
 import threading
@@ -31,6 +32,7 @@ from api import (
 )
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue, Step, StepKind, StepState
+from api.routes.requests import Requests
 from api.settings import settings
 from sep_core.cells import named
 from sep_core.config import NetworkName
@@ -38,6 +40,8 @@ from tests import servers
 from tests.api.archives import two_classes, zip_bytes
 from tests.conftest import use_broker
 from worker import tasks
+
+logging.root.handlers.clear()  # `api.main` has configured them; pytest captures by its own
 
 Change = Callable[..., None]
 JSON = dict[str, Any]
@@ -76,7 +80,7 @@ def change(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Iter
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The application, served once: it keeps nothing that is not in database or storage."""
-    with serving(main.build()) as address:
+    with serving(Requests(main.build())) as address:
         yield address
 
 

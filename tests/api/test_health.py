@@ -11,6 +11,7 @@ from redis import Redis
 
 from api import main, outbox, queue
 from api.models import Queue
+from api.routes.requests import Requests
 from tests import servers
 from tests.api.conftest import Change, keyed, serving, small_zip, together
 from tests.api.test_routes_datasets import problem
@@ -105,6 +106,8 @@ def test_a_defect_is_a_problem_document(environment: dict[str, str]) -> None:
     def defect() -> None:
         raise RuntimeError("a secret of ours")
 
-    with serving(app) as url, keyed(url, "alice") as client:
-        found = problem(client.get("/defect"), 500, "INTERNAL")
+    with serving(Requests(app)) as url, keyed(url, "alice") as client:
+        answer = client.get("/defect")
+    found = problem(answer, 500, "INTERNAL")
     assert "secret" not in str(found)
+    assert answer.headers["X-Request-ID"] in found["detail"]

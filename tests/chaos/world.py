@@ -60,7 +60,6 @@ class World:
         self.folder = folder
         self.blobs = folder / "blobs"
         self.blobs.mkdir()
-        self.has_disk = _mount(self.blobs)
         self.redis_url, self.redis = _redis(folder)
         self.postgres: Server | None = None
         url = f"sqlite:///{folder / 'chaos.sqlite3'}"
@@ -82,6 +81,7 @@ class World:
             "SEPGATE_BACKOFF_MAX_SECONDS": "3",
         }
         self.stack = Stack(self.environment, logs)
+        self.has_disk = _mount(self.blobs)  # last: what fails above leaves no mount behind
 
     def supervise(self) -> None:
         """Start again what has ended, as docker does."""
