@@ -71,12 +71,18 @@ def take(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
     row = session.get(Baseline, (dataset_id, key))
     if row is None:
         return _insert(session, dataset_id, key, claim)
-    running = select(Step.id).where(
-        Step.lease_token == row.lease_token, Step.state == StepState.RUNNING
-    )
-    if row.output is not None or session.scalar(running) is not None:
+    if row.output is not None or trainer(session, dataset_id, key) is not None:
         return False
     return _write(session, row, row.lease_token, lease_token=claim.token)
+
+
+def trainer(session: Session, dataset_id: UUID, key: str) -> Step | None:
+    """The running step that is at the training, if there is one."""
+    row = session.get(Baseline, (dataset_id, key))
+    if row is None:
+        return None
+    running = select(Step).where(Step.lease_token == row.lease_token)
+    return session.scalar(running.where(Step.state == StepState.RUNNING))
 
 
 def _insert(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:

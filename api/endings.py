@@ -65,7 +65,7 @@ def set_back(session: Session, step: Step, setback: Setback) -> Owner:
     """
     at = now(session)
     progressed = leases.has_kept(step)
-    since = at if progressed or step.setback_at is None else step.setback_at
+    since = at if progressed or step.setback_at is None else step.setback_at + _queued(step)
     number = 1 if progressed else step.setbacks + 1
     if setback.suspect and leases.attempts(step) >= settings().max_attempts:
         times = f"This was attempt {leases.attempts(step)} in a row that kept nothing."
@@ -95,6 +95,14 @@ def clean(ended: Owner) -> None:
 
 def _settled(session: Session, step: Step) -> Protection | None:
     return None if step.protection_id is None else steps.settle(session, step)
+
+
+def _queued(step: Step) -> timedelta:
+    """How long it waited for a worker after it was due: others' work is no setback of its own."""
+    due = step.not_before or step.ready_at
+    if due is None or step.started_at is None:
+        return timedelta(0)
+    return max(step.started_at - due, timedelta(0))
 
 
 def _hold_seconds(number: int) -> float:

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         None, description="folder of pretrained weights, NETWORK.pt; default `weights` in data_dir"
     )
     worker_queue: Literal["gpu", "cpu"] = Field("gpu", description="what a worker process serves")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="what a gpu worker needs; it ends where that is not there"
+    )
     log_format: Literal["text", "json"] = Field("text", description="of the lines that parts log")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     threads: int = Field(0, ge=0, description="of PyTorch on a CPU; 0 is every core")

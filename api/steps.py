@@ -92,6 +92,11 @@ def freeze(
 
 def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[float]) -> Protection:
     """All `perturb` steps begin again by a new plan; who still runs one has lost its lease."""
+    shards = select(Step.id).where(
+        Step.protection_id == claim.protection_id, Step.kind == StepKind.PERTURB
+    )
+    # Steps before their protection, and all of them in one order: as all others lock.
+    session.execute(shards.order_by(Step.id).with_for_update())
     lost = leases.held(session, claim) is None
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan != as_dict(old):

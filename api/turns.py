@@ -6,7 +6,7 @@ A message says that there is work in a queue, not which: a worker that is free a
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -26,18 +26,26 @@ from api.models import (
     Turn,
 )
 
+_planned_device = Protection.plan["device"].as_string()
 _owner_id = func.coalesce(Protection.owner_id, Dataset.owner_id)
 
 
-def claim_next(session: Session, queue: Queue, worker: str) -> Claim | None:
+def claim_next(
+    session: Session, queue: Queue, worker: str, device: str | None = None
+) -> Claim | None:
     """Claim the step whose turn it is; None if there is nothing that may be done now.
 
     The owner with the fewest running steps in this queue comes first, of those who have equally
     many the one that was served longest ago. No owner gets more steps at once than its limit.
+
+    Args:
+        device: what a plan must be for, where there is one: others' bytes would differ.
     """
     at = now(session)
-    while (found := session.execute(_next(queue, at)).first()) is not None:
+    while (found := session.execute(_next(queue, at, device)).first()) is not None:
         step, owner_id = found
+        if not _has_room(session, owner_id, queue):  # by now: another has just claimed
+            continue
         claim = leases.claim(session, step.id, worker)
         if claim is not None:
             _serve(session, owner_id, queue, at)
@@ -65,6 +73,17 @@ def kinds_of(queue: Queue) -> list[StepKind]:
     return [kind for kind, name in QUEUES.items() if name is queue]
 
 
+def _has_room(session: Session, owner_id: UUID, queue: Queue) -> bool:
+    """Whether an owner is below its limit; whoever asks at the same time waits for our answer."""
+    limited = select(Owner.max_running).where(Owner.id == owner_id, Owner.max_running.is_not(None))
+    limit = session.scalar(limited.with_for_update())
+    if limit is None:
+        return True
+    running = _running(queue)
+    number = session.scalar(select(running.c.number).where(running.c.owner_id == owner_id))
+    return (number or 0) < limit
+
+
 def _serve(session: Session, owner_id: UUID, queue: Queue, at: datetime) -> None:
     known = session.execute(
         update(Turn).where(Turn.owner_id == owner_id, Turn.queue == queue).values(served_at=at)
@@ -78,7 +97,7 @@ def _serve(session: Session, owner_id: UUID, queue: Queue, at: datetime) -> None
         return
 
 
-def _next(queue: Queue, at: datetime) -> Select[Step, UUID]:
+def _next(queue: Queue, at: datetime, device: str | None) -> Select[Step, UUID]:
     running = _running(queue)
     number = func.coalesce(running.c.number, 0)
     return (
@@ -90,6 +109,7 @@ def _next(queue: Queue, at: datetime) -> Select[Step, UUID]:
         .outerjoin(Turn, and_(Turn.owner_id == Owner.id, Turn.queue == queue))
         .where(
             claimable(at),
+            true() if device is None else func.coalesce(_planned_device, device) == device,
             Step.kind.in_(kinds_of(queue)),
             or_(Owner.max_running.is_(None), number < Owner.max_running),
         )
@@ -97,6 +117,8 @@ def _next(queue: Queue, at: datetime) -> Select[Step, UUID]:
             number,
             case((Turn.served_at.is_(None), 0), else_=1),
             Turn.served_at,
+            Owner.created_at,
+            Owner.id,
             func.coalesce(Protection.priority, 0).desc(),
             func.coalesce(Protection.created_at, Step.created_at),
             Step.index,

@@ -1,6 +1,7 @@
 """A worker for each GPU that is there: `sepgate worker`, and what `sepgate serve` starts."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,15 @@ STOP_SECONDS = 100
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def command(queue: Queue, device: str = "") -> list[str]:
+def command(queue: Queue, several: str = "") -> list[str]:
     """A worker of one queue, one process.
 
     Without Celery's own heartbeat (ours is on the row): it waits for ever for a broker that is
     gone, at the end of the worker, too.
     """
-    name = f"{queue}-{device}" if device else queue
     return [
         *("celery", "--quiet", "-A", "worker.main", "worker", "--pool=prefork", "--concurrency=1"),
-        *(f"--queues={queue}", f"--hostname={name}@%h", "--loglevel=INFO"),
+        *(f"--queues={queue}", f"--hostname={queue}{several}@%h", "--loglevel=INFO"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]
 
@@ -33,14 +33,21 @@ def command(queue: Queue, device: str = "") -> list[str]:
 def parts(queue: Queue) -> Iterator[Part]:
     """One for each GPU, if there are any; else one."""
     devices = gpus() if queue is Queue.GPU else []
-    for device in devices or [""]:
-        environment = {"SEPGATE_WORKER_QUEUE": queue} | ({VISIBLE: device} if device else {})
-        name = f"worker-{queue}-{device}" if len(devices) > 1 else f"worker-{queue}"
-        yield Part(name, [sys.executable, "-m", *command(queue, device)], environment)
+    for number, device in enumerate(devices or [""]):
+        environment: dict[str, str] = {"SEPGATE_WORKER_QUEUE": queue}
+        if device:  # which it serves, or nothing: a GPU that is lost is not made up for by the CPU
+            told = os.environ.get("SEPGATE_DEVICE", "cuda")
+            environment |= {VISIBLE: device, "SEPGATE_DEVICE": told}
+        several = f"-{number}" if len(devices) > 1 else ""
+        words = [sys.executable, "-m", *command(queue, several)]
+        yield Part(f"worker-{queue}{several}", words, environment)
 
 
 def gpus() -> list[str]:
-    """What CUDA is to see: as the environment says, else all that the driver has."""
+    """What CUDA is to see: as the environment says, else all that the driver has.
+
+    By UUID: numbers change when one is lost.
+    """
     told = os.environ.get(VISIBLE)
     if told is not None:
         return [device.strip() for device in told.split(",") if device.strip() not in {"", "-1"}]
@@ -50,8 +57,7 @@ def gpus() -> list[str]:
     listed = subprocess.run(  # noqa: S603  the driver's own tool
         [tool, "-L"], capture_output=True, text=True, check=False, timeout=60
     )
-    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(number) for number in range(len(found))]
+    return re.findall(r"^GPU .*\(UUID: (GPU-[^)]+)\)", listed.stdout, re.MULTILINE)
 
 
 def work(queue: Queue) -> None:

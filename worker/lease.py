@@ -10,8 +10,9 @@ from typing import Self
 
 from sqlalchemy.exc import OperationalError
 
-from api import leases
+from api import endings, leases
 from api.db import transaction
+from api.endings import Setback
 from api.leases import Claim, Word
 from api.settings import settings
 
@@ -26,7 +27,11 @@ class StepStopped(Exception):
 
 
 class StepPostponed(Exception):
-    """Another step is doing the same: this one goes back, to find it done."""
+    """Another step is doing the same: this one goes back for so long, to find it done."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class WorkerDraining(Exception):
@@ -67,7 +72,6 @@ class Lease:
         Raises:
             StepStopped, WorkerDraining, LeaseLost: break off.
         """
-        self._ticked = time.monotonic()
         self.check()
         if self._drain.is_set():
             raise WorkerDraining
@@ -86,11 +90,12 @@ class Lease:
             raise StepStopped
 
     def check(self) -> None:
-        """Raise if the step was given to somebody else.
+        """Show that this process does not hang, and hear whether the step is still its own.
 
         Raises:
             LeaseLost: break off.
         """
+        self._ticked = time.monotonic()
         if self._lost:
             raise LeaseLost
 
@@ -98,12 +103,21 @@ class Lease:
         while not self._over.wait(settings().lease_renew_seconds):
             if time.monotonic() - self._ticked > settings().stall_seconds:
                 log.critical("has stalled: this process ends")
+                self._tell_of_stall()
                 os._exit(EXIT_STALLED)
             try:
                 with transaction() as session:
                     self._lost = not leases.renew(session, self._claim)
             except Exception:  # the database is away: the lease outlives a few missed renewals
                 log.exception("the lease was not renewed")
+
+    def _tell_of_stall(self) -> None:
+        message = f"There was no progress for {settings().stall_seconds:.0f} s."
+        setback = Setback("STALLED", message, suspect=True)
+        try:
+            endings.end(self._claim, partial(endings.set_back, setback=setback))
+        except Exception:  # then it looks like a process that was killed
+            log.exception("the stall was not written")
 
 
 class DrainFlag:

@@ -11,16 +11,6 @@ from worker.data import load_job
 
 log = logging.getLogger(__name__)
 
-_SAYS = ("can't allocate memory", "not enough memory")
-"""PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says so, of whichever memory."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAYS)
-
 
 def halve(claim: Claim) -> bool:
     """Begin the perturbation again by smaller batches; False if it is none, or they can't be.

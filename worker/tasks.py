@@ -1,10 +1,8 @@
 """`run_step`: claim, run, finish. One `try` turns an exception into a code on the row."""
 
-import errno
 import logging
 import os
 import signal
-import tempfile
 import time
 from functools import partial
 from uuid import UUID
@@ -22,7 +20,7 @@ from api.models import QUEUES, Queue, Step, StepKind
 from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
-from worker import facts, replan, siblings
+from worker import facts, faults, replan, siblings
 from worker.lease import (
     DrainFlag,
     Lease,
@@ -37,8 +35,8 @@ draining = DrainFlag()
 _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
-POSTPONED_SECONDS = 5
-"""Before a step looks again whether another is still at the same training."""
+EXIT_GPU_LOST = 76
+_device: str | None = None  # of the child that this process is
 
 
 @signals.setup_logging.connect
@@ -59,6 +57,13 @@ def _adopt(**_: object) -> None:
     siblings.set_back_lost()
     queue = Queue(settings().worker_queue)
     found = facts.measure(queue)
+    if queue is Queue.GPU and settings().device not in {found.device, "auto"}:
+        log.critical("expected SEPGATE_DEVICE=%s, got %s: ends", settings().device, found.device)
+        draining.set()
+        os.kill(_parent, signal.SIGTERM)
+        return
+    global _device  # noqa: PLW0603  a child is one process with one device
+    _device = found.device
     facts.register(queue, facts.calibrated(found, draining) if queue is Queue.GPU else found)
 
 
@@ -77,7 +82,7 @@ def run_step(step_id: str) -> None:
 
 def _claim_next(queue: Queue) -> Claim | None:
     with transaction() as session:
-        claim = turns.claim_next(session, queue, facts.name())
+        claim = turns.claim_next(session, queue, facts.name(), _device)
         if claim is not None and claim.protection_id is not None:
             steps.start(session, claim)
     return claim
@@ -104,9 +109,9 @@ def _run(claim: Claim) -> None:
         raise
     except StepStopped:
         endings.end(claim, endings.stop)
-    except StepPostponed:
+    except StepPostponed as error:
         log.debug("goes back: another is at the same training")
-        endings.end(claim, partial(endings.stop, hold_seconds=POSTPONED_SECONDS))
+        endings.end(claim, partial(endings.stop, hold_seconds=error.seconds))
     except WorkerDraining:
         log.warning("goes back: this worker is ending")
         endings.end(claim, endings.stop)
@@ -122,9 +127,15 @@ def _run(claim: Claim) -> None:
         endings.end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
     except Exception as error:
         log.exception("was broken off")
-        if replan.is_out_of_memory(error) and _halved(claim):
-            return
-        endings.end(claim, partial(endings.set_back, setback=_described(error)))
+        _set_back(claim, error)
+
+
+def _set_back(claim: Claim, error: Exception) -> None:
+    if faults.is_out_of_memory(error) and _halved(claim):
+        return
+    endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
+    if faults.is_gpu_lost(error):  # nothing of CUDA works in this process any more
+        os._exit(EXIT_GPU_LOST)
 
 
 def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> None:
@@ -153,21 +164,3 @@ def _halved(claim: Claim) -> bool:
     except Exception:  # the database is away, say: then the step is set back as it is
         log.exception("no smaller batches were planned")
         return False
-
-
-def _described(error: Exception) -> Setback:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        folder = error.filename or tempfile.gettempdir()
-        return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
-    if isinstance(error, FileNotFoundError):
-        what = f"Expected what an earlier step has stored, got {error}.".splitlines()[0]
-        return Setback("BLOB_MISSING", what, True)
-    if isinstance(error, OperationalError | OSError):
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no more'}"
-        what = "Expected database, storage, network and disk to answer"
-        return Setback("INFRASTRUCTURE", f"{what}, got {said}.", False)
-    if replan.is_out_of_memory(error):
-        what = "The device has too little memory for this configuration."
-        return Setback("OUT_OF_MEMORY", what, True)
-    what = f"A defect of sepgate ({type(error).__name__}); the worker's log says more."
-    return Setback("INTERNAL", what, True)

@@ -34,9 +34,8 @@ def two_gpus(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     tool.chmod(0o755)
     launcher.migrate()
     path = os.pathsep.join([str(tool.parent), os.environ["PATH"]])
-    return (
-        {k: v for k, v in os.environ.items() if k != workers.VISIBLE} | {"PATH": path} | environment
-    )
+    given = {k: v for k, v in os.environ.items() if k != workers.VISIBLE}
+    return given | {"PATH": path, "SEPGATE_DEVICE": "auto"} | environment
 
 
 @contextmanager
@@ -75,12 +74,13 @@ def test_each_gpu_has_its_worker_which_comes_again(
     with serving(two_gpus, log) as process:
         wait_for(lambda: log.read_text().count(" ready.") >= 2, START_SECONDS, "two workers")
         first = celery_of(process.pid)
-        assert set(first) == {"0", "1"}
-        os.kill(first["1"], signal.SIGKILL)
+        assert set(first) == {"GPU-0", "GPU-1"}
+        killed = first["GPU-1"]
+        os.kill(killed, signal.SIGKILL)
         wait_for(
-            lambda: celery_of(process.pid).get("1", first["1"]) != first["1"], 20, "another worker"
+            lambda: celery_of(process.pid).get("GPU-1", killed) != killed, 20, "another worker"
         )
-        assert celery_of(process.pid)["0"] == first["0"]
+        assert celery_of(process.pid)["GPU-0"] == first["GPU-0"]
         process.terminate()
         process.wait(START_SECONDS)
     assert not any(Path(f"/proc/{pid}").exists() for pid in first.values())

@@ -116,7 +116,7 @@ def began(step_id: UUID, ago: timedelta) -> datetime:
     """Let the first setback in the row have been a while ago."""
     with transaction() as session:
         row = session.get_one(Step, step_id)
-        row.setback_at = now(session) - ago
+        row.setback_at = (now(session) - ago).replace(second=30)  # not near the next minute
         return row.setback_at
 
 
@@ -126,13 +126,29 @@ def test_setbacks_for_a_day_are_enough(asked: UUID) -> None:
     began(train.id, timedelta(hours=23))
     try_once(asked, LOST)
     assert step(asked, StepKind.TRAIN).state is StepState.READY
-    since = began(train.id, timedelta(hours=24))
+    since = began(train.id, timedelta(hours=24, minutes=2))
     try_once(asked, LOST)
     failed = protection(asked)
     assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "WORKER_LOST")
     assert failed.error == (
         f"The worker was lost. It is setback 3 in a row since {since:%Y-%m-%d %H:%M} UTC."
     )
+
+
+def test_waiting_for_a_worker_is_no_setback(asked: UUID) -> None:
+    try_once(asked, LOST)
+    train = step(asked, StepKind.TRAIN)
+    began(train.id, timedelta(hours=30))
+    with transaction() as session:  # due again half an hour after that; nobody had time for it
+        row = session.get_one(Step, train.id)
+        row.ready_at = now(session) - timedelta(hours=29.5)
+    set_back(must_claim(asked, StepKind.TRAIN), LOST)
+    waits = step(asked, StepKind.TRAIN)
+    assert (waits.state, waits.setbacks) == (StepState.READY, 2)
+    with reading() as session:
+        assert waits.setback_at is not None
+        lasted = now(session) - waits.setback_at
+    assert lasted.total_seconds() == pytest.approx(1800, abs=60)
 
 
 def test_a_day_of_setbacks_with_progress_is_none(asked: UUID) -> None:

@@ -34,9 +34,9 @@ def others(owner_id: UUID) -> list[UUID]:
     return made
 
 
-def claim_next(queue: Queue = Queue.GPU) -> Claim | None:
+def claim_next(queue: Queue = Queue.GPU, device: str | None = None) -> Claim | None:
     with transaction() as session:
-        claim = turns.claim_next(session, queue, "worker")
+        claim = turns.claim_next(session, queue, "worker", device)
         if claim is not None and claim.protection_id is not None:
             steps.start(session, claim)
     return claim
@@ -105,6 +105,36 @@ def test_a_protection_begun_is_finished_before_the_next(owner_id: UUID, ready: U
         (first, StepKind.PERTURB, 1),
         (second, StepKind.TRAIN, 0),
     ]
+
+
+def test_whose_turn_it_is_among_the_new_is_no_matter_of_priority(others: list[UUID]) -> None:
+    first, second, _ = others
+    calm, urgent = ingested(first), ingested(second)
+    asked(first, calm)
+    asked(second, urgent, 100)
+    assert owner_of(claim_next()) == first
+
+
+def test_a_plan_is_for_its_device(owner_id: UUID, ready: UUID) -> None:
+    planned, new = requested(owner_id, ready), requested(owner_id, ready)
+    train(planned)  # on a CPU
+    claim = claim_next(device="cuda")
+    assert claim is not None
+    assert (claim.protection_id, claim.kind) == (new, StepKind.TRAIN)
+    assert claim_next(device="cuda") is None
+    claim = claim_next(device="cpu")
+    assert claim is not None
+    assert (claim.protection_id, claim.kind) == (planned, StepKind.PERTURB)
+
+
+def test_a_limit_holds_however_many_claim_at_once(owner_id: UUID, ready: UUID) -> None:
+    for _ in range(6):
+        requested(owner_id, ready)
+    with transaction() as session:
+        name = session.get_one(Owner, owner_id).name
+    assert limit(name, 2)
+    claims = together(*[claim_next] * 6)
+    assert len([claim for claim in claims if claim is not None]) == 2
 
 
 def test_a_limit_holds_and_ends(owner_id: UUID, ready: UUID) -> None:

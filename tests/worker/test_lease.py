@@ -12,7 +12,7 @@ import pytest
 from api import leases, protections
 from api.db import reading, transaction
 from api.leases import Claim
-from api.models import Step
+from api.models import Step, StepState
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
@@ -89,19 +89,20 @@ def test_the_thread_renews_while_ticks_come(claim: Claim, monkeypatch: pytest.Mo
     assert after > before
 
 
-def test_a_process_that_hangs_ends() -> None:
+def test_a_process_that_hangs_ends(claim: Claim) -> None:
     """Nobody could claim its step again as long as it held the device."""
     program = textwrap.dedent(
-        """
-        import time, uuid
+        f"""
+        import time
+        from uuid import UUID
         from api.leases import Claim
         from api.models import StepKind
         from worker.lease import DrainFlag, Lease
-        claim = Claim(uuid.uuid4(), uuid.uuid4(), StepKind.TRAIN, 0, 1, None, None)
+        claim = {claim!r}
         with Lease(claim, DrainFlag()):
             time.sleep(60)
         """
-    )
+    ).replace(repr(claim.kind), "StepKind.TRAIN")
     variables = {"SEPGATE_LEASE_RENEW_SECONDS": "0.1", "SEPGATE_STALL_SECONDS": "0.5"}
     ended = subprocess.run(
         [sys.executable, "-c", program],
@@ -112,3 +113,5 @@ def test_a_process_that_hangs_ends() -> None:
     )
     assert ended.returncode == lease.EXIT_STALLED
     assert b"stalled" in ended.stderr
+    waits = row(claim)
+    assert (waits.state, waits.attempt, waits.error_code) == (StepState.READY, 1, "STALLED")

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from api import baselines
+from api import baselines, steps
 from api.archive import ImageRecord
-from api.db import transaction
+from api.db import reading, transaction
 from api.leases import Claim, held
 from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
@@ -21,6 +21,8 @@ from worker.lease import StepPostponed
 from worker.steps import Output, Work
 
 log = logging.getLogger(__name__)
+
+POSTPONED_SECONDS, POSTPONED_MAX_SECONDS = 5, 300
 
 
 def run(claim: Claim) -> Work:
@@ -52,7 +54,7 @@ def run(claim: Claim) -> Work:
     if kept is not None:
         return kept | {"reused": True}
     if not ours:
-        raise StepPostponed
+        raise StepPostponed(_wait_seconds(job, key))
     output = yield from _train(job, cell)
     try:
         with transaction() as session:
@@ -61,6 +63,14 @@ def run(claim: Claim) -> Work:
     except OperationalError:  # what took hours is not lost with it: the step's end is retried
         log.exception("the baseline was not kept")
     return output | {"reused": False}
+
+
+def _wait_seconds(job: Job, key: str) -> float:
+    """Half of what the other training will still take, as far as can be told."""
+    with reading() as session:
+        other = baselines.trainer(session, job.dataset_id, key)
+        eta = steps.step_eta_seconds(session, other) if other is not None else None
+    return min(max((eta or 0) / 2, POSTPONED_SECONDS), POSTPONED_MAX_SECONDS)
 
 
 def _train(job: Job, cell: Cell) -> Work:

@@ -1,0 +1,93 @@
+"""A GPU that fails or is gone: no fault of the step; who had it ends, and takes nothing more.
+
+There is none on a machine without one: a plan for it, and a worker that needs it, are real there.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import torch
+from sqlalchemy import select
+
+from api.db import reading, transaction
+from api.models import Protection, ProtectionState, Step, StepKind, StepState
+from tests import pictures
+from tests.acceptance.stack import IMPATIENT
+from tests.worker import jobs
+from worker import faults, tasks
+
+pytestmark = [
+    pytest.mark.usefixtures("environment"),
+    # Nothing here depends on the kind of database.
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+]
+
+PROGRAM = """
+from tests.worker import jobs
+jobs.run(jobs.ready()[0].id)
+"""
+
+
+def planned_for_a_gpu() -> UUID:
+    """A protection whose surrogate was trained where there was one."""
+    made = jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(4, 2))).id)
+    jobs.work(until=StepKind.PERTURB)
+    with transaction() as session:
+        row = session.get_one(Protection, made)
+        assert row.plan is not None
+        row.plan = row.plan | {"device": "cuda"}
+    return made
+
+
+def test_the_step_goes_back_uncounted_and_the_process_ends() -> None:
+    made = planned_for_a_gpu()
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], timeout=120, check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == tasks.EXIT_GPU_LOST, ran.stderr
+    with reading() as session:
+        shards = select(Step).where(Step.protection_id == made, Step.kind == StepKind.PERTURB)
+        (shard,) = session.scalars(shards).all()
+    assert (shard.state, shard.attempt, shard.error_code) == (StepState.READY, 0, "GPU_LOST")
+    assert shard.error is not None
+    assert shard.error.startswith("The GPU of this worker failed: ")
+    assert jobs.show(made).state is ProtectionState.RUNNING
+
+
+def test_a_worker_that_needs_a_gpu_ends_without_one(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        ended = subprocess.run(
+            ["sepgate", "worker", "--queue", "gpu"],
+            env=os.environ | environment | IMPATIENT | {"SEPGATE_DEVICE": "cuda"},
+            stdout=output,
+            stderr=output,
+            timeout=60,
+            check=False,
+        )
+    assert ended.returncode == 0
+    assert "expected SEPGATE_DEVICE=cuda, got cpu: ends" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "full"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nmore"), True, False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), False, True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False, True),
+        (torch.AcceleratorError("unspecified launch failure"), True, False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)
+def test_what_errors_say(error: Exception, *, lost: bool, full: bool) -> None:
+    assert (faults.is_gpu_lost(error), faults.is_out_of_memory(error)) == (lost, full)
+    assert faults.setback(error).suspect is not lost

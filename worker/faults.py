@@ -1,0 +1,53 @@
+"""What an exception says went wrong: with the step, or with the machine that it was on."""
+
+import errno
+import tempfile
+
+from sqlalchemy.exc import OperationalError
+
+from api.endings import Setback
+
+# PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's and a library's.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_GPU = (
+    *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS"),
+    *("No CUDA GPUs are available", "Found no NVIDIA driver", "not compiled with CUDA"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, of whichever memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
+
+
+def is_gpu_lost(error: BaseException) -> bool:
+    """Whether the GPU failed, or is not there; its memory being full is neither."""
+    if is_out_of_memory(error):
+        return False
+    if type(error).__name__ == "AcceleratorError":
+        return True
+    told = isinstance(error, RuntimeError | AssertionError)
+    return told and any(said in str(error) for said in _NO_GPU)
+
+
+def setback(error: Exception) -> Setback:
+    """In words for the owner, and whether the step itself may be why."""
+    first = str(error).splitlines()[0] if str(error) else "no more"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        folder = error.filename or tempfile.gettempdir()
+        return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
+    if isinstance(error, FileNotFoundError):
+        what = f"Expected what an earlier step has stored, got {first}."
+        return Setback("BLOB_MISSING", what, True)
+    if isinstance(error, OperationalError | OSError):
+        what = "Expected database, storage, network and disk to answer"
+        return Setback("INFRASTRUCTURE", f"{what}, got {type(error).__name__}: {first}.", False)
+    if is_out_of_memory(error):
+        what = "The device has too little memory for this configuration."
+        return Setback("OUT_OF_MEMORY", what, True)
+    if is_gpu_lost(error):
+        return Setback("GPU_LOST", f"The GPU of this worker failed: {first}", False)
+    what = f"A defect of sepgate ({type(error).__name__}); the worker's log says more."
+    return Setback("INTERNAL", what, True)
