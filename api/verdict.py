@@ -75,7 +75,7 @@ def _first(
     every = low and withstood
     whole = config.get("protected_fraction", 1) == 1
     where = "images of the classes to protect" if names else "images"
-    of = f", means of {row['seeds']} trainings each" if row["seeds"] > 1 else ""
+    of = _means(row)
     measured = (
         f"On clean {where}, a network trained on the protected data reaches "
         f"{_reached(row['protected'], names)} where one trained on the originals reaches "
@@ -88,6 +88,8 @@ def _first(
         word = f"{unchanged}{of} leave as they came: the method found no way to change them."
     elif scope.is_partial(change):
         word = _of_a_part(low=low, named=bool(names), whole=whole)
+    elif low and _is_open(row):
+        word = "Of the trainings on protected data those that ended learned little."
     elif low:
         word = "The protection holds against this network and recipe."
     elif _share(row, guessing, "last") <= WORKED_BELOW_SHARE:
@@ -104,6 +106,14 @@ def _first(
         "sentence": f"{measured} {word}"
         + (f" {scope.sentence(change)}" if scope.is_partial(change) else ""),
     }
+
+
+def _means(row: Record) -> str:
+    """Of how many trainings the figures are; those that diverged have none."""
+    clean, protected = (row["seeds"] - row["diverged"][side] for side in ("clean", "protected"))
+    if clean != protected:
+        return f", means of {clean} trainings on the originals and {protected} on what leaves"
+    return f", means of {clean} trainings each" if clean > 1 else ""
 
 
 def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:

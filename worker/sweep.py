@@ -106,19 +106,29 @@ def main() -> None:
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    collected = -float("inf")
+    # Apart: of a bucket with millions of blobs it takes longer than a lost step may wait.
+    ours = threading.Event()
+    threading.Thread(target=_collect_at_times, args=[ours], daemon=True, name="collect").start()
     while not over.wait(settings().sweep_seconds):
         try:
-            if not may_sweep():
-                continue
-            sweep()
-            if time.monotonic() - collected > COLLECT_EVERY_SECONDS:
-                collect()
-                collected = time.monotonic()
+            if may_sweep():
+                ours.set()
+                sweep()
+            else:
+                ours.clear()
         except Exception:  # database or broker away: the next round may find them
             log.exception("a round of the sweep failed")
     with suppress(OperationalError), transaction() as session:
         locks.release(session, SWEEP, facts.name())
+
+
+def _collect_at_times(ours: threading.Event) -> None:
+    while ours.wait():
+        try:
+            collect()
+        except Exception:  # database or storage away
+            log.exception("a collection failed")
+        time.sleep(COLLECT_EVERY_SECONDS)
 
 
 if __name__ == "__main__":
