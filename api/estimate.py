@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from operator import attrgetter
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,12 +12,11 @@ from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
 from api.protections import Request, training_images
-from api.workload import MEASURED_SIDES, SMALL_NETWORKS, Device, Speed
+from api.workload import MEASURED_SIDES, Device, Speed
 from sep_core.cells import Evaluation, cells, named, weights_sha256
 from sep_core.config import NetworkName, Plan, SEPConfig
 
-# What `workload.SHARD_GFLOP` takes for two minutes of a CPU.
-PACKAGE_GFLOPS = workload.SHARD_GFLOP["cpu"] / 120
+PACKAGE_GFLOPS = workload.GRADIENT_GFLOPS["cpu"]
 NO_WORKER = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
 Costs = Mapping[StepKind, Sequence[float]]
@@ -109,19 +107,17 @@ def _order(worker: Worker) -> tuple[float, str]:
 
 
 def _device(worker: Worker) -> Device:
-    return Device(worker.device, worker.bfloat16, worker.threads, worker.memory_bytes)
+    return Device(
+        worker.device,
+        worker.bfloat16,
+        worker.threads,
+        worker.memory_bytes,
+        tuple(Speed(**speed) for speed in worker.speeds or []),
+    )
 
 
 def _speed(worker: Worker, network: NetworkName, input_pixels: int) -> Speed:
-    """Measured through a like network, at the largest side that is not above the asked one.
-
-    Through any network, and at the smallest side, where there is no other.
-    """
-    known = [Speed(**speed) for speed in worker.speeds or []]
-    small = network in SMALL_NETWORKS
-    alike = [speed for speed in known if (speed.network in SMALL_NETWORKS) == small] or known
-    alike.sort(key=attrgetter("input_pixels"))
-    return [alike[0], *(speed for speed in alike if speed.input_pixels <= input_pixels)][-1]
+    return workload.speed(_device(worker).speeds, network, input_pixels)
 
 
 def _seconds(

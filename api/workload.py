@@ -1,7 +1,9 @@
 """How the work of a protection is cut into batches, shards and steps, and what it costs. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from api.archive import ImageRecord
 from api.choice import chosen
@@ -24,9 +26,10 @@ BATCH_SIZE: Mapping[str, int] = {"cpu": 128, "cuda": 512}
 MEMORY_SHARE = 1 / 4
 # Full-size images of a batch: on a CPU so few that a step stays in its cache (12 MiB a tensor).
 MAX_BATCH_PIXELS: Mapping[str, int] = {"cpu": 2**20, "cuda": 2**22}
-# About two minutes of work each, so that losing a shard costs little: GFLOP on two AVX-512 cores
-# with bfloat16 and on a data-centre GPU.
-SHARD_GFLOP: Mapping[str, float] = {"cpu": 40_000, "cuda": 15_000_000}
+SHARD_SECONDS = 120
+"""Of work in a shard, so that losing one costs little and beginning one is little of it."""
+GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
+"""Where nothing was measured: of two AVX-512 cores with bfloat16, and of a data-centre GPU."""
 # A shard is held in memory until it is whole.
 SHARD_BYTES = 2**28
 # Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU.
@@ -44,16 +47,6 @@ SMALL_NETWORKS: frozenset[NetworkName] = frozenset({"small", "linear", "mlp"})
 
 
 @dataclass(frozen=True)
-class Device:
-    """What a worker registered of itself."""
-
-    device: str
-    bfloat16: bool
-    threads: int
-    memory_bytes: int
-
-
-@dataclass(frozen=True)
 class Speed:
     """How fast a worker has been seen to be, where networks see images of `input_pixels`.
 
@@ -66,6 +59,28 @@ class Speed:
     gradient_gflops: float
     training_gflops: float
     network: NetworkName = "small"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a worker registered of itself."""
+
+    device: str
+    bfloat16: bool
+    threads: int
+    memory_bytes: int
+    speeds: tuple[Speed, ...] = ()
+
+
+def speed(known: Sequence[Speed], network: NetworkName, input_pixels: int) -> Speed:
+    """Measured through a like network, at the largest side that is not above the asked one.
+
+    Through any network, and at the smallest side, where there is no other.
+    """
+    small = network in SMALL_NETWORKS
+    alike = [speed for speed in known if (speed.network in SMALL_NETWORKS) == small] or known
+    ordered = sorted(alike, key=attrgetter("input_pixels"))
+    return [ordered[0], *(speed for speed in ordered if speed.input_pixels <= input_pixels)][-1]
 
 
 def plan(config: SEPConfig, median_side: int, device: Device) -> Plan:
@@ -82,8 +97,15 @@ def plan(config: SEPConfig, median_side: int, device: Device) -> Plan:
     )
     fitting = max(1, unsharded.max_batch_pixels // median_side**2)
     batch_gflop = perturb_gflop(config, min(unsharded.batch_size, fitting))
-    shard_batches = max(1, round(SHARD_GFLOP[device.device] / batch_gflop))
-    return replace(unsharded, shard_batches=shard_batches)
+    wanted = max(1.0, SHARD_SECONDS * _gradient_gflops(config, device) / batch_gflop)
+    # A power of two: measured again, a speed is a little different.
+    return replace(unsharded, shard_batches=2 ** round(math.log2(wanted)))
+
+
+def _gradient_gflops(config: SEPConfig, device: Device) -> float:
+    if not device.speeds:
+        return GRADIENT_GFLOPS[device.device]
+    return speed(device.speeds, config.surrogate, config.input_pixels).gradient_gflops
 
 
 def batch_size(config: SEPConfig, device: Device) -> int:

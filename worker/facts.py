@@ -51,7 +51,8 @@ class Facts:
     @property
     def plan_device(self) -> Device:
         """The part of it that a plan depends on."""
-        return Device(self.device, self.bfloat16, self.threads, self.memory_bytes)
+        speeds = tuple(self.speeds or ())
+        return Device(self.device, self.bfloat16, self.threads, self.memory_bytes, speeds)
 
 
 def worker() -> str:
@@ -102,6 +103,13 @@ def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
         except Exception:  # a worker that can't tell its speed may still do its work
             log.exception("the speed of %s was not measured", name())
             return facts
+    return remembered(facts)
+
+
+def remembered(facts: Facts) -> Facts:
+    """With this device's speed, where it was measured."""
+    if not _speeds[0]:
+        return facts
     measured = product(MEASURED_NETWORKS[facts.device], MEASURED_SIDES)
     return replace(
         facts,

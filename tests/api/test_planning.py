@@ -347,6 +347,15 @@ def test_an_input_size_that_is_none_is_refused_by_its_name_alone(side: object) -
     assert "crop_padding" not in str(refused.value)
 
 
+def test_shards_take_the_same_time_on_fast_and_slow_workers() -> None:
+    request = {"preset": "quick", "config": {}}
+    for gflops in (50.0, 500.0, 5_000.0):
+        device = replace(CPU, speeds=(workload.Speed(32, gflops, gflops),))
+        config, plan = planning.freeze(request, 2, IMAGES, 32, device)
+        gflop = workload.perturb_gflop(config, plan.batch_size * plan.shard_batches)
+        assert 60 < gflop / gflops < 240
+
+
 def test_shards_of_large_images_are_as_much_work() -> None:
     request = {"preset": "quick", "config": {"input_pixels": 64}}
     small, large = (

@@ -144,7 +144,7 @@ def test_many_shards_of_a_part_give_the_archive_of_one(monkeypatch: pytest.Monke
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
     archive = pictures.zipped(FILES)
     whole = jobs.protect(archive, **PARTLY)[1]
-    monkeypatch.setattr(workload, "SHARD_GFLOP", {"cpu": 0.0})
+    monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
     protection, in_parts = jobs.protect(archive, **PARTLY)
     with reading() as session:
         kinds = [step.kind for step in steps.of(session, protection.id)]

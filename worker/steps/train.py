@@ -105,7 +105,7 @@ def freeze_plan(claim: Claim) -> None:
     assert protection.dataset_id is not None
     assert dataset.summary is not None
     index = load_index(protection.dataset_id)
-    device = facts.measure(Queue.GPU).plan_device
+    device = facts.remembered(facts.measure(Queue.GPU)).plan_device
     train_images = sum(record.split == "train" for record in index.records)
     side, classes = sides.summary_side(dataset.summary), len(index.classes)
     config, plan = planning.freeze(protection.requested, classes, train_images, side, device)
