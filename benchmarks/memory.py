@@ -30,7 +30,6 @@ from PIL import Image
 CLASSES = 10
 LOOK_SECONDS = 0.02
 CONFIG = {
-    "preset": "quick",
     "seed": "0" * 32,
     "epochs": 1,
     "checkpoints": 1,
