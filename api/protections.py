@@ -33,6 +33,7 @@ WORST = "worst.png"
 CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
 TRAINING = "training.pt"
+TRAININGS = "trainings"
 DECODED = "decoded"
 """Pixels at the networks' input size, of originals too: see `worker.decoded`."""
 
@@ -235,7 +236,7 @@ def clean(protection: Protection | None) -> None:
 
 def clean_succeeded(protection_id: UUID) -> None:
     """Remove what only the steps of a protection that has succeeded had use for."""
-    for name in (SHARDS, DECODED):
+    for name in (SHARDS, DECODED, TRAININGS):
         storage.remove(storage.protection_key(protection_id, name))
     storage.remove_one(storage.protection_key(protection_id, TRAINING))
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from api import storage
-from api.errors import AppError
 from sep_core.surrogate import Checkpoint, restore
 from sep_core.training import State
+from worker import resume
 from worker.data import Job, checkpoint_key, training_key
 
 log = logging.getLogger(__name__)
@@ -36,36 +36,18 @@ def restored(job: Job, epochs: Sequence[int]) -> Iterator[Checkpoint]:
         yield restore(stored["state"], stored["class_means"], epoch, job.config, job.plan)
 
 
-def save_training(job: Job, training: State, kept: Sequence[Kept]) -> bool:
-    """Store what the training goes on from, and what it has kept until then.
-
-    False where that fails; the training goes on all the same, and only would begin anew elsewhere.
-    """
-    file = io.BytesIO()
-    torch.save({"training": training, "kept": list(kept)}, file)
-    try:
-        storage.write(training_key(job.protection_id), file)
-    except (OSError, AppError):
-        log.exception("the state of a training was not stored")
-        return False
-    return True
-
-
 def load_training(job: Job) -> tuple[State | None, list[Kept]]:
-    """What `save_training` stored last, in an attempt before this one.
+    """What the surrogate's training goes on from, and the checkpoints that it had kept until then.
 
     Nothing where that, or a checkpoint that it counts on, is damaged: the training begins anew.
     """
-    content = storage.read_if_there(training_key(job.protection_id))
-    if content is None:
+    stored = resume.load(training_key(job.protection_id))
+    if stored is None:
         return None, []
-    try:
-        stored = _load(content)
-        whole = all(_is_whole(job, index, each) for index, each in enumerate(stored["kept"]))
-    except Exception:  # of a torn file torch says anything
-        log.exception("the state of a training can't be read")
-        whole = False
-    return (stored["training"], stored["kept"]) if whole else (None, [])
+    if not all(_is_whole(job, index, each) for index, each in enumerate(stored["kept"])):
+        log.warning("a checkpoint is damaged: the training begins anew")
+        return None, []
+    return stored["training"], stored["kept"]
 
 
 def _is_whole(job: Job, index: int, kept: Kept) -> bool:

@@ -129,6 +129,11 @@ def training_key(protection_id: UUID) -> str:
     return storage.protection_key(protection_id, protections.TRAINING)
 
 
+def evaluation_key(protection_id: UUID, index: int) -> str:
+    """Where an `evaluate` step leaves what another attempt goes on from."""
+    return storage.protection_key(protection_id, f"{protections.TRAININGS}/{index:03d}.pt")
+
+
 def checkpoint_key(protection_id: UUID, index: int) -> str:
     """Where the `train` step leaves a checkpoint."""
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/{index:03d}.pt")

@@ -6,9 +6,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from api import baselines, datasets, protections, report, steps, storage
+from api import baselines, datasets, endings, leases, protections, report, steps, storage
 from api.baselines import PERTURBATION
 from api.db import reading, transaction
+from api.leases import Claim
 from api.models import Baseline, Protection, ProtectionState, Step, StepKind, StepState
 from sep_core.cells import Cell
 from sep_core.config import COUNTERMEASURES
@@ -16,8 +17,8 @@ from sep_core.costs import training_cost
 from sep_core.countermeasures.adversarial import RADIUS_LEVELS, STEPS
 from tests import pictures
 from tests.worker import jobs
-from worker import tasks, tensors
-from worker.data import Job, load_index
+from worker import resume, tensors
+from worker.data import Job, evaluation_key, load_index
 from worker.steps import Work, evaluate
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -141,7 +142,7 @@ def test_a_baseline_that_was_kept_with_fewer_figures_is_trained_anew(
 
 def test_a_baseline_that_another_is_at_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step goes back without a lost attempt, and finds what the other one found."""
-    monkeypatch.setattr(tasks, "POSTPONED_SECONDS", 0)
+    monkeypatch.setattr(evaluate, "POSTPONED_MAX_SECONDS", 0)
     dataset = jobs.upload(TRAIN_ONLY)
     first, second = jobs.ask(dataset.id), jobs.ask(dataset.id, epsilon_levels=4)
     while earlier := [step for step in jobs.ready() if step.kind is not StepKind.EVALUATE]:
@@ -149,8 +150,8 @@ def test_a_baseline_that_another_is_at_is_waited_for(monkeypatch: pytest.MonkeyP
     trained = evaluate._train
     met: list[Step] = []
 
-    def in_the_middle(job: Job, cell: Cell) -> Work:
-        output = yield from trained(job, cell)
+    def in_the_middle(claim: Claim, job: Job, cell: Cell) -> Work:
+        output = yield from trained(claim, job, cell)
         if cell.clean:  # as another worker would, while this one is at it
             jobs.run(evaluations(second)[0].id)
             met.append(evaluations(second)[0])
@@ -214,3 +215,43 @@ def test_a_training_costs_its_passes() -> None:
         passes = 1 if countermeasure == "pretrained-frozen" else 3
         passes += 2 * STEPS if countermeasure in RADIUS_LEVELS else 0
         assert training_cost(countermeasure) == pytest.approx(passes / 3)
+
+
+def kept_curve(protection_id: UUID, index: int) -> list[Any]:
+    """Accuracies of the epochs that the next attempt need not do again."""
+    stored = resume.load(evaluation_key(protection_id, index))
+    return stored["curve"] if stored is not None else []
+
+
+@pytest.mark.parametrize("countermeasure", ["crop-flip", "grey"])
+@pytest.mark.parametrize("index", [steps.CLEAN, steps.PROTECTED])
+def test_a_training_that_was_broken_off_goes_on_to_the_same_accuracies(
+    monkeypatch: pytest.MonkeyPatch, countermeasure: str, index: int
+) -> None:
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
+    asked: dict[str, Any] = {"countermeasures": [countermeasure]}
+    undisturbed = outputs(ran(jobs.upload(TRAIN_ONLY).id, asked, appropriator_epochs=4))
+    protection_id = jobs.ask(jobs.upload(TRAIN_ONLY).id, asked, appropriator_epochs=4)
+    jobs.work(until=StepKind.EVALUATE)
+    begun, kept = [], []
+    for epochs in (1, 2):
+        with transaction() as session:
+            claim = leases.claim(session, evaluations(protection_id)[index].id, "a test")
+            assert claim is not None
+        work = evaluate.run(claim)
+        while (
+            len((resume.load(evaluation_key(protection_id, index)) or {"curve": ()})["curve"])
+            < epochs
+        ):
+            next(work)
+        step = evaluations(protection_id)[index]
+        begun.append(step.progress_begun)
+        kept.append(step.progress_kept)
+        endings.end(claim, endings.stop)
+    assert 0 < kept[0] < kept[1]
+    assert begun[0] == 0
+    if countermeasure == "crop-flip":  # the other changes all images first, again
+        assert begun[1] == kept[0]
+    jobs.work()
+    assert outputs(protection_id) == undisturbed
+    assert storage.read_if_there(evaluation_key(protection_id, index)) is None

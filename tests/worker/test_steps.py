@@ -14,6 +14,7 @@ from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
+from worker import resume
 from worker.data import checkpoint_key, training_key
 from worker.steps import train
 
@@ -240,7 +241,7 @@ def made_at(key: str) -> int:
 def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
     archive = pictures.zipped(FILES)
     changes: dict[str, Any] = {"epochs": 6, "checkpoints": 3}
     undisturbed, whole = jobs.protect(archive, **changes)
@@ -278,7 +279,7 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
 def test_a_training_whose_state_is_damaged_begins_anew(
     monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
     archive = pictures.zipped(FILES)
     _, whole = jobs.protect(archive)
     protection_id = jobs.ask(jobs.upload(archive).id)

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
@@ -14,10 +15,11 @@ from api.leases import Claim, held
 from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
-from sep_core.training import Progress, prepare
-from worker import decoded, facts, pretrained, tensors
-from worker.data import Job, load_job
+from sep_core.training import Epoch, Progress, prepare
+from worker import decoded, facts, pretrained, resume, tensors
+from worker.data import Job, evaluation_key, load_job
 from worker.lease import StepPostponed
+from worker.resume import Keeper
 from worker.steps import Output, Work
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def run(claim: Claim) -> Work:
     job = load_job(claim)
     cell = cells(job.evaluation)[claim.index]
     if not cell.clean:
-        return (yield from _train(job, cell)) | {"reused": False}
+        return (yield from _train(claim, job, cell)) | {"reused": False}
     begun = weights_sha256(job.evaluation, cell.network, cell.countermeasure)
     versions = facts.measure(Queue.GPU).versions
     key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, versions, begun)
@@ -55,7 +57,7 @@ def run(claim: Claim) -> Work:
         return kept | {"reused": True}
     if not ours:
         raise StepPostponed(_wait_seconds(job, key))
-    output = yield from _train(job, cell)
+    output = yield from _train(claim, job, cell)
     try:
         with transaction() as session:
             if held(session, claim) is not None:
@@ -73,9 +75,9 @@ def _wait_seconds(job: Job, key: str) -> float:
     return min(max((eta or 0) / 2, POSTPONED_SECONDS), POSTPONED_MAX_SECONDS)
 
 
-def _train(job: Job, cell: Cell) -> Work:
+def _train(claim: Claim, job: Job, cell: Cell) -> Work:
     try:
-        return (yield from _appropriate(job, cell))
+        return (yield from _appropriate(claim, job, cell))
     except FloatingPointError as error:
         images = "originals" if cell.clean else "what leaves"
         sentence = f"{error} It was on {images}, seed {cell.seed}."
@@ -85,13 +87,15 @@ def _train(job: Job, cell: Cell) -> Work:
         return _described(cell) | {"diverged": sentence}
 
 
-def _appropriate(job: Job, cell: Cell) -> Work:
+def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
     prepare(job.plan)
     backbone = pretrained.of_cell(job.evaluation, cell, job.config.input_pixels)
     train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     test_pixels = yield from decoded.originals(job, held_out)
     pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
-    curve: list[Accuracy] = []
+    key = evaluation_key(job.protection_id, claim.index)
+    stored, keeper = resume.load(key) or {"training": None, "curve": []}, Keeper(claim, key)
+    curve = [Accuracy(*point) for point in stored["curve"]]
     for event in appropriate(
         (pixels, tensors.labels(train, job.index)),
         (test_pixels, tensors.labels(held_out, job.index)),
@@ -101,10 +105,15 @@ def _appropriate(job: Job, cell: Cell) -> Work:
         countermeasure=cell.countermeasure,
         pretrained=backbone,
         room=tensors.room,
+        resumed=stored["training"],
     ):
         match event:
             case Progress(done, total):
+                keeper.begin(done - 1)
                 yield done, total
+            case Epoch() if keeper.is_due():
+                points = [astuple(point) for point in curve]  # this epoch's is still to come
+                keeper.save({"training": event.state(), "curve": points}, done)
             case Accuracy():
                 curve.append(event)
     return _output(cell, curve) | {"by_class": _by_class(curve, held_out, job.index.classes)}

@@ -1,16 +1,12 @@
 """`train`: freeze the plan, train the surrogate, keep its checkpoints."""
 
 import io
-import logging
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import torch
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import leases, planning, sides, steps, storage, weights, workload
+from api import planning, sides, steps, storage, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
@@ -20,13 +16,9 @@ from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Epoch, Progress, prepare
 from worker import checkpoints, decoded, facts, pretrained, tensors
-from worker.data import Job, load_index, load_job, patterns_key
+from worker.data import Job, load_index, load_job, patterns_key, training_key
+from worker.resume import Keeper
 from worker.steps import Work
-
-log = logging.getLogger(__name__)
-
-SAVE_SECONDS = 60
-"""Of training that a lost worker costs at most, and the epoch that it was in."""
 
 
 def run(claim: Claim) -> Work:
@@ -42,19 +34,15 @@ def run(claim: Claim) -> Work:
     labels = tensors.labels(train, job.index)
     state, kept = checkpoints.load_training(job)
     ensemble = list(checkpoints.restored(job, [known["epoch"] for known in kept]))
-    classes, saved, begun = len(job.index.classes), time.monotonic(), False
+    classes, keeper = len(job.index.classes), Keeper(claim, training_key(job.protection_id))
     for event in surrogate.train(pixels, labels, classes, job.config, job.plan, state):
         match event:
             case Progress(done, total):
-                if not begun:
-                    _tell(leases.begin, claim, done - 1)
-                    begun = True
+                keeper.begin(done - 1)
                 progress = done, total + job.config.class_steps
                 yield progress
-            case Epoch() if begun and time.monotonic() >= saved + SAVE_SECONDS:
-                if checkpoints.save_training(job, event.state(), kept):
-                    _tell(leases.keep, claim, progress[0])
-                saved = time.monotonic()
+            case Epoch() if keeper.is_due():
+                keeper.save({"training": event.state(), "kept": kept}, progress[0])
             case Checkpoint():
                 kept.append(checkpoints.keep(job, len(kept), event))
                 ensemble.append(event)
@@ -67,15 +55,6 @@ def run(claim: Claim) -> Work:
         "held_out_images": len(held),
         "held_out_from": held[0].split,
     }
-
-
-def _tell(what: Callable[[Session, Claim, int], None], claim: Claim, done: int) -> None:
-    """Hours of training outlive a database that is away: ETA and attempts are a little wrong."""
-    try:
-        with transaction() as session:
-            what(session, claim, done)
-    except OperationalError:
-        log.exception("what is kept was not written")
 
 
 def _patterns(

@@ -1,0 +1,75 @@
+"""What a training that is broken off has done, kept so that the next attempt goes on from there."""
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from api import leases, storage
+from api.db import transaction
+from api.errors import AppError
+from api.leases import Claim
+
+log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 60
+"""Of training that a lost worker costs at most, and the epoch that it was in."""
+
+
+class Keeper:
+    """Stores the state of a step's training once in a while, and has its row say so.
+
+    What can't be stored or written is logged: hours of training outlive a storage or a database
+    that is away, and only would begin anew elsewhere, or show an ETA that is a little wrong.
+    """
+
+    def __init__(self, claim: Claim, key: str) -> None:
+        self._claim, self._key = claim, key
+        self._saved, self._begun = time.monotonic(), False
+
+    def begin(self, done: int) -> None:
+        """Where this attempt begins; later calls say nothing."""
+        if not self._begun:
+            self._begun = True
+            self._tell(leases.begin, done)
+
+    def is_due(self) -> bool:
+        """Whether a state is to be stored now; not the one that the attempt began with."""
+        return self._begun and time.monotonic() >= self._saved + SAVE_SECONDS
+
+    def save(self, state: dict[str, Any], done: int) -> None:
+        """Store what the next attempt would go on from, with `done` of the work."""
+        file = io.BytesIO()
+        torch.save(state, file)
+        try:
+            storage.write(self._key, file)
+        except (OSError, AppError):
+            log.exception("the state of a training was not stored")
+        else:
+            self._tell(leases.keep, done)
+        self._saved = time.monotonic()
+
+    def _tell(self, what: Callable[[Session, Claim, int], None], done: int) -> None:
+        try:
+            with transaction() as session:
+                what(session, self._claim, done)
+        except OperationalError:
+            log.exception("what is kept was not written")
+
+
+def load(key: str) -> dict[str, Any] | None:
+    """What an attempt before this one has stored; None where there is nothing, or it is damaged."""
+    content = storage.read_if_there(key)
+    if content is None:
+        return None
+    try:
+        stored: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    except Exception:  # of a torn file torch says anything
+        log.exception("the state of a training can't be read: it begins anew")
+        return None
+    return stored
