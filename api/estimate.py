@@ -53,7 +53,9 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     classes = len(dataset.summary["classes"])
     index = _index(dataset)
     side = sides.summary_side(dataset.summary)
-    config, plan = planning.freeze(request.kept, classes, training_images(counts), side, device)
+    config, plan = planning.freeze(
+        request.kept, classes, training_images(counts), side, device, max(len(workers), 1)
+    )
     evaluation = weights.freeze(named(planning.load_evaluation(request.evaluation), config))
     trained = workload.trained_images(counts, config.held_out_percent)
     costs = workload.costs(config, plan, evaluation, index.records, trained)

@@ -184,12 +184,13 @@ def freeze(
     train_images: int,
     median_side: int,
     device: workload.Device,
+    workers: int = 1,
 ) -> tuple[SEPConfig, Plan]:
     """Everything that was open is decided here, once, and kept on the row."""
     preset, overrides = requested["preset"], requested["config"]
     asked = configure(preset, overrides, device.device, train_images, median_side)
     config = resolve(asked, classes)
-    return config, workload.plan(config, median_side, device)
+    return config, workload.plan(config, median_side, device, train_images, workers)
 
 
 def _sentences(error: ValidationError) -> str:

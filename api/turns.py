@@ -121,6 +121,7 @@ def _next(queue: Queue, at: datetime, device: str | None) -> Select[Step, UUID]:
             Owner.id,
             func.coalesce(Protection.priority, 0).desc(),
             func.coalesce(Protection.created_at, Step.created_at),
+            Step.cost.desc(),  # begun last, the longest would be waited for by all others
             Step.index,
             Step.id,
         )

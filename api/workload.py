@@ -26,8 +26,10 @@ BATCH_SIZE: Mapping[str, int] = {"cpu": 128, "cuda": 512}
 MEMORY_SHARE = 1 / 4
 # Full-size images of a batch: on a CPU so few that a step stays in its cache (12 MiB a tensor).
 MAX_BATCH_PIXELS: Mapping[str, int] = {"cpu": 2**20, "cuda": 2**22}
-SHARD_SECONDS = 120
+SHARD_SECONDS, LEAST_SHARD_SECONDS = 120, 15
 """Of work in a shard, so that losing one costs little and beginning one is little of it."""
+SHARDS_A_WORKER = 10
+"""At least, where they are not shorter than the least: the last ones leave others idle."""
 GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
 """Where nothing was measured: of two AVX-512 cores with bfloat16, and of a data-centre GPU."""
 # A shard is held in memory until it is whole.
@@ -83,8 +85,17 @@ def speed(known: Sequence[Speed], network: NetworkName, input_pixels: int) -> Sp
     return [ordered[0], *(speed for speed in ordered if speed.input_pixels <= input_pixels)][-1]
 
 
-def plan(config: SEPConfig, median_side: int, device: Device) -> Plan:
-    """How such a device is to do it, to be kept on the row: the bytes depend on it."""
+def plan(
+    config: SEPConfig, median_side: int, device: Device, images: int = 0, workers: int = 1
+) -> Plan:
+    """How such a device is to do it, to be kept on the row: the bytes depend on it.
+
+    But for `shard_batches`: how batches are shared out changes no byte.
+
+    Args:
+        images: about how many there are to perturb; 0 where that is not known.
+        workers: how many of them will share the work.
+    """
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.bfloat16 else "float32"
@@ -97,7 +108,12 @@ def plan(config: SEPConfig, median_side: int, device: Device) -> Plan:
     )
     fitting = max(1, unsharded.max_batch_pixels // median_side**2)
     batch_gflop = perturb_gflop(config, min(unsharded.batch_size, fitting))
-    wanted = max(1.0, SHARD_SECONDS * _gradient_gflops(config, device) / batch_gflop)
+    gflops = _gradient_gflops(config, device)
+    seconds = float(SHARD_SECONDS)
+    if images:
+        share = perturb_gflop(config, images) / gflops / workers / SHARDS_A_WORKER
+        seconds = min(max(share, LEAST_SHARD_SECONDS), SHARD_SECONDS)
+    wanted = max(1.0, seconds * gflops / batch_gflop)
     # A power of two: measured again, a speed is a little different.
     return replace(unsharded, shard_batches=2 ** round(math.log2(wanted)))
 

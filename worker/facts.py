@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from itertools import product
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from uuid import uuid4
 
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
 from api.db import now, transaction
-from api.models import Queue, Worker
+from api.models import WORKER_FRESH_SECONDS, Queue, Worker
 from api.settings import settings
 from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from worker.lease import DrainFlag, WorkerDraining
@@ -118,6 +121,13 @@ def remembered(facts: Facts) -> Facts:
             for number, (network, side) in enumerate(measured)
         ],
     )
+
+
+def alike(session: Session, queue: Queue) -> int:
+    """How many workers serve a queue now, this one included."""
+    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+    there = select(func.count()).where(Worker.queue == queue, Worker.heartbeat_at > fresh)
+    return max(session.scalar(there) or 0, 1)
 
 
 def register(queue: Queue, facts: Facts) -> None:

@@ -81,13 +81,16 @@ def freeze_plan(claim: Claim) -> None:
         if protection.plan is not None:
             return
         dataset = session.get_one(Dataset, protection.dataset_id)
+        workers = facts.alike(session, Queue.GPU)
     assert protection.dataset_id is not None
     assert dataset.summary is not None
     index = load_index(protection.dataset_id)
     device = facts.remembered(facts.measure(Queue.GPU)).plan_device
     train_images = sum(record.split == "train" for record in index.records)
     side, classes = sides.summary_side(dataset.summary), len(index.classes)
-    config, plan = planning.freeze(protection.requested, classes, train_images, side, device)
+    config, plan = planning.freeze(
+        protection.requested, classes, train_images, side, device, workers
+    )
     asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
     evaluation = weights.freeze(named(asked, config))
     pretrained.check(evaluation, config.input_pixels)
