@@ -55,7 +55,8 @@ from worker import sweep
 START = datetime(2030, 1, 1, tzinfo=UTC)
 SIDE = 224
 EPOCH_SHARE = 1 / 30
-"""Of a training that a lost GPU costs, at most: it goes on from an epoch's end."""
+"""Of a training that a lost GPU costs, at most: it goes on from an epoch's end. The paper's have
+120 of them."""
 GPU_KINDS = (StepKind.PERTURB, StepKind.EVALUATE)
 ROWS = [name for name in COUNTERMEASURES if name not in PRETRAINED]
 
@@ -111,7 +112,8 @@ class Cluster:
         self._draws = random.Random(options.seed)  # noqa: S311  nothing secret
         self._numbers = itertools.count()
         self._happenings: list[Happening] = []
-        self._idle = {"cpu"} | {f"gpu{number}" for number in range(options.gpus)}
+        self._idle = {f"gpu{number}" for number in range(options.gpus)}
+        self._idle |= {f"cpu{number}" for number in range(options.cpu_workers)}
         self._held: dict[str, Claim] = {}
         self._begun: dict[UUID, float] = {}
         self._kept: dict[UUID, float] = {}
@@ -408,8 +410,9 @@ def _record_figures(options: argparse.Namespace, figures: dict[str, tuple[float,
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, default=64)
+    parser.add_argument("--cpu-workers", type=int, default=16, help="two for eight GPUs")
     parser.add_argument("--images", type=int, default=1_300_000)
-    parser.add_argument("--seeds", type=int, default=10, help="of each row of the one's evidence")
+    parser.add_argument("--seeds", type=int, default=12, help="of each row of the one's evidence")
     parser.add_argument("--gradient-gflops", type=float, default=125_000)
     parser.add_argument("--training-gflops", type=float, default=60_000)
     parser.add_argument("--package-gflops", type=float, default=333, help="of the CPU worker")

@@ -66,17 +66,17 @@ def measure(
 ) -> Figures:
     """One surrogate, one protection of its images, an appropriator on clean and on protected."""
     figures: Figures = {}
-    clean = _seen(train, config)
+    clean = seen(train, config)
     with _timed(figures, "surrogate time"):
         kept = list(surrogate.train(*clean, classes, config, plan))
         ensemble = [event for event in kept if isinstance(event, surrogate.Checkpoint)]
     with _timed(figures, "perturb time"):
-        protect = _protect_enlarged if enlarge else _protect
-        patterns = _patterns(clean, classes, ensemble, config, plan)
+        protect = _protect_enlarged if enlarge else perturbed
+        patterns = patterns_of(clean, classes, ensemble, config, plan)
         released = protect(train, ensemble, config, plan, patterns)
-    for name, split in (("clean", clean), ("protected", _seen(released, config))):
+    for name, split in (("clean", clean), ("protected", seen(released, config))):
         with _timed(figures, f"{name} training time"):
-            curve = list(_curve(split, _seen(test, config), classes, config, plan))
+            curve = list(accuracies(split, seen(test, config), classes, config, plan))
         figures |= {f"{name} last": curve[-1], f"{name} peak": max(curve)}
     figures["largest change"] = (released[0].int() - train[0].int()).abs().max().item()
     figures["total time"] = sum(value for name, value in figures.items() if name.endswith("time"))
@@ -90,18 +90,20 @@ def configured(preset: str, changes: list[str], device: str, pixels: Tensor) -> 
     return planning.configure(preset, fields, device, len(pixels), min(pixels.shape[-2:]))
 
 
-def _seen(split: Split, config: SEPConfig) -> Split:
+def seen(split: Split, config: SEPConfig) -> Split:
+    """A split at input size."""
     pixels, labels = split
     return to_pixels(to_input(to_images(pixels), config.input_pixels)), labels
 
 
-def _patterns(
+def patterns_of(
     clean: Split,
     classes: int,
     ensemble: list[surrogate.Checkpoint],
     config: SEPConfig,
     plan: Plan,
 ) -> Tensor | None:
+    """The classes' patterns, where the recipe has any."""
     if not config.class_steps:
         return None
     *_, patterns = class_patterns(*clean, classes, ensemble, config, plan)
@@ -109,13 +111,14 @@ def _patterns(
     return patterns
 
 
-def _protect(
+def perturbed(
     split: Split,
     ensemble: list[surrogate.Checkpoint],
     config: SEPConfig,
     plan: Plan,
     patterns: Tensor | None,
 ) -> Split:
+    """All images of a split, perturbed as planned."""
     pixels, labels = split
     *_, height, width = pixels.shape
     size = max(1, min(plan.batch_size, plan.max_batch_pixels // (height * width)))
@@ -136,16 +139,17 @@ def _protect_enlarged(
 ) -> Split:
     """Perturb at the surrogate's size and enlarge the change: what the product does not do."""
     pixels, labels = split
-    small = _seen(split, config)
-    change = _protect(small, ensemble, config, plan, patterns)[0].int() - small[0].int()
+    small = seen(split, config)
+    change = perturbed(small, ensemble, config, plan, patterns)[0].int() - small[0].int()
     size = pixels.shape[-2:]
     enlarged = functional.interpolate(change.float(), size, mode="bilinear").round()
     return (pixels.float() + enlarged).clamp(0, 255).to(torch.uint8), labels
 
 
-def _curve(
+def accuracies(
     train: Split, test: Split, classes: int, config: SEPConfig, plan: Plan
 ) -> Iterator[float]:
+    """Of an appropriator on `test`, after every epoch."""
     for event in evaluation.appropriate(train, test, classes, config, plan):
         if isinstance(event, evaluation.Accuracy):
             yield event.accuracy

@@ -1,0 +1,119 @@
+"""What the service costs: the whole job through it against the same calls of `sep_core` alone.
+
+    python -m benchmarks.overhead --data ZIP [--rounds 2] [--set epochs=10 ...] [--record FILE]
+
+One side is `benchmarks.service`: upload, poll, download, with everything in between. The other, in
+this process, reads the same zip, trains the surrogate, perturbs every image and trains both
+appropriators, by the configuration and the plan that the service decided on; it writes and checks
+no archive. They take turns; both find the same accuracies. Figures come last, one a line, `name:
+value unit`; the overhead is that of the median round. Exits 1 where it exceeds `--max-overhead`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import service, trial
+from benchmarks.files import versions
+
+
+def main() -> int:
+    """Run the rounds, print, judge."""
+    options = _options()
+    rounds = [_round(options) for _ in range(options.rounds)]
+    ratios = [through / alone for through, alone, _ in rounds]
+    figures = {
+        "through the service": (statistics.median(through for through, _, _ in rounds), "s"),
+        "sep_core alone": (statistics.median(alone for _, alone, _ in rounds), "s"),
+        "images": (rounds[0][2], "images"),
+        "overhead": (100 * (statistics.median(ratios) - 1), "%"),
+        "least overhead": (100 * (min(ratios) - 1), "%"),
+        "most overhead": (100 * (max(ratios) - 1), "%"),
+    }
+    if options.record:
+        whole = {"figures": {n: list(v) for n, v in figures.items()}, "versions": versions()}
+        options.record.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    for name, (value, unit) in figures.items():
+        print(f"{name}: {value:.4g} {unit}")
+    return int(figures["overhead"][0] > options.max_overhead)
+
+
+def _round(options: argparse.Namespace) -> tuple[float, float, int]:
+    """Seconds through the service and alone, and the number of images."""
+    report, through = _through_the_service(options)
+    began = time.monotonic()
+    accuracies = _alone(options.data, report)
+    alone = time.monotonic() - began
+    for side, (last, peak) in accuracies.items():
+        found = report["accuracy"][side]
+        expected = found["accuracy_last"], found["accuracy_peak"]
+        print(f"{side}: {expected} through the service, {(last, peak)} alone")
+    images: int = report["change"]["images"]
+    print(f"{through:.0f} s through the service, {alone:.0f} s alone", flush=True)
+    return through, alone, images
+
+
+def _through_the_service(options: argparse.Namespace) -> tuple[service.Resource, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SEPGATE_DATA_DIR"] = folder
+        from api import db, launcher  # noqa: PLC0415  reads the environment set above
+        from api.settings import settings  # noqa: PLC0415
+
+        settings.cache_clear()
+        db.engine.cache_clear()
+        with launcher.service("127.0.0.1", 0) as running:
+            time.sleep(15)  # until its workers have measured how fast they are
+            curl = service.Curl(running.url, launcher.new_key())
+            config = {"preset": "quick"} | dict(map(_change, options.set))
+            report, seconds, _ = service.job(curl, options.data, config, Path(folder))
+        return report, seconds
+
+
+def _alone(path: Path, report: service.Resource) -> dict[str, tuple[float, float]]:
+    """Last and peak accuracy of either side, by nothing but `sep_core`."""
+    from api.planning import load_config, load_plan  # noqa: PLC0415
+    from benchmarks.data import read  # noqa: PLC0415
+    from sep_core import surrogate  # noqa: PLC0415
+    from sep_core.training import prepare  # noqa: PLC0415
+
+    config, plan = load_config(report["config"]), load_plan(report["plan"])
+    prepare(plan)
+    data = read(path)
+    clean, held_out = trial.seen(data.train, config), trial.seen(data.test, config)
+    events = surrogate.train(*clean, data.classes, config, plan)
+    ensemble = [event for event in events if isinstance(event, surrogate.Checkpoint)]
+    patterns = trial.patterns_of(clean, data.classes, ensemble, config, plan)
+    released, _ = (
+        trial.perturbed(split, ensemble, config, plan, patterns)
+        for split in (data.train, data.test)
+    )
+    accuracies = {}
+    for side, split in (("clean", clean), ("protected", trial.seen(released, config))):
+        curve = list(trial.accuracies(split, held_out, data.classes, config, plan))
+        accuracies[side] = curve[-1], max(curve)
+    return accuracies
+
+
+def _change(text: str) -> tuple[str, Any]:
+    field, _, value = text.partition("=")
+    return field, json.loads(value)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="zip of class folders")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--max-overhead", type=float, default=5.0, help="%%")
+    parser.add_argument("--record", type=Path, help="docs/overhead.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
