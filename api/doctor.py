@@ -13,10 +13,21 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import func, select
 
-from api import launcher, queue, storage
+from api import datasets, launcher, protections, queue, storage
 from api.db import engine, now, reading
 from api.locks import SWEEP
-from api.models import WORKER_FRESH_SECONDS, Lock, Owner, Queue, Step, StepState, Worker
+from api.models import (
+    WORKER_FRESH_SECONDS,
+    Dataset,
+    Lock,
+    Owner,
+    Protection,
+    ProtectionState,
+    Queue,
+    Step,
+    StepState,
+    Worker,
+)
 from api.settings import settings
 
 CLOCK_SECONDS = 5
@@ -41,7 +52,10 @@ def examine() -> Iterator[Finding]:
     yield from _careful("storage", _storage)
     yield from _careful("disk", _disk)
     if all(finding.state != "fail" for finding in database):
-        for part, look in (("clock", _clock), ("workers", _workers), ("sweep", _sweep)):
+        for part, look in (
+            *(("clock", _clock), ("workers", _workers)),
+            *(("sweep", _sweep), ("blobs", _blobs)),
+        ):
             yield from _careful(part, look)
 
 
@@ -62,6 +76,7 @@ _MEND = {
     "clock": "The database's clock could not be read.",
     "workers": "The workers' rows could not be read.",
     "sweep": "The sweep's row could not be read.",
+    "blobs": "Whether the blobs of all rows are there was not found out.",
 }
 
 
@@ -159,3 +174,25 @@ def _sweep() -> Iterator[Finding]:
         yield Finding("sweep", "ok", f"{lock.holder}, since {lock.taken_at:%Y-%m-%d %H:%M} UTC")
     else:
         yield Finding("sweep", "fail", "None is at work: start `python -m worker.sweep`.")
+
+
+def _blobs() -> Iterator[Finding]:
+    """Whether what rows promise is there: after a restore, above all."""
+    with reading() as session:
+        uploads = session.execute(
+            select(Dataset.id, Dataset.size_bytes).where(Dataset.error_code.is_(None))
+        )
+        promised: dict[str, int | None]
+        promised = {storage.dataset_key(i, datasets.SOURCE): size for i, size in uploads}
+        succeeded = Protection.state == ProtectionState.SUCCEEDED
+        archives = session.execute(select(Protection.id, Protection.archive_bytes).where(succeeded))
+        promised |= {storage.protection_key(i, protections.ARCHIVE): size for i, size in archives}
+    wrong = sorted(key for key, size in promised.items() if storage.size_if_there(key) != size)
+    if wrong:
+        text = (
+            f"{len(wrong)} of {len(promised)} uploads and archives are missing or of another size, "
+            f"{wrong[0]} to begin with; restore the blobs of the database's backup."
+        )
+        yield Finding("blobs", "fail", text)
+    else:
+        yield Finding("blobs", "ok", f"{len(promised)} uploads and archives, all there")

@@ -178,6 +178,10 @@ class Stack:
         )
         self._http.headers["Authorization"] = f"Bearer {made.stdout.strip()}"
 
+    def use_key(self, authorisation: str) -> None:
+        """Ask as somebody else, by the header that `authorisation` gave."""
+        self._http.headers["Authorization"] = authorisation
+
     def protect(self, data: Path, out: Path, config: str) -> "subprocess.CompletedProcess[str]":
         """Run `sepgate protect`."""
         key = self._http.headers["Authorization"].removeprefix("Bearer ")

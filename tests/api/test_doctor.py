@@ -57,7 +57,9 @@ def whole(environment: dict[str, str]) -> None:
 def test_a_whole_set_up() -> None:
     status, found = examined()
     assert status == 0, found
-    assert set(found) == {"database", "queue", "storage", "disk", "clock", "workers", "sweep"}
+    assert set(found) == {
+        *("database", "queue", "storage", "disk", "clock", "workers", "sweep", "blobs")
+    }
     assert found["queue"] == ["ok 0 messages in gpu, 0 messages in cpu"]
     assert found["workers"] == ["ok 1 serve gpu: H100", "ok 1 serve cpu: H100"]
     assert "migration 2026" in found["database"][0]
