@@ -415,7 +415,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=12, help="of each row of the one's evidence")
     parser.add_argument("--gradient-gflops", type=float, default=125_000)
     parser.add_argument("--training-gflops", type=float, default=60_000)
-    parser.add_argument("--package-gflops", type=float, default=333, help="of the CPU worker")
+    parser.add_argument(
+        "--package-gflops", type=float, default=2000, help="of a CPU worker: 6 of its 16 cores"
+    )
     parser.add_argument("--overhead", type=float, default=2.0, help="seconds a step")
     parser.add_argument("--loss-hours", type=float, default=50)
     parser.add_argument("--restart", type=float, default=300, help="seconds until a host is back")

@@ -1,11 +1,13 @@
 """Signs of life of a call that gives none itself."""
 
 import os
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, TypeVar
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 SECONDS = 1.0
 
@@ -16,10 +18,39 @@ def computing(call: Callable[[], T]) -> Generator[None, None, T]:
     The call must be sure to end: one that waits for something outside could hang unseen.
     """
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(call)
-        while not wait([running], SECONDS).done:
-            yield
-        return running.result()
+        return (yield from _result(pool.submit(call)))
+
+
+def in_order(
+    call: Callable[[Item], T], items: Iterable[Item], threads: int
+) -> Generator[T | None, None, None]:
+    """The result of the call for each item in order, and None as a sign of life in between.
+
+    So many calls are made at once, ahead of where results are taken. What one raises comes where
+    its result would; nothing further is begun then, nor when the generator is closed.
+    """
+    following: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads, "in order") as pool:
+        try:
+            for item in items:
+                following.append(pool.submit(call, item))
+                if len(following) > threads:
+                    yield from _signs_and_result(following.popleft())
+            while following:
+                yield from _signs_and_result(following.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _signs_and_result(running: Future[T]) -> Generator[T | None, None, None]:
+    result = yield from _result(running)
+    yield result
+
+
+def _result(running: Future[T]) -> Generator[None, None, T]:
+    while not wait([running], SECONDS).done:
+        yield
+    return running.result()
 
 
 def reading(call: Callable[[], T], file: IO[bytes]) -> Generator[None, None, T]:

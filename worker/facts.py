@@ -68,14 +68,18 @@ def name() -> str:
     return f"{worker()}:{os.getpid()}"
 
 
+def threads() -> int:
+    """That this process computes with."""
+    return settings().threads or len(os.sched_getaffinity(0))
+
+
 def measure(queue: Queue) -> Facts:
     """Look at this machine; imports torch only where a GPU queue is served."""
     versions = {"python": platform.python_version()} | {
         package: version(package) for package in ("sepgate", "numpy", "pillow")
     }
-    threads = settings().threads or len(os.sched_getaffinity(0))
     if queue is Queue.CPU:
-        return Facts("cpu", platform.processor(), _memory_bytes(), False, threads, versions)
+        return Facts("cpu", platform.processor(), _memory_bytes(), False, threads(), versions)
     import torch  # noqa: PLC0415  never in the parent, and never for the cpu queue
 
     versions |= {"torch": torch.__version__, "torchvision": version("torchvision")}
@@ -87,10 +91,12 @@ def measure(queue: Queue) -> Facts:
             card.name,
             card.total_memory,
             torch.cuda.is_bf16_supported(including_emulation=False),
-            threads,
+            threads(),
             versions,
         )
-    return Facts("cpu", _processor_name(), _memory_bytes(), _cpu_has_bfloat16(), threads, versions)
+    return Facts(
+        "cpu", _processor_name(), _memory_bytes(), _cpu_has_bfloat16(), threads(), versions
+    )
 
 
 def calibrated(facts: Facts, drain: DrainFlag) -> Facts:

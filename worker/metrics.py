@@ -4,7 +4,7 @@ An image may have 64 million pixels, so everything goes through strips of rows.
 """
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,18 +57,17 @@ class Change:
         return _psnr_db(self.squared_error)
 
 
-def compare(original: Pixels, released: Pixels) -> Generator[None, None, Change]:
-    """Change between two images (h, w, c) of like shape, sides of at least 7; yields at strips."""
+def compare(original: Pixels, released: Pixels) -> Change:
+    """Change between two images (h, w, c) of like shape, sides of at least 7."""
     histogram = np.zeros(256, np.int64)
     changed = 0
     for before, after in _strips(original, released):
         difference = _difference(before, after)
         histogram += np.bincount(difference.ravel(), minlength=256)
         changed += int(np.count_nonzero(difference.any(axis=2)))
-        yield
     counts = tuple(np.trim_zeros(histogram, "b").tolist())
     height, width, _ = original.shape
-    return Change(counts, changed / (height * width), (yield from _ssim(original, released)))
+    return Change(counts, changed / (height * width), _ssim(original, released))
 
 
 def largest(original: Pixels, released: Pixels) -> int:
@@ -113,7 +112,7 @@ def _psnr_db(squared_error: float) -> float | None:
     return round(10 * math.log10(255**2 / squared_error), 3) if squared_error else None
 
 
-def _ssim(original: Pixels, released: Pixels) -> Generator[None, None, float]:
+def _ssim(original: Pixels, released: Pixels) -> float:
     """scikit-image's for the whole image, which takes 120 bytes a pixel if it is taken at once.
 
     It is the mean over the windows that lie inside the image: that of strips which overlap by all
@@ -125,7 +124,6 @@ def _ssim(original: Pixels, released: Pixels) -> Generator[None, None, float]:
             *strips, win_size=WINDOW, channel_axis=2, data_range=255
         )
         total += float(mean) * (len(strips[0]) - WINDOW + 1)
-        yield
     return total / (len(original) - WINDOW + 1)
 
 

@@ -92,3 +92,37 @@ def test_storing_that_is_broken_off_ends_and_leaves_nothing(tmp_path: Path) -> N
         assert file.closed
     with pytest.raises(FileNotFoundError):
         storage.read("protections/x/archive.zip")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_come_in_order_with_signs_in_between(threads: int) -> None:
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def call(number: int) -> int:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.1 if number % 3 == 0 else 0.001)
+        with lock:
+            at_once -= 1
+        return number
+
+    found = list(alive.in_order(call, range(12), threads))
+    assert [result for result in found if result is not None] == list(range(12))
+    assert None in found
+    assert most == threads
+
+
+def test_nothing_is_begun_after_one_that_fails() -> None:
+    begun = []
+
+    def call(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.01)
+        return 1 // (number - 3)
+
+    work = alive.in_order(call, range(1000), 2)
+    with pytest.raises(ZeroDivisionError):
+        list(work)
+    assert len(begun) < 10

@@ -11,11 +11,11 @@ from PIL import Image
 from api import protections, report, steps, storage
 from api.archive import Pixels
 from api.db import reading
-from api.models import Protection
+from api.models import Protection, StepKind
+from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
-from worker import metrics, preview
-from worker.steps import package
+from worker import alive, metrics, preview
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -97,11 +97,15 @@ def test_the_worst_are_pictured_and_go_with_the_data_set() -> None:
 
 
 def test_signs_of_life_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same archive, record and pictures with every image encoded in a thread and in strips."""
+    """The same archive, record and pictures with many images encoded at once and in strips."""
     first, archive = jobs.protect(pictures.zipped(FILES))
-    monkeypatch.setattr(package, "AT_ONCE_BYTES", 0)
+    again_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
+    jobs.work(until=StepKind.PACKAGE)
+    monkeypatch.setattr(settings(), "threads", 5)  # only now: PyTorch's are part of the plan
+    monkeypatch.setattr(alive, "SECONDS", 0.0)
     monkeypatch.setattr(metrics, "STRIP_PIXELS", 1)
-    second, again = jobs.protect(pictures.zipped(FILES))
-    assert again == archive
+    jobs.work()
+    second = jobs.show(again_id)
+    assert blob(second, protections.ARCHIVE) == archive
     for name in (protections.RECORD, protections.WORST, protections.PREVIEW):
         assert blob(first, name) == blob(second, name) is not None

@@ -2,9 +2,11 @@
 
 import hashlib
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from threading import Lock
 from typing import IO, TypeVar
 
 import numpy as np
@@ -13,10 +15,9 @@ from api import archive, protections, storage, workload
 from api.archive import ImageRecord, Pixels
 from api.errors import AppError
 from api.leases import Claim
-from worker import alive, metrics, preview
+from worker import alive, facts, metrics, preview
 from worker.data import (
     Job,
-    Reader,
     dump_json,
     load_job,
     open_released,
@@ -29,8 +30,8 @@ from worker.steps import Output, Work
 FORMAT_VERSION = 1
 PREVIEW_COLUMNS = 8
 WORST = 5
-AT_ONCE_BYTES = 2**23
-"""Of pixels that are encoded in less than a second or so: without a thread."""
+AT_ONCE_BYTES = 192_000_000
+"""Of pixels that are encoded or compared at once: no more than the largest accepted takes."""
 
 T = TypeVar("T")
 Progress = tuple[int, int]
@@ -123,12 +124,21 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, O
     }
     box: list[tuple[str, bytes]] = []
     writer = archive.write(file, _emptied(box))
-    with open_source(job.dataset_id) as reader:
-        for record, original, pixels in _released(job, reader):
-            data = yield from _at((len(files), total), _encoded(pixels, record.released_name))
-            files.append(_entry(record, data, metrics.largest(original, pixels)))
-            box.append((record.released_name, data))
-            next(writer)
+    with open_source(job.dataset_id) as reader, _shards(job) as shards:
+
+        def encoded(index: int) -> tuple[Output, bytes]:
+            record = job.records[index]
+            original = reader.pixels(record)
+            pixels = shards.pixels(index, original)
+            data = archive.encode(pixels, record.released_name)
+            return _entry(record, data, metrics.largest(original, pixels)), data
+
+        for result in _for_all(job, encoded):
+            if result is not None:
+                entry, data = result
+                files.append(entry)
+                box.append((entry["name"], data))
+                next(writer)
             yield len(files), total
     dumped = yield from _at((len(files), total), alive.computing(lambda: dump_json(manifest)))
     box.append((archive.MANIFEST_NAME, dumped))
@@ -143,10 +153,14 @@ def _emptied(box: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
         yield box.pop()
 
 
-def _encoded(pixels: Pixels, name: str) -> Generator[None, None, bytes]:
-    if pixels.nbytes < AT_ONCE_BYTES:
-        return archive.encode(pixels, name)
-    return (yield from alive.computing(lambda: archive.encode(pixels, name)))
+def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, None]:
+    """The call for each image in order: several at once, but fewer where images are large."""
+    largest = max((workload.size_bytes(record) for record in job.records), default=1)
+    threads = max(1, min(facts.threads(), AT_ONCE_BYTES // largest))
+    with warnings.catch_warnings():  # as in `tensors.at_input_size`
+        warnings.simplefilter("ignore")
+        with closing(alive.in_order(call, range(len(job.records)), threads)) as results:
+            yield from results
 
 
 def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
@@ -158,46 +172,54 @@ def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
     }
 
 
-def _released(job: Job, source: Reader) -> Iterator[tuple[ImageRecord, Pixels, Pixels]]:
-    """Originals and what leaves, in the order of names: picked from the shards, or the same."""
-    places: dict[int, tuple[int, int]] = {}
-    shards = workload.shards(job.records, job.config, job.plan)
-    for shard_index, shard in enumerate(shards):
-        offset = 0
-        for index in (index for batch in shard for index in batch):
-            places[index] = (shard_index, offset)
-            offset += workload.size_bytes(job.records[index])
+class _Shards:
+    """Pixels that were perturbed, picked from the shards; by several threads at once, too."""
+
+    def __init__(self, job: Job, files: Sequence[IO[bytes]]) -> None:
+        self._job, self._files, self._lock = job, files, Lock()
+        self._places: dict[int, tuple[int, int]] = {}
+        for shard_index, shard in enumerate(workload.shards(job.records, job.config, job.plan)):
+            offset = 0
+            for index in (index for batch in shard for index in batch):
+                self._places[index] = shard_index, offset
+                offset += workload.size_bytes(job.records[index])
+
+    def pixels(self, index: int, original: Pixels) -> Pixels:
+        """What leaves of an image: the original where it was not to be perturbed."""
+        if index not in self._places:
+            return original
+        shard_index, offset = self._places[index]
+        with self._lock:
+            self._files[shard_index].seek(offset)
+            raw = self._files[shard_index].read(original.nbytes)
+        return np.frombuffer(raw, np.uint8).reshape(original.shape)
+
+
+@contextmanager
+def _shards(job: Job) -> Iterator[_Shards]:
+    number = len(workload.shards(job.records, job.config, job.plan))
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(storage.open_blob(shard_key(job.protection_id, job.plan, index)))
-            for index in range(len(shards))
-        ]
-        for index, record in enumerate(job.records):
-            original = source.pixels(record)
-            if index not in places:
-                yield record, original, original
-                continue
-            shard_index, offset = places[index]
-            files[shard_index].seek(offset)
-            raw = files[shard_index].read(workload.size_bytes(record))
-            shape = (record.height, record.width, record.channels)
-            yield record, original, np.frombuffer(raw, np.uint8).reshape(shape)
+        keys = (shard_key(job.protection_id, job.plan, index) for index in range(number))
+        yield _Shards(job, [stack.enter_context(storage.open_blob(key)) for key in keys])
 
 
 def _verify(job: Job, manifest: Output, total: int) -> Generator[Progress, None, _Found]:
     """Decode every image again from the stored archive and compare it with its original."""
     found = _Found()
     with open_source(job.dataset_id) as source, open_released(job.protection_id) as released:
-        for index, (record, entry) in enumerate(zip(job.records, manifest["files"], strict=True)):
-            progress = len(job.records) + len(found.changes), total
-            original = source.pixels(record)
-            yield progress
-            pair = original, released.pixels(record)
-            change = yield from _at(progress, metrics.compare(*pair))
-            _check_change(job, index, change, entry)
-            found.changes.append(change)
-            if index in job.protected:
-                found.picture(record, pair, change, job.config.epsilon_levels)
+
+        def compared(index: int) -> tuple[preview.Pair, Change]:
+            record = job.records[index]
+            pair = source.pixels(record), released.pixels(record)
+            return pair, metrics.compare(*pair)
+
+        for result in _for_all(job, compared):
+            if result is not None:
+                (pair, change), index = result, len(found.changes)
+                _check_change(job, index, change, manifest["files"][index])
+                found.changes.append(change)
+                if index in job.protected:
+                    found.picture(job.records[index], pair, change, job.config.epsilon_levels)
             yield len(job.records) + len(found.changes), total
     return found
 
