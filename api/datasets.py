@@ -99,7 +99,7 @@ def reject(session: Session, step: Step, code: str, message: str) -> Dataset:
     return dataset
 
 
-def delete(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None = None) -> Dataset:
     """Forget a data set; `clean` removes its blobs after the commit.
 
     Raises:
@@ -125,7 +125,8 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
             f"Data set {dataset_id} is being protected; cancel these protections first.",
             details={"protections": [str(i) for i in active]},
         )
-    events.record(session, "dataset.deleted", dataset, sha256=dataset.sha256)
+    told = {"why": why} if why else {}
+    events.record(session, "dataset.deleted", dataset, sha256=dataset.sha256, **told)
     session.delete(dataset)
     return dataset
 

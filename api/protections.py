@@ -201,7 +201,9 @@ def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     return protection
 
 
-def delete(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
+def delete(
+    session: Session, owner_id: UUID, protection_id: UUID, why: str | None = None
+) -> Protection:
     """Forget a protection; `clean` removes its blobs after the commit.
 
     Raises:
@@ -215,7 +217,8 @@ def delete(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
             f"Protection {protection_id} is {protection.state}; cancel it first.",
         )
     archive = protection.archive_sha256
-    events.record(session, "protection.deleted", protection, archive_sha256=archive)
+    told = {"why": why} if why else {}
+    events.record(session, "protection.deleted", protection, archive_sha256=archive, **told)
     session.delete(protection)
     return protection
 

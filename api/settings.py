@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     failed_keep_seconds: float = Field(
         604_800, description="what a failed protection would go on from is kept so long"
     )
+    keep_protections_days: float | None = Field(
+        None, gt=0, description="protections that have ended are deleted then; default never"
+    )
+    keep_datasets_days: float | None = Field(
+        None, gt=0, description="data sets are deleted so long after their last use; default never"
+    )
     weights_dir: Path | None = Field(
         None, description="folder of pretrained weights, NETWORK.pt; default `weights` in data_dir"
     )

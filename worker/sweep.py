@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, locks, logs, outbox, protections, storage
+from api import endings, leases, locks, logs, outbox, protections, retention, storage
 from api.db import now, reading, transaction
 from api.endings import Owner, Setback
 from api.locks import SWEEP
@@ -125,6 +125,7 @@ def main() -> None:
 def _collect_at_times(ours: threading.Event) -> None:
     while ours.wait():
         try:
+            retention.expire()
             collect()
         except Exception:  # database or storage away
             log.exception("a collection failed")

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api import outbox, protections, steps, storage
+from api import outbox, protections, retention, steps, storage
 from api.db import reading, transaction
 from api.estimate import Estimate, estimate
 from api.models import ACTIVE, Protection, Step, StepKind, StepState
@@ -199,6 +199,7 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
         created_at=protection.created_at,
         started_at=protection.started_at,
         finished_at=protection.finished_at,
+        kept_until=retention.kept_until(protection),
     )
 
 

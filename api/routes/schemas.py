@@ -227,6 +227,9 @@ class ProtectionOut(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    kept_until: datetime | None = Field(
+        description="when the operator's policy deletes it, with its archive; null where none does"
+    )
 
 
 class ArchiveOut(BaseModel):
