@@ -79,8 +79,8 @@ def ready(session: Session, claim: Claim, output: dict[str, Any]) -> None:
     step = leases.held(session, claim)
     if step is None:
         return
-    leases.finish(session, step, {})
     dataset = session.get_one(Dataset, claim.dataset_id)
+    leases.finish(session, step, {}, dataset.sha256)
     move(session, dataset, DatasetState.READY, finished_at=now(session), **output)
 
 

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from api import digests
 from api.db import now
 from api.models import ACTIVE, Protection, Step, StepKind, StepState
 from api.moves import move
@@ -176,8 +177,8 @@ def revive(session: Session, step: Step) -> None:
         move(session, step, StepState.READY)
 
 
-def finish(session: Session, step: Step, output: dict[str, object]) -> None:
-    """running -> done, with what the step found out."""
+def finish(session: Session, step: Step, output: dict[str, object], input_sha256: str) -> None:
+    """running -> done, with what the step found out, and the digest of what it was given."""
     move(
         session,
         step,
@@ -185,6 +186,8 @@ def finish(session: Session, step: Step, output: dict[str, object]) -> None:
         lease_token=None,
         lease_expires_at=None,
         output=output,
+        input_sha256=input_sha256,
+        output_sha256=digests.of(output),
         error_code=None,
         error=None,
         progress_done=step.progress_total,

@@ -213,6 +213,9 @@ class Step(Base):
     progress_begun: Mapped[int] = mapped_column(BigInteger, default=0)
     progress_kept: Mapped[int] = mapped_column(BigInteger, default=0)
     output: Mapped[JSONObject | None] = mapped_column(JSON)
+    # Of all that it was given, and of its output: see `api.digests`.
+    input_sha256: Mapped[str | None]
+    output_sha256: Mapped[str | None]
     # Why it failed or, as long as it is tried again, why the last attempt was broken off.
     error_code: Mapped[str | None]
     error: Mapped[str | None]

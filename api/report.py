@@ -76,6 +76,8 @@ def _timing(step: Step) -> Record:
         "worker": step.lease_owner,
         "started_at": step.started_at.isoformat() if step.started_at else None,
         "finished_at": step.finished_at.isoformat() if step.finished_at else None,
+        "input_sha256": step.input_sha256,
+        "output_sha256": step.output_sha256,
     }
 
 

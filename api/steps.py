@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from api import events, leases
+from api import digests, events, leases
 from api.db import now
 from api.leases import Claim
 from api.models import (
@@ -122,7 +122,10 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
     step = leases.held(session, claim)
     if step is None:
         return None
-    leases.finish(session, step, output)
+    protection = session.get_one(Protection, step.protection_id)
+    earlier = ORDER[: ORDER.index(step.kind)]
+    before = [other for other in of(session, protection.id) if other.kind in earlier]
+    leases.finish(session, step, output, digests.given(protection, step, before))
     return settle(session, step)
 
 

@@ -8,9 +8,9 @@ cost, at the speeds of the options, and `--overhead` besides. Each GPU is lost o
 `--loss-hours` on average, with what its step has not kept; its worker is back after `--restart`
 seconds, the step when its lease has run out. Figures come last, one a line, `name: value unit`.
 `busy` is the GPU time of work that counted over all GPU time in the phases `perturb` and `evaluate`
-of one protection, or until all of 20 mixed ones have ended; `whole` is the same of one protection
-from its request to its end, with its training and its archive. Exits 1 where a `busy` is below
-`--min-busy`.
+of one protection, or of 20 mixed ones until the last step begins: after that there is nothing left
+to give to who is idle. `whole` is the same of one protection from its request to its end, with its
+training and its archive. Exits 1 where a `busy` is below `--min-busy`.
 """
 
 import argparse
@@ -91,6 +91,8 @@ class Totals:
 
     useful: dict[tuple[UUID, StepKind], float] = field(default_factory=dict)
     phases: dict[tuple[UUID, StepKind], tuple[float, float]] = field(default_factory=dict)
+    stretches: list[tuple[float, float, float]] = field(default_factory=list)
+    last_claim: float = 0.0
     losses: int = 0
     claims: int = 0
     claim_seconds: float = 0.0
@@ -102,6 +104,16 @@ class Totals:
         self.useful[key] = self.useful.get(key, 0.0) + seconds
         first, last = self.phases.get(key, (begun, ended))
         self.phases[key] = min(first, begun), max(last, ended)
+        if claim.kind is not StepKind.PACKAGE:
+            self.stretches.append((begun, ended, seconds))
+
+    def useful_until(self, end: float) -> float:
+        """GPU seconds that counted until then."""
+        return sum(
+            seconds * min(1.0, (end - begun) / max(ended - begun, 1e-9))
+            for begun, ended, seconds in self.stretches
+            if begun < end
+        )
 
 
 class Cluster:
@@ -160,6 +172,8 @@ class Cluster:
         self._idle.discard(worker)
         self._held[worker] = claim
         self._begun[claim.step_id] = self._clock.seconds
+        if queue is Queue.GPU:
+            self.totals.last_claim = self._clock.seconds
         left = 1 - self._kept.get(claim.step_id, 0.0)
         self._add(
             self._seconds(claim) * left + self._options.overhead, "finish", worker, claim=claim
@@ -302,9 +316,10 @@ def _of_queue(cluster: Cluster, options: argparse.Namespace) -> dict[str, tuple[
     cluster.run()
     totals = cluster.totals
     end = max(last for _, last in totals.phases.values())
-    useful = sum(s for (_, kind), s in totals.useful.items() if kind is not StepKind.PACKAGE)
+    last = totals.last_claim
     return {
-        "busy over 20 mixed": (useful / (options.gpus * end), "1"),
+        "busy over 20 mixed": (totals.useful_until(last) / (options.gpus * last), "1"),
+        "20 mixed, to the last end": (totals.useful_until(end) / (options.gpus * end), "1"),
         "20 mixed take": (end / 3600, "h"),
         "lost workers, mixed": (totals.losses, "1"),
     }

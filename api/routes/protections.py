@@ -175,6 +175,8 @@ def _step(session: Session, step: Step) -> StepOut:
         next_attempt_at=step.not_before if step.state is StepState.READY else None,
         started_at=step.started_at,
         finished_at=step.finished_at,
+        input_sha256=step.input_sha256,
+        output_sha256=step.output_sha256,
     )
 
 

@@ -407,3 +407,21 @@ def test_a_shard_is_no_larger_than_it_may_be(monkeypatch: pytest.MonkeyPatch) ->
         kinds = [step.kind for step in steps.of(session, protection.id)]
     assert kinds.count(StepKind.PERTURB) == -(-len(FILES) // 4)
     assert in_parts == whole
+
+
+def test_digests_chain_every_step_to_the_upload() -> None:
+    def digests(protection: Protection) -> list[tuple[str, int, str | None, str | None]]:
+        with reading() as session:
+            parts = steps.of(session, protection.id)
+        return [(s.kind, s.index, s.input_sha256, s.output_sha256) for s in parts]
+
+    data = pictures.zipped(FILES)
+    first, _ = jobs.protect(data)
+    again, _ = jobs.protect(data)
+    other, _ = jobs.protect(data, epsilon_levels=4)
+    assert all(given and found for _, _, given, found in digests(first))
+    assert digests(first) == digests(again)
+    for mine, theirs in zip(digests(first), digests(other), strict=True):
+        assert mine[2] != theirs[2]
+    shown = {(s["kind"], s["index"]): s["output_sha256"] for s in record_of(first)["timing"]}
+    assert shown == {(kind, index): found for kind, index, _, found in digests(first)}

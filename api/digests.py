@@ -1,0 +1,26 @@
+"""What a step was given and what it found, as digests: a chain from the upload to the verdict."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from api.models import Protection, Step
+
+
+def of(value: object) -> str:
+    """SHA-256 of a value's JSON, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def given(protection: Protection, step: Step, before: Sequence[Step]) -> str:
+    """Of all that a step's result depends on.
+
+    The upload, the frozen configuration, plan and evaluation, which step it is, and what those
+    before it have found, which names the digests of what they stored.
+
+    Args:
+        before: the steps of the kinds before it, in their order.
+    """
+    frozen = [protection.config, protection.plan, protection.evaluation]
+    found = [[other.kind, other.index, other.output] for other in before]
+    return of([protection.dataset_sha256, *frozen, step.kind, step.index, found])
