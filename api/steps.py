@@ -55,8 +55,10 @@ def add(
 
 
 def of(session: Session, protection_id: UUID) -> list[Step]:
-    """All steps, in the order in which they run."""
-    steps = session.scalars(select(Step).where(Step.protection_id == protection_id)).all()
+    """All steps as the database has them now, in the order in which they run."""
+    query = select(Step).where(Step.protection_id == protection_id)
+    # What this transaction has looked at before it locked the protection may have changed since.
+    steps = session.scalars(query.execution_options(populate_existing=True)).all()
     return sorted(steps, key=lambda step: (ORDER.index(step.kind), step.index))
 
 
