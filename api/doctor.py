@@ -178,6 +178,21 @@ def _sweep() -> Iterator[Finding]:
 
 def _blobs() -> Iterator[Finding]:
     """Whether what rows promise is there: after a restore, above all."""
+    promised = _promised()
+    wrong = {key for key, size in promised.items() if storage.size_if_there(key) != size}
+    wrong &= set(_promised()) if wrong else set()  # what was deleted meanwhile is not missed
+    if wrong:
+        text = (
+            f"{len(wrong)} of {len(promised)} uploads and archives are missing or of another size, "
+            f"{min(wrong)} to begin with; restore the blobs of the database's backup."
+        )
+        yield Finding("blobs", "fail", text)
+    else:
+        yield Finding("blobs", "ok", f"{len(promised)} uploads and archives, all there")
+
+
+def _promised() -> dict[str, int | None]:
+    """Keys and sizes of the blobs that rows say there are."""
     with reading() as session:
         uploads = session.execute(
             select(Dataset.id, Dataset.size_bytes).where(Dataset.error_code.is_(None))
@@ -187,12 +202,4 @@ def _blobs() -> Iterator[Finding]:
         succeeded = Protection.state == ProtectionState.SUCCEEDED
         archives = session.execute(select(Protection.id, Protection.archive_bytes).where(succeeded))
         promised |= {storage.protection_key(i, protections.ARCHIVE): size for i, size in archives}
-    wrong = sorted(key for key, size in promised.items() if storage.size_if_there(key) != size)
-    if wrong:
-        text = (
-            f"{len(wrong)} of {len(promised)} uploads and archives are missing or of another size, "
-            f"{wrong[0]} to begin with; restore the blobs of the database's backup."
-        )
-        yield Finding("blobs", "fail", text)
-    else:
-        yield Finding("blobs", "ok", f"{len(promised)} uploads and archives, all there")
+    return promised

@@ -42,9 +42,15 @@ def end(claim: Claim, ending: Callable[[Session, Step], Owner]) -> None:
     clean(ended)
 
 
-def stop(session: Session, step: Step, hold_seconds: float = 0) -> Owner:
-    """Broken off for no fault of anybody's: cancelled, drained or postponed."""
-    why = {"error_code": None, "error": None}
+def stop(session: Session, step: Step) -> Owner:
+    """Broken off for no fault of anybody's: cancelled or drained."""
+    leases.give_back(session, step, counts=False, error_code=None, error=None)
+    return _settled(session, step)
+
+
+def postpone(session: Session, step: Step, hold_seconds: float) -> Owner:
+    """Another step is doing the same: this one could run, so what was in its way is over."""
+    why = {"error_code": None, "error": None, "setbacks": 0, "setback_at": None}
     leases.give_back(session, step, counts=False, hold_seconds=hold_seconds, **why)
     return _settled(session, step)
 

@@ -1,23 +1,19 @@
 """What is deleted by the operator's policy, as its owner could delete it: by default nothing."""
 
 import logging
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
 from api import datasets, protections, storage
 from api.db import now, reading, transaction
 from api.errors import AppError
-from api.models import ACTIVE, Dataset, DatasetState, Protection
+from api.models import ACTIVE, Dataset, Event, Protection
 from api.settings import settings
 
 log = logging.getLogger(__name__)
-
-Found = Sequence[Row[UUID, UUID]]
-"""Of each its owner's and its own identifier."""
 
 
 def kept_until(protection: Protection) -> datetime | None:
@@ -30,52 +26,61 @@ def kept_until(protection: Protection) -> datetime | None:
 
 def expire() -> None:
     """Delete protections that ended too long ago, and data sets that were not used for too long."""
-    for days, expired, delete in (
-        (settings().keep_protections_days, _protections, _delete_protection),
-        (settings().keep_datasets_days, _datasets, _delete_dataset),
+    for model, days, expired, delete in (
+        (Protection, settings().keep_protections_days, _protections, _delete_protection),
+        (Dataset, settings().keep_datasets_days, _datasets, _delete_dataset),
     ):
         if days is None:
             continue
         with reading() as session:
-            found = expired(session, now(session) - timedelta(days=days))
-        for owner_id, row_id in found:
+            found = session.scalars(select(model.id).where(expired(session, days))).all()
+        for row_id in found:
             try:
-                delete(owner_id, row_id, f"It was kept for {days:g} days.")
+                delete(row_id, days)
             except AppError as error:  # its owner was faster, or uses it again
                 log.info("%s", error.message)
 
 
-def _protections(session: Session, limit: datetime) -> Found:
-    ended = Protection.state.not_in(ACTIVE), Protection.finished_at < limit
-    return list(session.execute(select(Protection.owner_id, Protection.id).where(*ended)))
+def _protections(session: Session, days: float) -> ColumnElement[bool]:
+    limit = now(session) - timedelta(days=days)
+    return and_(Protection.state.not_in(ACTIVE), Protection.finished_at < limit)
 
 
-def _delete_protection(owner_id: UUID, protection_id: UUID, why: str) -> None:
+def _datasets(session: Session, days: float) -> ColumnElement[bool]:
+    """By its events: they know of protections, too, that are deleted by now."""
+    limit = now(session) - timedelta(days=days)
+    used = select(Event.dataset_id).where(
+        Event.at >= limit, Event.dataset_id.is_not(None), Event.what.not_like("%.deleted")
+    )
+    return and_(Dataset.finished_at < limit, Dataset.id.not_in(used))
+
+
+def _delete_protection(protection_id: UUID, days: float) -> None:
     with transaction() as session:
-        protections.delete(session, owner_id, protection_id, why)
+        # Locked and looked at again: it may have been tried again since it was found.
+        session.get(Protection, protection_id, with_for_update=True)
+        query = select(Protection).where(Protection.id == protection_id)
+        row = session.scalar(query.where(_protections(session, days)))
+        if row is None:
+            return
+        protections.delete(session, row.owner_id, protection_id, _why(days))
     storage.remove(storage.protection_key(protection_id))
-    log.warning("deleted protection %s: %s", protection_id, why)
+    log.warning("deleted protection %s: %s", protection_id, _why(days))
 
 
-def _datasets(session: Session, limit: datetime) -> Found:
-    used = func.max(func.coalesce(Protection.finished_at, Protection.created_at))
-    last = select(used).where(Protection.dataset_id == Dataset.id).scalar_subquery()
-    active = select(Protection.dataset_id).where(
-        Protection.state.in_(ACTIVE), Protection.dataset_id.is_not(None)
-    )
-    unused = (
-        Dataset.state != DatasetState.INGESTING,
-        Dataset.finished_at < limit,
-        Dataset.id.not_in(active),
-        or_(last.is_(None), last < limit),
-    )
-    return list(session.execute(select(Dataset.owner_id, Dataset.id).where(*unused)))
-
-
-def _delete_dataset(owner_id: UUID, dataset_id: UUID, why: str) -> None:
+def _delete_dataset(dataset_id: UUID, days: float) -> None:
     with transaction() as session:
+        session.get(Dataset, dataset_id, with_for_update=True)
+        query = select(Dataset).where(Dataset.id == dataset_id)
+        row = session.scalar(query.where(_datasets(session, days)))
+        if row is None:
+            return
         made = protections.made_of(session, dataset_id)
-        dataset = datasets.delete(session, owner_id, dataset_id, why)
+        dataset = datasets.delete(session, row.owner_id, dataset_id, _why(days))
     datasets.clean(dataset)
     protections.clean_originals(made)
-    log.warning("deleted data set %s: %s", dataset_id, why)
+    log.warning("deleted data set %s: %s", dataset_id, _why(days))
+
+
+def _why(days: float) -> str:
+    return f"It was kept for {days:g} days."

@@ -32,12 +32,14 @@ def command(queue: Queue, several: str = "") -> list[str]:
 
 def parts(queue: Queue) -> Iterator[Part]:
     """One for each GPU, if there are any; else one."""
-    devices = gpus() if queue is Queue.GPU else []
+    told = os.environ.get("SEPGATE_DEVICE", "cuda")
+    devices = gpus() if queue is Queue.GPU and told != "cpu" else []
     for number, device in enumerate(devices or [""]):
         environment: dict[str, str] = {"SEPGATE_WORKER_QUEUE": queue}
         if device:  # which it serves, or nothing: a GPU that is lost is not made up for by the CPU
-            told = os.environ.get("SEPGATE_DEVICE", "cuda")
             environment |= {VISIBLE: device, "SEPGATE_DEVICE": told}
+        elif told == "cpu":
+            environment |= {VISIBLE: ""}
         several = f"-{number}" if len(devices) > 1 else ""
         words = [sys.executable, "-m", *command(queue, several)]
         yield Part(f"worker-{queue}{several}", words, environment)

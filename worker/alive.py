@@ -1,6 +1,8 @@
 """Signs of life of a call that gives none itself."""
 
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -9,7 +11,7 @@ from typing import IO, TypeVar
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-SECONDS = 1.0
+SECONDS, MOST_SECONDS = 1.0, 60.0
 
 
 def computing(call: Callable[[], T]) -> Generator[None, None, T]:
@@ -26,15 +28,16 @@ def in_order(
 ) -> Generator[T | None, None, None]:
     """The result of the call for each item in order, and None as a sign of life in between.
 
-    So many calls are made at once, ahead of where results are taken. What one raises comes where
-    its result would; nothing further is begun then, nor when the generator is closed.
+    So many calls are made at once; results that were not taken count among them. What one raises
+    comes where its result would; nothing further is begun then, nor when the generator is closed.
+    A call that takes longer than MOST_SECONDS gives no more signs: it may hang.
     """
     following: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads, "in order") as pool:
         try:
             for item in items:
                 following.append(pool.submit(call, item))
-                if len(following) > threads:
+                if len(following) >= threads:
                     yield from _signs_and_result(following.popleft())
             while following:
                 yield from _signs_and_result(following.popleft())
@@ -43,12 +46,13 @@ def in_order(
 
 
 def _signs_and_result(running: Future[T]) -> Generator[T | None, None, None]:
-    result = yield from _result(running)
+    result = yield from _result(running, MOST_SECONDS)
     yield result
 
 
-def _result(running: Future[T]) -> Generator[None, None, T]:
-    while not wait([running], SECONDS).done:
+def _result(running: Future[T], most_seconds: float = math.inf) -> Generator[None, None, T]:
+    until = time.monotonic() + most_seconds
+    while not wait([running], SECONDS).done and time.monotonic() < until:
         yield
     return running.result()
 

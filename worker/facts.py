@@ -22,6 +22,7 @@ from api.db import now, transaction
 from api.models import WORKER_FRESH_SECONDS, Queue, Worker
 from api.settings import settings
 from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
+from worker import faults
 from worker.lease import DrainFlag, WorkerDraining
 from worker.usage import Usage
 
@@ -109,7 +110,9 @@ def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
                 _speeds[2 * number : 2 * number + 2] = speed.gradient_gflops, speed.training_gflops
         except WorkerDraining:
             return facts
-        except Exception:  # a worker that can't tell its speed may still do its work
+        except Exception as error:  # a worker that can't tell its speed may still do its work
+            if faults.is_gpu_lost(error):
+                raise
             log.exception("the speed of %s was not measured", name())
             return facts
     return remembered(facts)

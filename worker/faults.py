@@ -2,16 +2,28 @@
 
 import errno
 import tempfile
+from collections.abc import Iterable
 
 from sqlalchemy.exc import OperationalError
 
 from api.endings import Setback
 
 # PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's and a library's.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_MEMORY = (
+    *("can't allocate memory", "not enough memory", "CUDA error: out of memory"),
+    *("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
 _NO_GPU = (
     *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS"),
     *("No CUDA GPUs are available", "Found no NVIDIA driver", "not compiled with CUDA"),
+)
+
+
+# Of these the card is to blame. Of the others a step may be as well: a wrong index, say.
+_CARD = (
+    *("No CUDA GPUs are available", "Found no NVIDIA driver", "not compiled with CUDA"),
+    *("no CUDA-capable device", "devices are busy or unavailable", "ECC error", "fallen off"),
+    *("hardware", "unknown error", "unspecified launch failure", "device is lost", "driver error"),
 )
 
 
@@ -19,7 +31,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says so, of whichever memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and _says(error, _NO_MEMORY)
 
 
 def is_gpu_lost(error: BaseException) -> bool:
@@ -29,7 +41,11 @@ def is_gpu_lost(error: BaseException) -> bool:
     if type(error).__name__ == "AcceleratorError":
         return True
     told = isinstance(error, RuntimeError | AssertionError)
-    return told and any(said in str(error) for said in _NO_GPU)
+    return told and _says(error, _NO_GPU)
+
+
+def _says(error: BaseException, words: Iterable[str]) -> bool:
+    return any(said.casefold() in str(error).casefold() for said in words)
 
 
 def setback(error: Exception) -> Setback:
@@ -48,6 +64,7 @@ def setback(error: Exception) -> Setback:
         what = "The device has too little memory for this configuration."
         return Setback("OUT_OF_MEMORY", what, True)
     if is_gpu_lost(error):
-        return Setback("GPU_LOST", f"The GPU of this worker failed: {first}", False)
+        what = f"The GPU of this worker failed: {first}"
+        return Setback("GPU_LOST", what, suspect=not _says(error, _CARD))
     what = f"A defect of sepgate ({type(error).__name__}); the worker's log says more."
     return Setback("INTERNAL", what, True)

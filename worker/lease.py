@@ -18,6 +18,8 @@ from api.settings import settings
 
 REPORT_SECONDS = 1.0
 EXIT_STALLED = 75
+TELL_SECONDS = 30
+"""That a process which hangs has to say so before it ends."""
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,10 @@ class Lease:
                 log.exception("the lease was not renewed")
 
     def _tell_of_stall(self) -> None:
+        # The database, or a storage to be cleaned, may be what hangs.
+        timer = threading.Timer(TELL_SECONDS, os._exit, (EXIT_STALLED,))
+        timer.daemon = True
+        timer.start()
         message = f"There was no progress for {settings().stall_seconds:.0f} s."
         setback = Setback("STALLED", message, suspect=True)
         try:

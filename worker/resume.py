@@ -45,7 +45,7 @@ class Keeper:
     def save(self, state: dict[str, Any], done: int) -> None:
         """Store what the next attempt would go on from, with `done` of the work."""
         file = io.BytesIO()
-        torch.save(state, file)
+        torch.save(state | {"done": done}, file)
         try:
             storage.write(self._key, file)
         except (OSError, AppError):
@@ -68,7 +68,9 @@ def load(key: str) -> dict[str, Any] | None:
     if content is None:
         return None
     try:
-        stored: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+        stored: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
     except Exception:  # of a torn file torch says anything
         log.exception("the state of a training can't be read: it begins anew")
         return None

@@ -36,7 +36,7 @@ _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
 EXIT_GPU_LOST = 76
-_device: str | None = None  # of the child that this process is
+_device: str | None = None  # of the child that this process is, if it serves the GPU queue
 
 
 @signals.setup_logging.connect
@@ -56,15 +56,28 @@ def _adopt(**_: object) -> None:
     die_with_parent(signal.SIGKILL, _parent)
     siblings.set_back_lost()
     queue = Queue(settings().worker_queue)
-    found = facts.measure(queue)
-    if queue is Queue.GPU and settings().device not in {found.device, "auto"}:
+    if queue is Queue.CPU:
+        facts.register(queue, facts.measure(queue))
+        return
+    try:
+        found = facts.calibrated(facts.measure(queue), draining)
+    except Exception:  # a GPU that is there and broken: Celery would log it and go on
+        log.exception("the device does not compute")
+        _end_worker()
+        return
+    if settings().device not in {found.device, "auto"}:
         log.critical("expected SEPGATE_DEVICE=%s, got %s: ends", settings().device, found.device)
-        draining.set()
-        os.kill(_parent, signal.SIGTERM)
+        _end_worker()
         return
     global _device  # noqa: PLW0603  a child is one process with one device
     _device = found.device
-    facts.register(queue, facts.calibrated(found, draining) if queue is Queue.GPU else found)
+    facts.register(queue, found)
+
+
+def _end_worker() -> None:
+    """Take nothing more; whoever started the worker starts it again, until its device is there."""
+    draining.set()
+    os.kill(_parent, signal.SIGTERM)
 
 
 @app.task(name=RUN_STEP)
@@ -111,7 +124,7 @@ def _run(claim: Claim) -> None:
         endings.end(claim, endings.stop)
     except StepPostponed as error:
         log.debug("goes back: another is at the same training")
-        endings.end(claim, partial(endings.stop, hold_seconds=error.seconds))
+        endings.end(claim, partial(endings.postpone, hold_seconds=error.seconds))
     except WorkerDraining:
         log.warning("goes back: this worker is ending")
         endings.end(claim, endings.stop)

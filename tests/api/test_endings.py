@@ -167,7 +167,7 @@ def test_a_day_of_setbacks_with_progress_is_none(asked: UUID) -> None:
 
 def test_a_stop_holds_as_long_as_it_is_told_and_says_nothing(asked: UUID) -> None:
     claim = must_claim(asked, StepKind.TRAIN)
-    endings.end(claim, partial(endings.stop, hold_seconds=30))
+    endings.end(claim, partial(endings.postpone, hold_seconds=30))
     train = step(asked, StepKind.TRAIN)
     assert (train.attempt, train.setbacks, train.error_code) == (0, 0, None)
     assert claimed(train.id) is None

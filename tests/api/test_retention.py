@@ -13,11 +13,12 @@ from tests.api.conftest import Change, protected, succeed, uploaded
 
 
 def age(model: type[Dataset] | type[Protection], row_id: str, days: float) -> None:
+    """As if it had ended, and all that is known of it had happened, so long ago."""
+    of = Event.dataset_id if model is Dataset else Event.protection_id
     with transaction() as session:
-        finished_at = now(session) - timedelta(days=days)
-        session.execute(
-            update(model).where(model.id == UUID(row_id)).values(finished_at=finished_at)
-        )
+        at = now(session) - timedelta(days=days)
+        session.execute(update(model).where(model.id == UUID(row_id)).values(finished_at=at))
+        session.execute(update(Event).where(of == UUID(row_id)).values(at=at))
 
 
 def reasons(what: str) -> list[str | None]:
@@ -82,3 +83,13 @@ def test_data_sets_go_when_they_were_not_used_for_so_long(
     retention.expire()
     assert used not in {item["id"] for item in client.get("/v1/datasets").json()["items"]}
     assert client.get(f"/v1/protections/{lately}").json()["archive"] is not None
+
+
+def test_a_use_counts_though_the_protection_is_gone(client: httpx2.Client, change: Change) -> None:
+    made = uploaded(client)["id"]
+    age(Dataset, made, 40)
+    age(Protection, succeeded(client, made), 8)
+    change(KEEP_DATASETS_DAYS=30, KEEP_PROTECTIONS_DAYS=7)
+    retention.expire()
+    assert client.get("/v1/protections").json()["items"] == []
+    assert client.get(f"/v1/datasets/{made}").status_code == 200

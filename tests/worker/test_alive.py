@@ -114,6 +114,15 @@ def test_results_come_in_order_with_signs_in_between(threads: int) -> None:
     assert most == threads
 
 
+def test_a_call_that_hangs_gives_no_signs_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alive, "MOST_SECONDS", 0.2)
+    over = threading.Event()
+    threading.Timer(1, over.set).start()
+    found = list(alive.in_order(lambda _: over.wait(30), range(1), 1))
+    assert found[-1] is True
+    assert len(found) < 0.5 / alive.SECONDS
+
+
 def test_nothing_is_begun_after_one_that_fails() -> None:
     begun = []
 

@@ -249,9 +249,7 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_accuracies(
         kept.append(step.progress_kept)
         endings.end(claim, endings.stop)
     assert 0 < kept[0] < kept[1]
-    assert begun[0] == 0
-    if countermeasure == "crop-flip":  # the other changes all images first, again
-        assert begun[1] == kept[0]
+    assert begun == [0, kept[0]]
     jobs.work()
     assert outputs(protection_id) == undisturbed
     assert storage.read_if_there(evaluation_key(protection_id, index)) is None

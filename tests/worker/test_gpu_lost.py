@@ -14,7 +14,8 @@ import torch
 from sqlalchemy import select
 
 from api.db import reading, transaction
-from api.models import Protection, ProtectionState, Step, StepKind, StepState
+from api.models import Protection, ProtectionState, Queue, Step, StepKind, StepState
+from api.settings import settings
 from tests import pictures
 from tests.acceptance.stack import IMPATIENT
 from tests.worker import jobs
@@ -77,17 +78,40 @@ def test_a_worker_that_needs_a_gpu_ends_without_one(
 
 
 @pytest.mark.parametrize(
-    ("error", "lost", "full"),
+    ("error", "lost", "full", "suspect"),
     [
-        (RuntimeError("CUDA error: an illegal memory access was encountered\nmore"), True, False),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True, False),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), False, True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False, True),
-        (torch.AcceleratorError("unspecified launch failure"), True, False),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
-        (ValueError("CUDA error"), False, False),
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered\nmore"),
+            True,
+            False,
+            True,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True, False, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), False, True, True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False, True, True),
+        (torch.AcceleratorError("CUDA error: out of memory"), False, True, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), False, True, True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True, False, False),
+        (RuntimeError("CUDA error: device-side assert triggered"), True, False, True),
+        (torch.AcceleratorError("unspecified launch failure"), True, False, False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False, True),
+        (ValueError("CUDA error"), False, False, True),
     ],
 )
-def test_what_errors_say(error: Exception, *, lost: bool, full: bool) -> None:
+def test_what_errors_say(error: Exception, *, lost: bool, full: bool, suspect: bool) -> None:
     assert (faults.is_gpu_lost(error), faults.is_out_of_memory(error)) == (lost, full)
-    assert faults.setback(error).suspect is not lost
+    assert faults.setback(error).suspect is suspect
+
+
+def test_the_cpu_queue_packages_what_a_gpu_has_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(4, 2))).id)
+    jobs.work(until=StepKind.PACKAGE)
+    with transaction() as session:
+        row = session.get_one(Protection, made)
+        assert row.plan is not None
+        row.plan = row.plan | {"device": "cuda"}
+    monkeypatch.setattr(settings(), "worker_queue", "cpu")
+    tasks._adopt()
+    claim = tasks._claim_next(Queue.CPU)
+    assert claim is not None
+    assert claim.kind is StepKind.PACKAGE

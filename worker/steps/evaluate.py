@@ -95,6 +95,10 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
     pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
     key = evaluation_key(job.protection_id, claim.index)
     stored, keeper = resume.load(key) or {"training": None, "curve": []}, Keeper(claim, key)
+    first = 0
+    if stored["training"]:  # before images are changed again, which is progress of no training
+        first = stored["training"]["epoch"]
+        keeper.begin(stored["done"])
     curve = [Accuracy(*point) for point in stored["curve"]]
     for event in appropriate(
         (pixels, tensors.labels(train, job.index)),
@@ -111,7 +115,7 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
             case Progress(done, total):
                 keeper.begin(done - 1)
                 yield done, total
-            case Epoch() if keeper.is_due():
+            case Epoch(number) if number > first and keeper.is_due():
                 points = [astuple(point) for point in curve]  # this epoch's is still to come
                 keeper.save({"training": event.state(), "curve": points}, done)
             case Accuracy():

@@ -156,7 +156,7 @@ def _emptied(box: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
 def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, None]:
     """The call for each image in order: several at once, but fewer where images are large."""
     largest = max((workload.size_bytes(record) for record in job.records), default=1)
-    threads = max(1, min(facts.threads(), AT_ONCE_BYTES // largest))
+    threads = max(1, min(facts.threads(), AT_ONCE_BYTES // (2 * largest)))  # before and after
     with warnings.catch_warnings():  # as in `tensors.at_input_size`
         warnings.simplefilter("ignore")
         with closing(alive.in_order(call, range(len(job.records)), threads)) as results:
