@@ -131,7 +131,7 @@ def _world(made: World) -> Iterator[World]:
     finally:
         made.stack.close()
         for server in servers:
-            server.end(signal.SIGQUIT)
+            server.end(signal.SIGTERM if server is made.postgres else signal.SIGKILL)
         if made.has_disk:
             subprocess.run(["umount", "--lazy", str(made.blobs)], check=False)
 
