@@ -19,7 +19,7 @@ def given(protection: Protection, step: Step, before: Sequence[Step]) -> str:
     before it have found, which names the digests of what they stored.
 
     Args:
-        before: the steps of the kinds before it, in their order.
+        before: the steps whose results it needs, in their order.
     """
     frozen = [protection.config, protection.plan, protection.evaluation]
     found = [[other.kind, other.index, other.output] for other in before]

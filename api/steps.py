@@ -6,7 +6,6 @@ Every change ends in `settle`, which reads the steps and moves the protection on
 
 from dataclasses import asdict
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +24,10 @@ from api.models import (
     StepState,
 )
 from api.moves import move
-from sep_core.cells import Evaluation
+from sep_core.cells import Evaluation, is_clean
 from sep_core.config import Plan, SEPConfig, as_dict
 
-# Joins: a kind of step becomes ready when all steps of the kinds before it are done.
+# Joins: a step becomes ready when all steps of the kinds before it are done; see `_before`.
 ORDER = (StepKind.TRAIN, StepKind.PERTURB, StepKind.PACKAGE, StepKind.EVALUATE)
 CLEAN, PROTECTED = 0, 1
 """Indices of the first cell's two `evaluate` steps; see `sep_core.cells.cells`."""
@@ -78,7 +77,10 @@ def freeze(
     evaluation: Evaluation,
     costs: dict[StepKind, list[float]],
 ) -> Protection:
-    """Keep what is decided on the row, once, and add the `perturb` steps that follow."""
+    """Keep what is decided on the row, once, and add the `perturb` steps that follow.
+
+    What needs nothing but the plan becomes ready: to be sent after the commit.
+    """
     lost = leases.held(session, claim) is None  # locks step, then protection: as all others do
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan is not None:
@@ -89,6 +91,7 @@ def freeze(
     add(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
     for step in of(session, protection.id):
         step.cost = costs[step.kind][step.index]
+    _make_ready(session, of(session, protection.id))
     return protection
 
 
@@ -125,8 +128,7 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
     if step is None:
         return None
     protection = session.get_one(Protection, step.protection_id)
-    earlier = ORDER[: ORDER.index(step.kind)]
-    before = [other for other in of(session, protection.id) if other.kind in earlier]
+    before = [other for other in of(session, protection.id) if other.kind in _before(step)]
     leases.finish(session, step, output, digests.given(protection, step, before))
     return settle(session, step)
 
@@ -137,6 +139,8 @@ def revive(session: Session, protection: Protection) -> None:
     if move(session, protection, ProtectionState.RUNNING, **values):
         for step in of(session, protection.id):
             leases.revive(session, step)
+        if protection.plan is not None:
+            _make_ready(session, of(session, protection.id))  # what was not, since it had failed
 
 
 def settle(session: Session, step: Step) -> Protection:
@@ -147,28 +151,38 @@ def settle(session: Session, step: Step) -> Protection:
         .with_for_update()
         .execution_options(populate_existing=True)
     ).one()
-    steps = of(session, protection.id)
-    if protection.state not in ACTIVE or any(s.state is StepState.RUNNING for s in steps):
-        # Whoever is still running settles after us; the row's lock puts us in an order.
+    if protection.state not in ACTIVE:
         return protection
+    steps = of(session, protection.id)
     failed = next((s for s in steps if s.state is StepState.FAILED), None)
-    at = now(session)
-    if protection.cancel_requested:
-        move(session, protection, ProtectionState.CANCELLED, finished_at=at)
-    elif failed is not None:
-        move(
-            session,
-            protection,
-            ProtectionState.FAILED,
-            finished_at=at,
-            error_code=failed.error_code,
-            error=failed.error,
-        )
-    elif all(s.state is StepState.DONE for s in steps):
-        _succeed(session, protection, steps)
-    else:
-        _make_ready(session, steps)
+    if failed is None and not protection.cancel_requested:
+        _go_on(session, protection, steps)
+    elif not any(s.state is StepState.RUNNING for s in steps):
+        # Whoever is still running settles after us; the row's lock puts us in an order.
+        _break_off(session, protection, failed)
     return protection
+
+
+def _go_on(session: Session, protection: Protection, steps: list[Step]) -> None:
+    if all(step.state is StepState.DONE for step in steps):
+        _succeed(session, protection, steps)
+    elif protection.plan is not None:
+        _make_ready(session, steps)
+
+
+def _break_off(session: Session, protection: Protection, failed: Step | None) -> None:
+    at = now(session)
+    if protection.cancel_requested or failed is None:
+        move(session, protection, ProtectionState.CANCELLED, finished_at=at)
+        return
+    move(
+        session,
+        protection,
+        ProtectionState.FAILED,
+        finished_at=at,
+        error_code=failed.error_code,
+        error=failed.error,
+    )
 
 
 def progress(steps: list[Step]) -> float:
@@ -206,15 +220,19 @@ def _seconds_to_go(session: Session, since: datetime, done: float, left: float) 
     return (now(session) - since).total_seconds() * left / done if done > 0 else None
 
 
+def _before(step: Step) -> tuple[StepKind, ...]:
+    """Kinds of step whose results it needs; a training on the originals needs the plan alone."""
+    if step.kind is StepKind.EVALUATE and is_clean(step.index):
+        return ()
+    return ORDER[: ORDER.index(step.kind)]
+
+
 def _make_ready(session: Session, steps: list[Step]) -> None:
-    """The first kind that is not done becomes ready; the rest waits for it."""
-    for _, alike in groupby(steps, key=lambda step: step.kind):
-        unfinished = [step for step in alike if step.state is not StepState.DONE]
-        for step in unfinished:
-            if step.state is StepState.WAITING:
-                move(session, step, StepState.READY)
-        if unfinished:
-            return
+    """Of a protection whose plan is frozen: steps that wait for nothing any more."""
+    open_kinds = {step.kind for step in steps if step.state is not StepState.DONE}
+    for step in steps:
+        if step.state is StepState.WAITING and open_kinds.isdisjoint(_before(step)):
+            move(session, step, StepState.READY)
 
 
 def _succeed(session: Session, protection: Protection, steps: list[Step]) -> None:

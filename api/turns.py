@@ -27,6 +27,8 @@ from api.models import (
 )
 
 _planned_device = Protection.plan["device"].as_string()
+# What others wait for comes before the evidence, which can fill the time in between.
+_RANK = case((Step.kind == StepKind.TRAIN, 0), (Step.kind == StepKind.PERTURB, 1), else_=2)
 _owner_id = func.coalesce(Protection.owner_id, Dataset.owner_id)
 
 
@@ -121,6 +123,7 @@ def _next(queue: Queue, at: datetime, device: str | None) -> Select[Step, UUID]:
             Owner.id,
             func.coalesce(Protection.priority, 0).desc(),
             func.coalesce(Protection.created_at, Step.created_at),
+            _RANK,
             Step.cost.desc(),  # begun last, the longest would be waited for by all others
             Step.index,
             Step.id,

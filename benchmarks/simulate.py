@@ -7,10 +7,10 @@ the simulation's; only the computing is not done. Steps take what `api.workload`
 cost, at the speeds of the options, and `--overhead` besides. Each GPU is lost once in
 `--loss-hours` on average, with what its step has not kept; its worker is back after `--restart`
 seconds, the step when its lease has run out. Figures come last, one a line, `name: value unit`.
-`busy` is the GPU time of work that counted over all GPU time in the phases `perturb` and `evaluate`
-of one protection, or of 20 mixed ones until the last step begins: after that there is nothing left
-to give to who is idle. `whole` is the same of one protection from its request to its end, with its
-training and its archive. Exits 1 where a `busy` is below `--min-busy`.
+`busy` is the GPU time of work that counted over all GPU time from the first shard of one protection
+to its last evaluation, or of 20 mixed ones until the last step begins: after that there is nothing
+left to give to who is idle. `whole` is the same of one protection from its request to its end, with
+its training and its archive. Exits 1 where a `busy` is below `--min-busy`.
 """
 
 import argparse
@@ -57,7 +57,6 @@ SIDE = 224
 EPOCH_SHARE = 1 / 30
 """Of a training that a lost GPU costs, at most: it goes on from an epoch's end. The paper's have
 120 of them."""
-GPU_KINDS = (StepKind.PERTURB, StepKind.EVALUATE)
 ROWS = [name for name in COUNTERMEASURES if name not in PRETRAINED]
 
 
@@ -87,9 +86,8 @@ class Happening:
 
 @dataclass
 class Totals:
-    """GPU seconds that counted, and when phases began and ended, by protection and kind."""
+    """When phases began and ended, by protection and kind, and GPU seconds that counted."""
 
-    useful: dict[tuple[UUID, StepKind], float] = field(default_factory=dict)
     phases: dict[tuple[UUID, StepKind], tuple[float, float]] = field(default_factory=dict)
     stretches: list[tuple[float, float, float]] = field(default_factory=list)
     last_claim: float = 0.0
@@ -101,18 +99,16 @@ class Totals:
         """A stretch of work that need not be done again."""
         assert claim.protection_id is not None
         key = claim.protection_id, claim.kind
-        self.useful[key] = self.useful.get(key, 0.0) + seconds
         first, last = self.phases.get(key, (begun, ended))
         self.phases[key] = min(first, begun), max(last, ended)
         if claim.kind is not StepKind.PACKAGE:
             self.stretches.append((begun, ended, seconds))
 
-    def useful_until(self, end: float) -> float:
-        """GPU seconds that counted until then."""
+    def useful_between(self, start: float, end: float) -> float:
+        """GPU seconds that counted."""
         return sum(
-            seconds * min(1.0, (end - begun) / max(ended - begun, 1e-9))
+            seconds * max(min(ended, end) - max(begun, start), 0) / max(ended - begun, 1e-9)
             for begun, ended, seconds in self.stretches
-            if begun < end
         )
 
 
@@ -293,20 +289,19 @@ def _of_one(cluster: Cluster, options: argparse.Namespace) -> dict[str, tuple[fl
     cluster.run()
     totals = cluster.totals
     phases = {kind: at for (_, kind), at in totals.phases.items()}
-    useful = {kind: seconds for (_, kind), seconds in totals.useful.items()}
     lasted = {kind: phases[kind][1] - phases[kind][0] for kind in phases}
-    both = sum(lasted[kind] for kind in GPU_KINDS)
-    counted = sum(useful[kind] for kind in GPU_KINDS)
-    gpu_seconds = counted + useful[StepKind.TRAIN]
+    start = phases[StepKind.PERTURB][0]
     end = max(last for _, last in phases.values())
+
+    def busy(since: float, until: float) -> float:
+        whole: float = options.gpus * (until - since)
+        return totals.useful_between(since, until) / whole
+
     return {
         **{f"{kind} takes": (lasted[kind] / 3600, "h") for kind in phases},
-        "busy in perturb": (
-            useful[StepKind.PERTURB] / (options.gpus * lasted[StepKind.PERTURB]),
-            "1",
-        ),
-        "busy in perturb and evaluate of one": (counted / (options.gpus * both), "1"),
-        "whole protection": (gpu_seconds / (options.gpus * end), "1"),
+        "busy in perturb": (busy(*phases[StepKind.PERTURB]), "1"),
+        "busy from perturb to evaluate of one": (busy(start, end), "1"),
+        "whole protection": (busy(0, end), "1"),
         "lost workers": (totals.losses, "1"),
         "a claim takes": (1000 * totals.claim_seconds / totals.claims, "ms"),
     }
@@ -318,8 +313,8 @@ def _of_queue(cluster: Cluster, options: argparse.Namespace) -> dict[str, tuple[
     end = max(last for _, last in totals.phases.values())
     last = totals.last_claim
     return {
-        "busy over 20 mixed": (totals.useful_until(last) / (options.gpus * last), "1"),
-        "20 mixed, to the last end": (totals.useful_until(end) / (options.gpus * end), "1"),
+        "busy over 20 mixed": (totals.useful_between(0, last) / (options.gpus * last), "1"),
+        "20 mixed, to the last end": (totals.useful_between(0, end) / (options.gpus * end), "1"),
         "20 mixed take": (end / 3600, "h"),
         "lost workers, mixed": (totals.losses, "1"),
     }

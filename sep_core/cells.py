@@ -102,6 +102,11 @@ def cells(evaluation: Evaluation) -> list[Cell]:
     ]
 
 
+def is_clean(number: int) -> bool:
+    """Whether the cell of this number, in the order of `cells`, trains on the originals."""
+    return number % 2 == 0
+
+
 def weights_sha256(
     evaluation: Evaluation, network: NetworkName, countermeasure: Countermeasure
 ) -> str | None:

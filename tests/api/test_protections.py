@@ -12,6 +12,7 @@ from api.errors import AppError
 from api.leases import Claim
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from api.moves import move
+from api.steps import CLEAN, PROTECTED
 from tests.api.conftest import (
     accuracy,
     blobs,
@@ -51,10 +52,12 @@ def cancel(owner_id: UUID, protection_id: UUID) -> Protection:
 
 def test_the_whole_life(queued: UUID) -> None:
     waiting, ready, done = StepState.WAITING, StepState.READY, StepState.DONE
-    rest = [(StepKind.PACKAGE, waiting), (StepKind.EVALUATE, waiting), (StepKind.EVALUATE, waiting)]
-    assert states(queued) == [(StepKind.TRAIN, ready), *rest]
+    package, protected = (StepKind.PACKAGE, waiting), (StepKind.EVALUATE, waiting)
+    before_the_plan = [package, (StepKind.EVALUATE, waiting), protected]
+    assert states(queued) == [(StepKind.TRAIN, ready), *before_the_plan]
     train(queued)
     shards = [(StepKind.PERTURB, ready)] * 2
+    rest = [package, (StepKind.EVALUATE, ready), protected]
     assert states(queued) == [(StepKind.TRAIN, done), *shards, *rest]
     for index, following in ((0, waiting), (1, ready)):
         finish(must_claim(queued, StepKind.PERTURB, index))
@@ -68,6 +71,32 @@ def test_the_whole_life(queued: UUID) -> None:
     assert found.state is ProtectionState.SUCCEEDED
     assert (found.archive_sha256, found.archive_bytes) == ("a" * 64, 5)
     assert found.finished_at is not None
+
+
+def test_originals_are_trained_on_while_the_surrogate_still_is(queued: UUID) -> None:
+    surrogate = must_claim(queued, StepKind.TRAIN)
+    assert claimed(step(queued, StepKind.EVALUATE, CLEAN).id) is None
+    freeze(surrogate)
+    early = must_claim(queued, StepKind.EVALUATE, CLEAN)
+    assert claimed(step(queued, StepKind.EVALUATE, PROTECTED).id) is None
+    finish(early, accuracy(0.5))
+    assert protection(queued).state is ProtectionState.RUNNING
+    finish(surrogate)
+    for index in (0, 1):
+        finish(must_claim(queued, StepKind.PERTURB, index))
+    finish(must_claim(queued, StepKind.PACKAGE), {"archive_sha256": "a" * 64, "archive_bytes": 5})
+    finish(must_claim(queued, StepKind.EVALUATE, PROTECTED), accuracy(0.1))
+    assert protection(queued).state is ProtectionState.SUCCEEDED
+
+
+def test_what_is_due_is_made_ready_though_others_run(queued: UUID) -> None:
+    train(queued)
+    early = must_claim(queued, StepKind.EVALUATE, CLEAN)
+    for index in (0, 1):
+        finish(must_claim(queued, StepKind.PERTURB, index))
+    assert step(queued, StepKind.PACKAGE).state is StepState.READY
+    finish(early, accuracy(0.5))
+    assert step(queued, StepKind.EVALUATE, PROTECTED).state is StepState.WAITING
 
 
 def test_two_shards_that_finish_at_once_make_package_ready_once(

@@ -99,10 +99,11 @@ def test_an_owner_s_own_are_done_by_priority_then_in_order(owner_id: UUID, ready
 def test_a_protection_begun_is_finished_before_the_next(owner_id: UUID, ready: UUID) -> None:
     first, second = requested(owner_id, ready), requested(owner_id, ready)
     train(first)
-    claims = [claim_next() for _ in range(3)]
+    claims = [claim_next() for _ in range(4)]
     assert [claim and (claim.protection_id, claim.kind, claim.index) for claim in claims] == [
         (first, StepKind.PERTURB, 0),
         (first, StepKind.PERTURB, 1),
+        (first, StepKind.EVALUATE, 0),
         (second, StepKind.TRAIN, 0),
     ]
 

@@ -19,6 +19,7 @@ from worker import facts, tasks
 from worker.data import shard_key
 
 SEED = "0123456789abcdef0123456789abcdef"
+KINDS = (StepKind.INGEST, *steps.ORDER)
 CONFIG = {
     "seed": SEED,
     "epochs": 3,
@@ -73,13 +74,8 @@ def give_weights(network: NetworkName, content: object) -> str:
 def ready() -> list[Step]:
     """Steps that a worker may take, in the order of their kinds."""
     with reading() as session:
-        return list(
-            session.scalars(
-                select(Step)
-                .where(Step.state == StepState.READY)
-                .order_by(Step.created_at, Step.index)
-            )
-        )
+        found = session.scalars(select(Step).where(Step.state == StepState.READY)).all()
+    return sorted(found, key=lambda step: (KINDS.index(step.kind), step.created_at, step.index))
 
 
 def work(before: Callable[[Step], None] = lambda _: None, until: StepKind | None = None) -> None:

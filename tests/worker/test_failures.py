@@ -42,7 +42,7 @@ def test_a_full_temporary_folder_is_tried_again_and_then_named(
         patch.setattr(tempfile, "tempdir", str(small_disk))
         waits = jobs.ask(dataset.id)
         jobs.work()
-        (step,) = jobs.ready()
+        step, *_ = jobs.ready()
         assert (step.attempt, step.setbacks, step.error_code) == (0, 1, "STORAGE_FULL")
         assert str(small_disk) in str(step.error)
     jobs.wait()

@@ -57,7 +57,7 @@ def test_it_goes_through_by_halves_and_as_if_so_planned(monkeypatch: pytest.Monk
 
     again = jobs.ask(dataset.id)
     jobs.work(until=StepKind.PERTURB)
-    (shard,) = jobs.ready()
+    shard, *_ = jobs.ready()
     with transaction() as session:
         session.get_one(Protection, again).plan = plan  # planned so from the first
     assert shard.index == 0

@@ -170,7 +170,7 @@ def test_what_failed_goes_on_where_it_did_to_the_same_bytes() -> None:
     storage.write(jobs.shard(protection_id), good[0])
     with transaction() as session:
         protections.retry(session, jobs.owner(), protection_id)
-    (package,) = jobs.ready()
+    package, *_ = jobs.ready()
     assert (package.kind, package.attempt, package.error) == (StepKind.PACKAGE, 0, None)
     jobs.work()
     assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED

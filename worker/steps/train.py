@@ -6,7 +6,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from api import planning, sides, steps, storage, weights, workload
+from api import outbox, planning, sides, steps, storage, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
@@ -98,3 +98,4 @@ def freeze_plan(claim: Claim) -> None:
     costs = workload.costs(config, plan, evaluation, index.records, len(train))
     with transaction() as session:
         steps.freeze(session, claim, config, plan, evaluation, costs)
+    outbox.send_ready()  # other workers can train on the originals meanwhile
