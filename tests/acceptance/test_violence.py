@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import select
 
-from api import queue
+from api import queue, turns
 from api.db import reading
 from api.models import QUEUES, Event, Step, StepKind, StepState
 from tests import pictures
@@ -155,19 +155,23 @@ def test_same_archive_whatever_message_is_lost(
 
 
 def lose(kind: StepKind, redis_url: str) -> None:
-    """Flush Redis while a message for a step of this kind lies there; wait until it is missed."""
-    wait_for(lambda: bool(sent(kind)) and lying(kind), STEP_SECONDS, f"a message for {kind}")
-    before = sent(kind)
+    """Flush Redis while a message for a step of this kind lies there; wait until it is missed.
+
+    Any message in its queue has a worker look for it.
+    """
+    wait_for(lambda: bool(sent([kind])) and lying(kind), STEP_SECONDS, f"a message for {kind}")
+    kinds = turns.kinds_of(QUEUES[kind])
+    before = sent(kinds)
     with Redis.from_url(redis_url) as client:
         client.flushall()
-    wait_for(lambda: sent(kind) > before and lying(kind), 20, f"another message for {kind}")
+    wait_for(lambda: sent(kinds) > before and lying(kind), 20, f"another message for {kind}")
 
 
-def sent(kind: StepKind) -> list[str]:
-    """When the ready steps of this kind were sent."""
+def sent(kinds: list[StepKind]) -> list[str]:
+    """When the ready steps of these kinds were sent, the latest first."""
     with reading() as session:
-        query = select(Step.sent_at).where(Step.kind == kind, Step.state == StepState.READY)
-        return sorted(str(at) for at in session.scalars(query) if at is not None)
+        query = select(Step.sent_at).where(Step.kind.in_(kinds), Step.state == StepState.READY)
+        return sorted((str(at) for at in session.scalars(query) if at is not None), reverse=True)
 
 
 def lying(kind: StepKind) -> bool:
