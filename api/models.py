@@ -254,6 +254,9 @@ class Worker(Base):
     speeds: Mapped[list[JSONObject] | None] = mapped_column(JSON)
     memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
     load: Mapped[float | None]
+    # What CUDA is to see of it, and the lease of the step that computes there instead.
+    gpu: Mapped[str | None]
+    lent_to: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     started_at: Mapped[datetime] = mapped_column(UTCDateTime)
     heartbeat_at: Mapped[datetime] = mapped_column(UTCDateTime)
 

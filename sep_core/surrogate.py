@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
 from sep_core.networks import Network, build
 from sep_core.randomness import generator
+from sep_core.ranks import ALONE, Ranks
 from sep_core.reading import place
 from sep_core.training import (
     Epoch,
@@ -49,6 +50,7 @@ def train(
     config: SEPConfig,
     plan: Plan,
     resumed: State | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Progress | Epoch | Checkpoint]:
     """Train the surrogate on the training part; yields progress, and the checkpoints on schedule.
 
@@ -56,9 +58,9 @@ def train(
 
     Args:
         resumed: of an epoch that was yielded before; from its checkpoint on, if it has one.
+        ranks: this is the first of; the others `follow`.
     """
     keep = checkpoint_epochs(config.epochs, config.checkpoints)
-    recipe = Recipe(config.surrogate, config.epochs, "surrogate")
     (pixels,) = place([pixels], plan.device)
     averaging = inference_batches(len(pixels), pixels.shape[-1])  # batches that class means take
     batch_total = batch_count(len(pixels), config.batch_size)
@@ -66,7 +68,14 @@ def train(
     begun = resumed["epoch"] if resumed else 0
     done = begun * batch_total + averaging * sum(epoch < begun for epoch in keep)
     progress = (Progress(number, work) for number in count(done + 1))
-    for event in fit(pixels, labels, classes, recipe, config=config, plan=plan, resumed=resumed):
+    training = fit(
+        *(pixels, labels, classes, _recipe(config)),
+        config=config,
+        plan=plan,
+        resumed=resumed,
+        ranks=ranks,
+    )
+    for event in training:
         match event:
             case Progress():
                 yield next(progress)
@@ -79,6 +88,23 @@ def train(
                     means = means_so_far
                     yield next(progress)
                 yield Checkpoint(number, frozen, means)
+
+
+def follow(
+    pixels: UInt8[Tensor, "n 3 s s"],
+    labels: Int64[Tensor, " n"],
+    classes: int,
+    config: SEPConfig,
+    plan: Plan,
+    ranks: Ranks,
+) -> None:
+    """Train along, from wherever the first rank begins, to the end."""
+    for _ in fit(pixels, labels, classes, _recipe(config), config=config, plan=plan, ranks=ranks):
+        pass
+
+
+def _recipe(config: SEPConfig) -> Recipe:
+    return Recipe(config.surrogate, config.epochs, "surrogate")
 
 
 def freeze(network: Network) -> Network:

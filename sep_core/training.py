@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, drawn_seed
@@ -24,6 +24,7 @@ from sep_core.countermeasures import (
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.randomness import generator
+from sep_core.ranks import ALONE, LEAST_SLICE, Ranks
 from sep_core.reading import batches, place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -90,6 +91,7 @@ def fit(
     countermeasure: Countermeasure = "crop-flip",
     pretrained: Mapping[str, Tensor] | None = None,
     resumed: State | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Progress | Epoch]:
     """Train a new network on pixels at input size; yields after every batch and every epoch.
 
@@ -103,11 +105,13 @@ def fit(
         pretrained: state dict of the same network, for any number of classes (see
             `networks.published.adopt`); the `pretrained` countermeasures begin with it.
         resumed: `Epoch.state` of the same training, which goes on from that epoch's end: yields
-            this epoch again, and then what it would have yielded.
+            this epoch again, and then what it would have yielded. The first rank's counts.
+        ranks: others that train along, by the same arguments; by `crop-flip` only.
 
     Raises:
-        ValueError: fewer than two training images, a configuration that is not resolved, or
-            pretrained weights that are missing, not asked for or another network's.
+        ValueError: fewer than two training images, a configuration that is not resolved, ranks
+            under a countermeasure that they do not know, or pretrained weights that are missing,
+            not asked for or another network's.
         FloatingPointError: the training diverged: its losses are no numbers any more. Such a
             network knows nothing, and would pass for one that a protection kept from learning.
             How large they are says nothing: where the rate is large, so are the losses of those
@@ -115,6 +119,8 @@ def fit(
     """
     if len(pixels) < 2:
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
+    if ranks.size > 1 and countermeasure != "crop-flip":
+        raise ValueError(f"ranks: expected 1 for {countermeasure}, got {ranks.size}")
     asked, seed = config.learning_rate, drawn_seed(config)
     config = training_config(config, countermeasure)
     (pixels,) = place([pixels], plan.device)
@@ -126,15 +132,16 @@ def fit(
         generator(seed, recipe.purpose, 0),
     ).to(plan.device)
     begin(network, countermeasure, pretrained)
-    objective = partial(_cross_entropy, network, plan)
     optimiser, rate = _optimiser(recipe.network, network, config)
     batch_total = batch_count(len(pixels), config.batch_size)
-    begun = 0
+    begun, resumed = 0, ranks.agree(resumed)
     if resumed:
         network.load_state_dict(resumed["network"])
         optimiser.load_state_dict(resumed["optimiser"])
         begun = resumed["epoch"]
         yield Epoch(begun, network, optimiser)
+    set_trainable(network, frozen=countermeasure == "pretrained-frozen")
+    objective = partial(_cross_entropy, ranks.wrap(network), plan)
     for epoch in range(begun, recipe.epochs):
         draws = generator(seed, recipe.purpose, epoch + 1)
         order = torch.randperm(len(pixels), generator=draws)
@@ -147,8 +154,10 @@ def fit(
             shuffled[order].to(plan.device).tensor_split(batch_total)
             for shuffled in (crops, labels)
         )
-        with closing(batches(pixels, order.tensor_split(batch_total), plan.device)) as read:
-            for index, (taken, cropped, known) in enumerate(zip(read, *parts, strict=True)):
+        own = map(ranks.share, order.tensor_split(batch_total))
+        with closing(batches(pixels, own, plan.device)) as read:
+            for index, (taken, *drawn) in enumerate(zip(read, *parts, strict=True)):
+                cropped, known = map(ranks.share, drawn)
                 optimiser.param_groups[0]["lr"] = rate * learning_rate(
                     config, recipe.epochs, epoch + index / batch_total
                 )
@@ -156,13 +165,14 @@ def fit(
                 images, targets = change_batch(countermeasure, images, known, classes, further)
                 if radius := RADIUS_LEVELS.get(countermeasure):
                     images = attack(network, objective, images, targets, radius, further)
-                loss = objective(images, targets)
+                # Of the whole batch's mean, what this rank's slice adds to it.
+                loss = objective(images, targets) * (len(images) / len(drawn[0]))
                 losses += loss.detach()
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 optimiser.step()
                 yield Progress(epoch * batch_total + index + 1, recipe.epochs * batch_total)
-        if not math.isfinite(losses):  # once an epoch: the host waits for the device
+        if not math.isfinite(ranks.total(losses)):  # once an epoch: the host waits for the device
             raise FloatingPointError(
                 f"Expected finite losses, got others in epoch {epoch + 1} of training "
                 f"{recipe.network} ({recipe.purpose}, {countermeasure}): try a lower learning_rate "
@@ -186,7 +196,7 @@ def _optimiser(
 
 
 def _cross_entropy(
-    network: Network,
+    network: nn.Module,
     plan: Plan,
     images: Float32[Tensor, "b 3 s s"],
     targets: Int64[Tensor, " b"] | Float32[Tensor, "b y"],
@@ -236,6 +246,12 @@ def inference_batches(images: int, side: int) -> int:
 def batch_count(images: int, batch_size: int) -> int:
     """Batches an epoch, sizes as equal as can be: a last batch of one breaks batch norm."""
     return max(1, min(math.ceil(images / batch_size), images // 2))
+
+
+def most_ranks(images: int, config: SEPConfig) -> int:
+    """Processes that may train together: each one's slice of a batch is of `LEAST_SLICE` images."""
+    batch = images // batch_count(images, config.batch_size)
+    return max(1, batch // LEAST_SLICE)
 
 
 def learning_rate(config: SEPConfig, epochs: int, at: float) -> float:

@@ -58,8 +58,14 @@ def load_index(dataset_id: UUID) -> IngestResult:
 
 def load_job(claim: Claim) -> Job:
     """The job of a claimed step whose protection has been planned."""
+    assert claim.protection_id is not None
+    return load_planned(claim.protection_id)
+
+
+def load_planned(protection_id: UUID) -> Job:
+    """The job of a protection that has been planned."""
     with reading() as session:
-        protection = session.get_one(Protection, claim.protection_id)
+        protection = session.get_one(Protection, protection_id)
     assert protection.dataset_id is not None
     assert protection.config is not None
     assert protection.plan is not None

@@ -42,7 +42,11 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 @dataclass(frozen=True)
 class Facts:
-    """Measured in the child that will compute; speeds by `calibrated`, where that is called."""
+    """Measured in the child that will compute; speeds by `calibrated`, where that is called.
+
+    Attributes:
+        gpu: what CUDA is to see, where it is told to see one device: others may compute there, too.
+    """
 
     device: str
     device_name: str
@@ -51,6 +55,7 @@ class Facts:
     threads: int
     versions: dict[str, str]
     speeds: list[Speed] | None = None
+    gpu: str | None = None
 
     @property
     def plan_device(self) -> Device:
@@ -94,10 +99,16 @@ def measure(queue: Queue) -> Facts:
             torch.cuda.is_bf16_supported(including_emulation=False),
             threads(),
             versions,
+            gpu=_told_gpu(),
         )
     return Facts(
         "cpu", _processor_name(), _memory_bytes(), _cpu_has_bfloat16(), threads(), versions
     )
+
+
+def _told_gpu() -> str | None:
+    told = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return told if told and "," not in told else None
 
 
 def calibrated(facts: Facts, drain: DrainFlag) -> Facts:

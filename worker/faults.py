@@ -19,6 +19,17 @@ _NO_GPU = (
 )
 
 
+EXIT_GPU_LOST = 76
+
+
+class RankLost(Exception):
+    """A process that trained the surrogate along has died."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"A process that trained along ended with status {code}.")
+        self.code = code
+
+
 # Of these the card is to blame. Of the others a step may be as well: a wrong index, say.
 _CARD = (
     *("No CUDA GPUs are available", "Found no NVIDIA driver", "not compiled with CUDA"),
@@ -50,21 +61,36 @@ def _says(error: BaseException, words: Iterable[str]) -> bool:
 
 def setback(error: Exception) -> Setback:
     """In words for the owner, and whether the step itself may be why."""
-    first = str(error).splitlines()[0] if str(error) else "no more"
+    return _of_surroundings(error) or _of_process(error)
+
+
+def _of_surroundings(error: Exception) -> Setback | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         folder = error.filename or tempfile.gettempdir()
         return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
     if isinstance(error, FileNotFoundError):
-        what = f"Expected what an earlier step has stored, got {first}."
+        what = f"Expected what an earlier step has stored, got {_first_line(error)}."
         return Setback("BLOB_MISSING", what, True)
     if isinstance(error, OperationalError | OSError):
         what = "Expected database, storage, network and disk to answer"
-        return Setback("INFRASTRUCTURE", f"{what}, got {type(error).__name__}: {first}.", False)
+        what = f"{what}, got {type(error).__name__}: {_first_line(error)}."
+        return Setback("INFRASTRUCTURE", what, False)
+    return None
+
+
+def _of_process(error: Exception) -> Setback:
+    if isinstance(error, RankLost):
+        gone = error.code == EXIT_GPU_LOST
+        return Setback("GPU_LOST" if gone else "PROCESS_DIED", str(error), suspect=not gone)
     if is_out_of_memory(error):
         what = "The device has too little memory for this configuration."
         return Setback("OUT_OF_MEMORY", what, True)
     if is_gpu_lost(error):
-        what = f"The GPU of this worker failed: {first}"
+        what = f"The GPU of this worker failed: {_first_line(error)}"
         return Setback("GPU_LOST", what, suspect=not _says(error, _CARD))
     what = f"A defect of sepgate ({type(error).__name__}); the worker's log says more."
     return Setback("INTERNAL", what, True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else "no more"

@@ -11,7 +11,7 @@ from celery import signals
 from sqlalchemy.exc import OperationalError
 from structlog.contextvars import bound_contextvars
 
-from api import datasets, endings, logs, outbox, steps, turns
+from api import datasets, endings, lending, logs, outbox, steps, turns
 from api.db import reading, transaction
 from api.endings import Setback
 from api.errors import AppError, StorageFull
@@ -35,7 +35,7 @@ draining = DrainFlag()
 _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
-EXIT_GPU_LOST = 76
+LENT_SECONDS = 5
 _device: str | None = None  # of the child that this process is, if it serves the GPU queue
 
 
@@ -94,11 +94,16 @@ def run_step(step_id: str) -> None:
 
 
 def _claim_next(queue: Queue) -> Claim | None:
-    with transaction() as session:
-        claim = turns.claim_next(session, queue, facts.name(), _device)
-        if claim is not None and claim.protection_id is not None:
-            steps.start(session, claim)
-    return claim
+    """Of a worker whose GPU is lent: as soon as it is not, so that no message is lost on it."""
+    while not draining.is_set():
+        with transaction() as session:
+            if not lending.is_lent(session, facts.name()):
+                claim = turns.claim_next(session, queue, facts.name(), _device)
+                if claim is not None and claim.protection_id is not None:
+                    steps.start(session, claim)
+                return claim
+        time.sleep(LENT_SECONDS)
+    return None
 
 
 def run_claimed(claim: Claim) -> None:
@@ -148,7 +153,7 @@ def _set_back(claim: Claim, error: Exception) -> None:
         return
     endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
     if faults.is_gpu_lost(error):  # nothing of CUDA works in this process any more
-        os._exit(EXIT_GPU_LOST)
+        os._exit(faults.EXIT_GPU_LOST)
 
 
 def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> None:

@@ -50,7 +50,7 @@ def test_the_step_goes_back_uncounted_and_the_process_ends() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM], timeout=120, check=False, capture_output=True, text=True
     )
-    assert ran.returncode == tasks.EXIT_GPU_LOST, ran.stderr
+    assert ran.returncode == faults.EXIT_GPU_LOST, ran.stderr
     with reading() as session:
         shards = select(Step).where(Step.protection_id == made, Step.kind == StepKind.PERTURB)
         (shard,) = session.scalars(shards).all()

@@ -2,23 +2,27 @@
 
 import io
 from collections.abc import Generator
+from dataclasses import replace
 
 import torch
+from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import outbox, planning, sides, steps, storage, weights, workload
+from api import lending, outbox, planning, sides, steps, storage, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
 from sep_core import surrogate
 from sep_core.cells import named
+from sep_core.config import Plan
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Epoch, Progress, prepare
+from sep_core.training import Epoch, Progress, most_ranks, prepare
 from worker import checkpoints, decoded, facts, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
 from worker.resume import Keeper
 from worker.steps import Work
+from worker.together import Followers
 
 
 def run(claim: Claim) -> Work:
@@ -35,17 +39,22 @@ def run(claim: Claim) -> Work:
     state, kept = checkpoints.load_training(job)
     ensemble = list(checkpoints.restored(job, [known["epoch"] for known in kept]))
     classes, keeper = len(job.index.classes), Keeper(claim, training_key(job.protection_id))
-    for event in surrogate.train(pixels, labels, classes, job.config, job.plan, state):
-        match event:
-            case Progress(done, total):
-                keeper.begin(done - 1)
-                progress = done, total + job.config.class_steps
-                yield progress
-            case Epoch() if keeper.is_due():
-                keeper.save({"training": event.state(), "kept": kept}, progress[0])
-            case Checkpoint():
-                kept.append(checkpoints.keep(job, len(kept), event))
-                ensemble.append(event)
+    with Followers(job, _borrowed(claim, job.plan)) as others:
+        yield from others.start()
+        with others.join() as ranks:
+            for event in surrogate.train(
+                pixels, labels, classes, job.config, job.plan, state, ranks
+            ):
+                match event:
+                    case Progress(done, total):
+                        keeper.begin(done - 1)
+                        progress = done, total + job.config.class_steps
+                        yield progress
+                    case Epoch() if keeper.is_due():
+                        keeper.save({"training": event.state(), "kept": kept}, progress[0])
+                    case Checkpoint():
+                        kept.append(checkpoints.keep(job, len(kept), event))
+                        ensemble.append(event)
     patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
     return {
         "checkpoints": kept,
@@ -74,6 +83,18 @@ def _patterns(
     return storage.write(patterns_key(job.protection_id), file)
 
 
+def _borrowed(claim: Claim, plan: Plan) -> list[str]:
+    with transaction() as session:
+        return _lent(session, claim, plan, plan.world_size - 1)
+
+
+def _lent(session: Session, claim: Claim, plan: Plan, wanted: int) -> list[str]:
+    """Other GPUs of this host to train on, by what CUDA is to see."""
+    if plan.device == "cpu" or wanted == 0:
+        return []
+    return lending.lend(session, claim, facts.name(), wanted)
+
+
 def freeze_plan(claim: Claim) -> None:
     """Decide what is still open from the data and this worker, once."""
     with reading() as session:
@@ -97,5 +118,7 @@ def freeze_plan(claim: Claim) -> None:
     train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
     costs = workload.costs(config, plan, evaluation, index.records, len(train))
     with transaction() as session:
+        gpus = _lent(session, claim, plan, most_ranks(len(train), config) - 1)
+        plan = replace(plan, world_size=1 + len(gpus))
         steps.freeze(session, claim, config, plan, evaluation, costs)
     outbox.send_ready()  # other workers can train on the originals meanwhile

@@ -1,0 +1,130 @@
+"""The surrogate's training by two processes, as the `train` step does it, on the CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from api import endings, leases, protections, steps, storage
+from api.db import transaction
+from api.leases import Claim
+from api.models import Protection, ProtectionState, StepKind
+from tests import pictures
+from tests.servers import wait_for
+from tests.worker import jobs
+from worker import facts, resume, tasks
+from worker.data import checkpoint_key
+from worker.steps import Work, train
+
+pytestmark = [
+    pytest.mark.usefixtures("environment"),
+    # Nothing here depends on the kind of database.
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+]
+
+ARCHIVE = pictures.zipped(pictures.class_folders(16, 2))
+PROGRAM = """
+import time
+from tests.worker import test_together
+work = test_together.progressed(test_together.claim(), 1)
+print("in the middle", flush=True)
+time.sleep(60)
+"""
+CHANGES: dict[str, Any] = {"batch_size": 32, "epochs": 4, "checkpoints": 4}
+
+
+def claim() -> Claim:
+    with transaction() as session:
+        found = leases.claim(session, jobs.ready()[0].id, facts.name())
+        assert found is not None
+        steps.start(session, found)
+    return found
+
+
+def planned(dataset_id: UUID) -> Claim:
+    """A `train` step that is planned for two processes, and runs."""
+    protection_id = jobs.ask(dataset_id, **CHANGES)
+    found = claim()
+    train.freeze_plan(found)
+    with transaction() as session:
+        row = session.get_one(Protection, protection_id)
+        assert row.plan is not None
+        assert row.plan["world_size"] == 1  # a CPU has no others to borrow
+        row.plan = row.plan | {"world_size": 2}
+    return found
+
+
+def followers(leader: int = 0) -> list[int]:
+    """Processes that train along with that one, or with this."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if b"worker.together" in words and str(leader or os.getpid()).encode() in words:
+            found.append(int(folder.name))
+    return found
+
+
+def archive(claim: Claim) -> bytes:
+    assert claim.protection_id is not None
+    shown = jobs.show(claim.protection_id)
+    assert shown.state is ProtectionState.SUCCEEDED, shown.error
+    return storage.read(storage.protection_key(claim.protection_id, protections.ARCHIVE))
+
+
+def progressed(claim: Claim, kept: int) -> Work:
+    """The training, until it has kept so many checkpoints."""
+    assert claim.protection_id is not None
+    work = train.run(claim)
+    while not storage.read_if_there(checkpoint_key(claim.protection_id, kept - 1)):
+        next(work)
+    return work
+
+
+def test_the_same_bytes_whoever_dies_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
+    dataset = jobs.upload(ARCHIVE)
+    undisturbed = planned(dataset.id)
+    tasks.run_claimed(undisturbed)
+    assert followers() == []
+    jobs.work()
+    whole = archive(undisturbed)
+
+    disturbed = planned(dataset.id)
+    work = progressed(disturbed, 2)
+    assert len(followers()) == 1
+    work.close()  # as when the worker drains
+    assert followers() == []
+    endings.end(disturbed, endings.stop)
+
+    again = claim()
+    work = progressed(again, 3)
+    (follower,) = followers()
+    os.kill(follower, signal.SIGKILL)
+    with pytest.raises(Exception, match="ended with status -9") as lost:
+        list(work)
+    tasks._set_back(again, lost.value)
+    (ready,) = (step for step in jobs.ready() if step.kind is StepKind.TRAIN)
+    assert (ready.attempt, ready.error_code) == (0, "PROCESS_DIED")  # it has kept something
+    assert followers() == []
+    jobs.wait()
+    jobs.work()
+    assert archive(disturbed) == whole
+
+
+def test_who_trains_along_does_not_outlive_its_leader() -> None:
+    endings.end(planned(jobs.upload(ARCHIVE).id), endings.stop)
+    leader = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE)
+    assert leader.stdout is not None
+    assert leader.stdout.readline() == b"in the middle\n"
+    assert len(followers(leader.pid)) == 1
+    leader.kill()
+    leader.communicate()
+    wait_for(lambda: not followers(leader.pid), 20, "the end of who trained along")
