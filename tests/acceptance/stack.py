@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import yaml
 
+from tests.acceptance.hosts import Host
 from tests.servers import free_port, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -81,12 +82,13 @@ class Stack:
         """Run a one-shot service to its end."""
         subprocess.run(self.command(part), env=self.environment(part), check=True, cwd=ROOT)
 
-    def start(self, part: str, **elsewhere: str) -> None:
-        """Start a service, its output going to a log; on another host by that host's variables."""
+    def start(self, part: str, on: Host | None = None) -> None:
+        """Start a service, its output going to a log; on another host if one is named."""
+        host = on or Host("this", {})
         with (self._logs / f"{part}.log").open("ab") as log:
             self._processes[part] = subprocess.Popen(
-                self.command(part),
-                env=self.environment(part) | elsewhere,
+                host.words + self.command(part),
+                env=self.environment(part) | host.variables,
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,

@@ -1,14 +1,17 @@
 """Three hosts that share a database, a queue and an S3 server: the same bytes as one with a folder.
 
-A host here is a worker with folders of its own.
+The second and the third are network namespaces with names and folders of their own; where this
+machine allows none of these, workers with folders of their own.
 """
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import pictures, servers
+from tests.acceptance.hosts import hosts
 from tests.acceptance.stack import Stack, running
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -32,7 +35,7 @@ def forget(stack: Stack, protection: dict[str, Any]) -> None:
 
 def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path: Path) -> None:
     data = pictures.zipped(pictures.class_folders(20, 6))
-    for name in ("one", "three", "tmp-2", "tmp-3"):
+    for name in ("one", "three"):
         (tmp_path / name).mkdir()
     with running(environment, tmp_path / "one") as stack:
         protection, expected = job(stack, data)
@@ -40,19 +43,22 @@ def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path
     with (
         servers.s3_server() as variables,
         running(environment | variables, tmp_path / "three") as stack,
+        hosts(2, environment | variables, tmp_path) as others,
     ):
-        for host in (2, 3):
-            stack.start(
-                f"worker-gpu#{host}",
-                SEPGATE_DATA_DIR=str(tmp_path / f"data-{host}"),
-                TMPDIR=str(tmp_path / f"tmp-{host}"),
-            )
+        for host in others:
+            stack.start(f"worker-gpu#{host.name}", on=host)
         stack.wait_for_workers("gpu", 3)
         protection, found = job(stack, data)
         assert found == expected
         judged = [step for step in protection["steps"] if step["kind"] == "evaluate"]
         assert len(judged) == 2 * SEEDS
-        assert len({step["worker"] for step in judged}) == 3
+        workers = {step["worker"] for step in judged}
+        assert len(workers) == 3
+        if any(host.words for host in others):
+            names = {worker.partition("/")[0] for worker in workers}
+            assert names == {socket.gethostname(), "host-2", "host-3"}
+        for host in others:
+            stack.stop(f"worker-gpu#{host.name}")
         forget(stack, protection)
         assert "s3://sepgate" in stack.doctor()
         assert servers.s3_keys(variables) == []
