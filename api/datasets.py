@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import events, leases, storage
+from api import archive, events, leases, storage
 from api.db import now
 from api.errors import AppError, not_found
 from api.leases import Claim
@@ -22,7 +22,8 @@ from api.models import (
 from api.moves import move
 
 SOURCE = "source.zip"
-INDEX = "index.json"
+INDEX = "index.npz"
+OLDER_INDEX = "index.json"
 RETRY_AFTER_SECONDS = 2
 
 
@@ -134,3 +135,15 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None =
 def clean(dataset: Dataset) -> None:
     """Remove every blob of a data set that was rejected or deleted."""
     storage.remove(storage.dataset_key(dataset.id))
+
+
+def load_index(dataset_id: UUID) -> archive.IngestResult:
+    """What ingestion found.
+
+    Raises:
+        FileNotFoundError: the data set was deleted.
+    """
+    index = storage.read_if_there(storage.dataset_key(dataset_id, INDEX))
+    if index is None:
+        index = storage.read(storage.dataset_key(dataset_id, OLDER_INDEX))
+    return archive.load_index(index)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, baselines, datasets, planning, sides, storage, weights, workload
+from api import archive, baselines, datasets, planning, sides, weights, workload
 from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
@@ -88,7 +88,7 @@ def _kept(
 
 def _index(dataset: Dataset) -> archive.IngestResult:
     try:
-        return archive.load_index(storage.read(storage.dataset_key(dataset.id, datasets.INDEX)))
+        return datasets.load_index(dataset.id)
     except FileNotFoundError as error:  # deleted since we looked at its row
         raise not_found("data set", dataset.id) from error
 

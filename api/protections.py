@@ -28,6 +28,7 @@ from api.settings import settings
 
 ARCHIVE = "archive.zip"
 RECORD = "record.json"
+REFUSED = "refused.json"
 PREVIEW = "before-after.png"
 WORST = "worst.png"
 CHECKPOINTS = "checkpoints"

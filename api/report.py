@@ -2,8 +2,9 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,11 +17,38 @@ Record = dict[str, Any]
 
 
 def build(protection: Protection, steps: Sequence[Step]) -> Record:
-    """The record of a protection that succeeded.
+    """The record of a protection that succeeded, but for what it says of every file.
 
     Raises:
         FileNotFoundError: its blobs are gone.
     """
+    return _measured(protection, steps) | {"refused": _refused(protection)}
+
+
+def write(protection: Protection, steps: Sequence[Step]) -> Iterator[bytes]:
+    """The whole record as JSON, piece by piece: of a million files it is a gigabyte.
+
+    Raises:
+        FileNotFoundError: its blobs are gone.
+    """
+    key = storage.protection_key(protection.id, protections.RECORD)
+    size = storage.size_if_there(key)
+    if size is None:
+        raise FileNotFoundError(key)
+    measured = json.dumps(_measured(protection, steps), ensure_ascii=False, allow_nan=False)
+    # Two objects become one.
+    return chain([measured.removesuffix("}").encode(), b", "], storage.stream(key, len(b"{"), size))
+
+
+def _refused(protection: Protection) -> list[Record]:
+    kept = storage.read_if_there(storage.protection_key(protection.id, protections.REFUSED))
+    if kept is None:  # what was packaged before they were kept apart
+        kept = storage.read(storage.protection_key(protection.id, protections.RECORD))
+    refused: list[Record] = json.loads(kept)["refused"]
+    return refused
+
+
+def _measured(protection: Protection, steps: Sequence[Step]) -> Record:
     outputs = {(step.kind, step.index): step.output or {} for step in steps}
     assert protection.config is not None
     evaluation = planning.frozen_evaluation(protection)
@@ -30,8 +58,6 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
     training = outputs[StepKind.TRAIN, 0]
     # What was packaged when there was no choice was protected whole.
     change = {"protected_images": packaged["images"]} | packaged
-    key = storage.protection_key(protection.id, protections.RECORD)
-    stored: Record = json.loads(storage.read(key))
     return {
         "protection_id": str(protection.id),
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
@@ -47,7 +73,7 @@ def build(protection: Protection, steps: Sequence[Step]) -> Record:
         "plan": protection.plan,
         "evaluation": protection.evaluation,
         "timing": [_timing(step) for step in steps],
-    } | stored
+    }
 
 
 def render(record: Record, preview: bytes | None, worst: bytes | None = None) -> str:

@@ -32,7 +32,7 @@ SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
 GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
 """Where nothing was measured: of two AVX-512 cores with bfloat16, and of a data-centre GPU."""
-# A shard is held in memory until it is whole.
+# A shard waits in a temporary file until it is whole.
 SHARD_BYTES = 2**28
 # Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU.
 PACKAGE_GFLOP_A_PIXEL = 2.5e-4

@@ -4,9 +4,10 @@
 
 One side is `benchmarks.service`: upload, poll, download, with everything in between. The other, in
 this process, reads the same zip, trains the surrogate, perturbs every image and trains both
-appropriators, by the configuration and the plan that the service decided on; it writes and checks
-no archive. They take turns; both find the same accuracies. Figures come last, one a line, `name:
-value unit`; the overhead is that of the median round. Exits 1 where it exceeds `--max-overhead`.
+appropriators, by the configuration, the plan and the draws that the service decided on; it writes
+and checks no archive. They take turns, and both find the same accuracy on the originals. Figures
+come last, one a line, `name: value unit`; the overhead is that of the median round. Exits 1 where
+it exceeds `--max-overhead`.
 """
 
 import argparse
@@ -80,6 +81,7 @@ def _alone(path: Path, report: service.Resource) -> dict[str, tuple[float, float
     from api.planning import load_config, load_plan  # noqa: PLC0415
     from benchmarks.data import read  # noqa: PLC0415
     from sep_core import surrogate  # noqa: PLC0415
+    from sep_core.cells import Cell, cell_config  # noqa: PLC0415
     from sep_core.training import prepare  # noqa: PLC0415
 
     config, plan = load_config(report["config"]), load_plan(report["plan"])
@@ -94,8 +96,9 @@ def _alone(path: Path, report: service.Resource) -> dict[str, tuple[float, float
         for split in (data.train, data.test)
     )
     accuracies = {}
+    appropriator = cell_config(config, Cell(config.appropriator, "crop-flip", 1, clean=True))
     for side, split in (("clean", clean), ("protected", trial.seen(released, config))):
-        curve = list(trial.accuracies(split, held_out, data.classes, config, plan))
+        curve = list(trial.accuracies(split, held_out, data.classes, appropriator, plan))
         accuracies[side] = curve[-1], max(curve)
     return accuracies
 

@@ -1,15 +1,15 @@
 """A data set as the steps need it: its index, its parts, and pixels decoded from an archive."""
 
-import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
+from typing import IO
 from uuid import UUID
 
-from api import archive, datasets, protections, storage
+from api import archive, datasets, protections, storage, workload
 from api.archive import ImageRecord, IngestResult, Pixels
 from api.choice import chosen
 from api.db import reading
@@ -37,15 +37,15 @@ class Job:
         """Accepted images, sorted by name."""
         return self.index.records
 
+    @property
+    def shards(self) -> Sequence[Sequence[Sequence[int]]]:
+        """Indices of the images that each `perturb` step takes, batch by batch."""
+        return _shards(self.dataset_id, self.config, self.plan)
+
     @cached_property
     def protected(self) -> frozenset[int]:
         """Indices of the records whose images are changed; the others leave as they came."""
         return frozenset(chosen(self.records, self.config))
-
-    @property
-    def protected_names(self) -> frozenset[str]:
-        """Of the same, in the upload."""
-        return frozenset(self.records[index].name for index in self.protected)
 
 
 # A process takes one step after the other of the same data, which do not change: to read index and
@@ -53,7 +53,12 @@ class Job:
 @lru_cache(maxsize=1)
 def load_index(dataset_id: UUID) -> IngestResult:
     """What ingestion found."""
-    return archive.load_index(storage.read(storage.dataset_key(dataset_id, datasets.INDEX)))
+    return datasets.load_index(dataset_id)
+
+
+@lru_cache(maxsize=1)
+def _shards(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[list[list[int]]]:
+    return workload.shards(load_index(dataset_id).records, config, plan)
 
 
 def load_job(claim: Claim) -> Job:
@@ -81,9 +86,9 @@ def load_planned(protection_id: UUID) -> Job:
 
 
 class Reader:
-    """Pixels by record, decoded from an open archive; by several threads at once, too."""
+    """Pixels by record, decoded from an archive; by several threads at once, too."""
 
-    def __init__(self, file: zipfile.ZipFile, *, released: bool) -> None:
+    def __init__(self, file: IO[bytes], *, released: bool) -> None:
         self._file, self._released = file, released
         self._limits = archive.UNLIMITED if released else archive.Limits()
         self._lock = Lock()
@@ -91,8 +96,8 @@ class Reader:
     def pixels(self, record: ImageRecord) -> Pixels:
         """(h, w, c) uint8. Raises ValueError if they differ in shape from the index."""
         name = record.released_name if self._released else record.name
-        with self._lock:  # zipfile counts its open entries without one
-            data = archive.read_entry(self._file, name, self._limits)
+        with self._lock:  # the file has one position
+            data = self._read(name, record.place)
         if self._released:
             pixels = archive.decode_released(data)
         else:
@@ -101,6 +106,15 @@ class Reader:
         if pixels.shape != expected:
             raise ValueError(f"{name}: expected pixels of shape {expected}, got {pixels.shape}")
         return pixels
+
+    def _read(self, name: str, place: archive.Place | None) -> bytes:
+        if self._released or place is None:
+            return archive.read_entry(self._directory, name, self._limits)
+        return archive.read_placed(self._file, place)
+
+    @cached_property
+    def _directory(self) -> zipfile.ZipFile:
+        return archive.open_archive(self._file, self._limits)
 
 
 @contextmanager
@@ -113,7 +127,7 @@ def open_source(dataset_id: UUID) -> Iterator[Reader]:
 def _source(dataset_id: UUID) -> Reader:
     """Nothing is held open: every read looks for the blob again."""
     blob = storage.open_blob(storage.dataset_key(dataset_id, datasets.SOURCE))
-    return Reader(archive.open_archive(blob, archive.Limits()), released=False)
+    return Reader(blob, released=False)
 
 
 @contextmanager
@@ -121,7 +135,7 @@ def open_released(protection_id: UUID) -> Iterator[Reader]:
     """The protected images, decoded from the finished archive: what leaves the house."""
     key = storage.protection_key(protection_id, protections.ARCHIVE)
     with storage.open_blob(key) as blob:
-        yield Reader(archive.open_archive(blob, archive.UNLIMITED), released=True)
+        yield Reader(blob, released=True)
 
 
 def shard_key(protection_id: UUID, plan: Plan, index: int) -> str:
@@ -153,8 +167,3 @@ def decoded_key(protection_id: UUID, source: str, digest: str) -> str:
 def patterns_key(protection_id: UUID) -> str:
     """Where the `train` step leaves the classes' patterns."""
     return storage.protection_key(protection_id, f"{protections.CHECKPOINTS}/class-patterns.pt")
-
-
-def dump_json(value: object) -> bytes:
-    """The one JSON form of everything whose bytes count."""
-    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode()

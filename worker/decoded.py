@@ -21,7 +21,8 @@ from torch import Tensor
 from api import storage
 from api.archive import ImageRecord
 from worker import alive, tensors
-from worker.data import Job, Reader, decoded_key, dump_json, open_released, open_source
+from worker.data import Job, Reader, decoded_key, open_released, open_source
+from worker.listed import Listed, write_json
 
 FORMAT = 1
 """Of the blobs: pixels of (n, 3, s, s), raw. Another way to decode is another format."""
@@ -60,8 +61,10 @@ def _is_whole(key: str, shape: Sequence[int]) -> bool:
 
 def _digest(records: Sequence[ImageRecord], side: int) -> str:
     """Of all that pixels depend on beside data, configuration and plan, which do not change."""
-    whole = {"format": FORMAT, "side": side, "names": [record.name for record in records]}
-    return hashlib.sha256(dump_json(whole)).hexdigest()
+    names = Listed(len(records), lambda index: records[index].name)
+    digest = hashlib.sha256()
+    write_json({"format": FORMAT, "side": side, "names": names}, digest.update)
+    return digest.hexdigest()
 
 
 def _decode(

@@ -4,9 +4,12 @@ import math
 import os
 import tempfile
 import warnings
+from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import groupby
+from typing import overload
 
 import numpy as np
 import torch
@@ -21,40 +24,58 @@ from worker.data import Reader
 
 TOGETHER = 16
 """Small images that a thread decodes in a row: to hand over each costs as much as to decode it."""
-MAPPED_BYTES = 2**28
+MAPPED_BYTES = 2**26
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
 DECODED_BYTES = 192_000_000
 """Of images at their own size that are decoded at once: no more than the largest accepted takes."""
 
 
-def split(
-    index: IngestResult, percent: int, digest: str
-) -> tuple[list[ImageRecord], list[ImageRecord]]:
+@dataclass(frozen=True)
+class Part(Sequence[ImageRecord]):
+    """Some of a data set's records, in their order, of which only the indices are held."""
+
+    records: Sequence[ImageRecord]
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ImageRecord]: ...
+
+    def __getitem__(self, index: int | slice) -> ImageRecord | Sequence[ImageRecord]:
+        if isinstance(index, slice):
+            return [self.records[at] for at in self.indices[index]]
+        return self.records[self.indices[index]]
+
+
+def split(index: IngestResult, percent: int, digest: str) -> tuple[Part, Part]:
     """Training part and held-out part: the upload's `test/` or else `val/`, else a share set aside.
 
     Neither surrogate nor class means nor appropriator ever sees the held-out part. `percent` of
     each class is drawn from the upload's `digest`: the same for every protection of a data set, so
     that they have their baselines in common.
     """
-    by_split = {
-        name: [record for record in index.records if record.split == name]
-        for name in ("train", "val", "test")
-    }
-    held = by_split["test"] or by_split["val"]
+    by_split = {name: array("q") for name in ("train", "val", "test")}
+    for number, record in enumerate(index.records):
+        by_split[record.split].append(number)
+    train, held = Part(index.records, by_split["train"]), by_split["test"] or by_split["val"]
     if held:
-        return by_split["train"], held
-    train = by_split["train"]
-    chosen = held_out(labels(train, index), percent, digest).tolist()
-    return (
-        [record for record, aside in zip(train, chosen, strict=True) if not aside],
-        [record for record, aside in zip(train, chosen, strict=True) if aside],
-    )
+        return train, Part(index.records, held)
+    chosen = held_out(labels(train, index), percent, digest).numpy()
+    indices = np.asarray(by_split["train"])
+    kept, aside = (array("q", indices[which].tobytes()) for which in (~chosen, chosen))
+    return Part(index.records, kept), Part(index.records, aside)
 
 
 def labels(records: Sequence[ImageRecord], index: IngestResult) -> Tensor:
     """(n,) int64."""
     number = {name: label for label, name in enumerate(index.classes)}
-    return torch.tensor([number[record.class_name] for record in records], dtype=torch.int64)
+    numbers = (number[record.class_name] for record in records)
+    return torch.from_numpy(np.fromiter(numbers, np.int64, len(records)))
 
 
 def at_input_size(

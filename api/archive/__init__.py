@@ -5,7 +5,7 @@ refused by `ArchiveRefused`, one file of it by a `Refusal` (inside: `ImageRefuse
 
     inspect, ingest       an uploaded zip -> its entries; its records and refusals
     open_archive,
-    read_entry,
+    read_entry, read_placed,
     read_pixels           one file again, later, by the same rules
     encode                pixels -> lossless file
     write                 files -> the same zip each time
@@ -14,6 +14,7 @@ refused by `ArchiveRefused`, one file of it by a `Refusal` (inside: `ImageRefuse
 """
 
 from api.archive.encode import decode_released, encode
+from api.archive.entries import read_entry, read_placed
 from api.archive.images import read_pixels
 from api.archive.index import dump_index, load_index
 from api.archive.model import (
@@ -27,10 +28,11 @@ from api.archive.model import (
     Inspection,
     Limits,
     Pixels,
+    Place,
     Refusal,
 )
 from api.archive.names import MANIFEST_NAME, released_names
-from api.archive.read import ingest, inspect, open_archive, read_entry
+from api.archive.read import ingest, inspect, open_archive
 from api.archive.write import write
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Inspection",
     "Limits",
     "Pixels",
+    "Place",
     "Refusal",
     "decode_released",
     "dump_index",
@@ -55,6 +58,7 @@ __all__ = [
     "open_archive",
     "read_entry",
     "read_pixels",
+    "read_placed",
     "released_names",
     "write",
 ]

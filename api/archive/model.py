@@ -1,5 +1,6 @@
 """What the archive's functions take and give: limits, entries, refusals, records."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,11 +80,23 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where an entry lies in a zip, and as what: all that reading it takes of the directory."""
+
+    offset: int
+    packed_bytes: int
+    size_bytes: int
+    crc: int
+    deflated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """An accepted image: where it came from, what it is, the name under which it leaves.
 
-    `name` finds the entry in the uploaded zip; `pixels_sha256` is the hexadecimal digest of the
-    decoded pixels' raw bytes (rows from the top, channels last).
+    `name` finds the entry in the uploaded zip, and so does `place`, which indexes of older data
+    sets lack; `pixels_sha256` is the hexadecimal digest of the decoded pixels' raw bytes (rows from
+    the top, channels last).
     """
 
     name: str
@@ -95,6 +108,7 @@ class ImageRecord:
     source_format: str
     pixels_sha256: str
     released_name: str
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +123,7 @@ class IngestProgress:
 class IngestResult:
     """A data set: records and refusals sorted by name, names of classes with training images."""
 
-    records: tuple[ImageRecord, ...]
+    records: Sequence[ImageRecord]
     refusals: tuple[Refusal, ...]
     classes: tuple[str, ...]
 

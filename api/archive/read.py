@@ -1,14 +1,13 @@
-"""Reads an uploaded archive: what it promises, one file of it, the whole of it."""
+"""Reads an uploaded archive: what it promises, and the whole of it."""
 
-import copy
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 from api.archive.directory import open_zip
+from api.archive.entries import place, read_entry
 from api.archive.images import read_pixels
 from api.archive.layout import EXPECTED_LAYOUT, sort_out
 from api.archive.model import (
@@ -20,6 +19,7 @@ from api.archive.model import (
     IngestResult,
     Inspection,
     Limits,
+    Place,
     Refusal,
 )
 from api.archive.names import released_names, shown
@@ -34,6 +34,7 @@ class _Read:
     """A decoded image without its pixels."""
 
     entry: Entry
+    place: Place
     shape: tuple[int, ...]
     source_format: str
     pixels_sha256: str
@@ -63,41 +64,6 @@ def _inspect(archive: zipfile.ZipFile) -> Inspection:
     return sort_out(info.filename for info in archive.infolist() if not info.is_dir())
 
 
-def read_entry(archive: zipfile.ZipFile, entry_name: str, limits: Limits) -> bytes:
-    """One file's bytes, never more of them than the directory declares and the limit allows.
-
-    An OSError of the underlying file passes: that is our storage's failure, not the upload's.
-
-    Raises:
-        ImageRefused: FILE_TOO_LARGE, UNSUPPORTED_COMPRESSION, BROKEN_FILE.
-        KeyError: there is no such entry.
-    """
-    info = archive.getinfo(entry_name)
-    _check_entry(info, limits)
-    # One byte more than declared is asked for, so that a longer content shows.
-    open_ended = copy.copy(info)
-    open_ended.file_size += 1
-    try:
-        with archive.open(open_ended) as content:
-            data = content.read(open_ended.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise ImageRefused("BROKEN_FILE", f"Expected a whole file, got: {error}.") from error
-    if len(data) != info.file_size:
-        reason = f"Expected {info.file_size} bytes as the archive declares, got others."
-        raise ImageRefused("BROKEN_FILE", reason)
-    return data
-
-
-def _check_entry(info: zipfile.ZipInfo, limits: Limits) -> None:
-    if info.file_size > limits.max_file_bytes:
-        reason = f"Expected at most {limits.max_file_bytes} bytes, got {info.file_size}."
-        raise ImageRefused("FILE_TOO_LARGE", reason)
-    # zipfile unpacks bzip2 and LZMA without a bound on what one read may yield.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        reason = f"Expected the file stored or deflated, got zip method {info.compress_type}."
-        raise ImageRefused("UNSUPPORTED_COMPRESSION", reason)
-
-
 def ingest(file: IO[bytes], limits: Limits) -> Iterator[IngestProgress | IngestResult]:
     """Decodes every file: progress after each, last the result.
 
@@ -123,7 +89,8 @@ def _read(archive: zipfile.ZipFile, entry: Entry, limits: Limits) -> _Read | Ref
         decoded = read_pixels(read_entry(archive, entry.name, limits), limits)
     except ImageRefused as refused:
         return Refusal(entry.name, refused.code, refused.reason)
-    return _Read(entry, decoded.pixels.shape, decoded.source_format, _digest(decoded))
+    where = place(archive.getinfo(entry.name))
+    return _Read(entry, where, decoded.pixels.shape, decoded.source_format, _digest(decoded))
 
 
 def _digest(decoded: Decoded) -> str:
@@ -176,4 +143,5 @@ def _record(image: _Read, released_name: str) -> ImageRecord:
         source_format=image.source_format,
         pixels_sha256=image.pixels_sha256,
         released_name=released_name,
+        place=image.place,
     )

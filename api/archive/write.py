@@ -1,5 +1,7 @@
 """Writes the archive that leaves the house: the same members, the same bytes."""
 
+import os
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import IO
@@ -11,9 +13,10 @@ _REGULAR_FILE = 0o100644
 _UNIX = 3
 
 
-def write(out_file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> Iterator[str]:
+def write(out_file: IO[bytes], members: Iterable[tuple[str, bytes | IO[bytes]]]) -> Iterator[str]:
     """Writes (name, content) pairs as they come, stored, without date, owner or host system.
 
+    Of a content that is a file all is written, from its start.
     Yields each name once it is written; the archive is whole when the iterator is exhausted.
     `out_file` is seekable and empty; zip64 sets in where it must. `manifest.json`, if any, is the
     last member. An exception, or an iterator that is given up, leaves no directory behind: nobody
@@ -27,7 +30,10 @@ def write(out_file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> Iterator
     try:
         for name, content in members:
             _claim(name, written)
-            archive.writestr(_header(name), content)
+            if isinstance(content, bytes):
+                archive.writestr(_header(name), content)
+            else:
+                _copy(archive, _header(name), content)
             yield name
     except BaseException:
         # Without a file, zipfile does not finish the archive when it is collected.
@@ -40,6 +46,13 @@ def _claim(name: str, written: set[str]) -> None:
     if name in written or MANIFEST_NAME in written:
         raise ValueError(f"expected each name once and {MANIFEST_NAME} last, got {name!r}")
     written.add(name)
+
+
+def _copy(archive: zipfile.ZipFile, header: zipfile.ZipInfo, content: IO[bytes]) -> None:
+    header.file_size = content.seek(0, os.SEEK_END)
+    content.seek(0)
+    with archive.open(header, "w") as entry:
+        shutil.copyfileobj(content, entry)
 
 
 def _header(name: str) -> zipfile.ZipInfo:

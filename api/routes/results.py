@@ -6,13 +6,13 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from api import protections, report, steps, storage
 from api.db import reading
 from api.errors import AppError, not_found
-from api.models import ACTIVE, Protection, ProtectionState
+from api.models import ACTIVE, Protection, ProtectionState, Step
 from api.routes.deps import CallerDep
 from api.routes.downloads import download
 from api.routes.problems import responses
@@ -66,10 +66,11 @@ def archive(protection_id: UUID, caller: CallerDep, request: Request) -> Respons
     response_class=JSONResponse,
     responses=responses(404, 409, also={200: {"description": "the owner's record"}}),
 )
-def report_json(protection_id: UUID, caller: CallerDep) -> JSONResponse:
+def report_json(protection_id: UUID, caller: CallerDep) -> StreamingResponse:
     """The owner's record: all that was measured, and the keys. Not to be handed on."""
     with _while_it_lasts(protection_id):
-        return JSONResponse(_report(caller.owner_id, protection_id), headers=CONFIDENTIAL)
+        record = report.write(*_of(caller.owner_id, protection_id))
+    return StreamingResponse(record, media_type="application/json", headers=CONFIDENTIAL)
 
 
 @router.get(
@@ -78,9 +79,9 @@ def report_json(protection_id: UUID, caller: CallerDep) -> JSONResponse:
     responses=responses(404, 409),
 )
 def report_html(protection_id: UUID, caller: CallerDep) -> HTMLResponse:
-    """The same as a page, whole in one file."""
+    """The same as a page, whole in one file, but for what is said of every image."""
     with _while_it_lasts(protection_id):
-        record = _report(caller.owner_id, protection_id)
+        record = report.build(*_of(caller.owner_id, protection_id))
         worst = storage.protection_key(protection_id, protections.WORST)
         page = report.render(
             record,
@@ -117,11 +118,9 @@ def _preview_key(protection_id: UUID) -> str:
     return storage.protection_key(protection_id, protections.PREVIEW)
 
 
-def _report(owner_id: UUID, protection_id: UUID) -> report.Record:
+def _of(owner_id: UUID, protection_id: UUID) -> tuple[Protection, list[Step]]:
     with reading() as session:
-        protection = _succeeded(session, owner_id, protection_id)
-        parts = steps.of(session, protection_id)
-    return report.build(protection, parts)
+        return _succeeded(session, owner_id, protection_id), steps.of(session, protection_id)
 
 
 def _succeeded(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:

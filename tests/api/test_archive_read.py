@@ -1,10 +1,12 @@
 """One file at a time, bounded; the whole, with a clear list of what was refused."""
 
 import hashlib
+import json
 import struct
 import zipfile
 import zlib
 from collections import Counter
+from dataclasses import asdict, replace
 from io import BytesIO
 
 import pytest
@@ -19,6 +21,7 @@ from api.archive import (
     open_archive,
     read_entry,
     read_pixels,
+    read_placed,
 )
 from api.errors import ArchiveRefused
 from tests.api.archives import (
@@ -196,10 +199,79 @@ def test_names_in_records_find_the_entry_again() -> None:
     }
 
 
-def test_the_index_is_kept_as_json() -> None:
-    result = ingested(zip_bytes(two_classes(README=TEXT, cat__x=b"?")))
-    assert load_index(dump_index(result)) == result
-    assert dump_index(load_index(dump_index(result))) == dump_index(result)
-    for broken in (b"", b"{}", dump_index(result)[:-9], struct.pack("<L", 7)):
-        with pytest.raises(ValueError, match="validation error"):
+def test_the_index_is_kept_as_a_table() -> None:
+    files = two_classes(README=TEXT, cat__x=b"?") | {"cat/\u732b.jpg": jpeg()}
+    result = ingested(zip_bytes(files))
+    index = dump_index(result)
+    loaded = load_index(index)
+    assert tuple(loaded.records) == result.records
+    assert loaded.records[1:-1] == list(result.records[1:-1])
+    assert loaded.records[-1] == result.records[-1]
+    assert (loaded.refusals, loaded.classes) == (result.refusals, result.classes)
+    assert dump_index(loaded) == index
+    for broken in (b"", b"{}", index[:-9], index[:9], index[50:], struct.pack("<L", 7)):
+        with pytest.raises(ValueError, match=r"index of a data set|validation error"):
             load_index(broken)
+
+
+def test_an_index_of_before_is_read_without_places() -> None:
+    result = ingested(zip_bytes(two_classes()))
+    older = [asdict(record) for record in result.records]
+    for record in older:
+        del record["place"]
+    loaded = load_index(
+        json.dumps({"records": older, "refusals": [], "classes": result.classes}).encode()
+    )
+    assert loaded.records == [replace(record, place=None) for record in result.records]
+
+
+class Unseekable(BytesIO):
+    """What `zip -` writes to: sizes come behind the content."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise OSError
+
+    def seek(self, *_: int) -> int:
+        raise OSError
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("out", [BytesIO, Unseekable])
+@pytest.mark.parametrize("before", [b"", b"#!/bin/sh\n"])
+@pytest.mark.parametrize("zip64", [False, True])
+def test_what_lies_in_a_place_is_what_its_name_finds(
+    method: int, out: type[BytesIO], before: bytes, zip64: bool
+) -> None:
+    file = out()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in two_classes().items():
+            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=zip64) as entry:
+                entry.write(content)
+    data = before + file.getvalue()
+    archive = open_archive(BytesIO(data), LIMITS)
+    records = load_index(dump_index(ingested(data))).records
+    assert len(records) == 4
+    for record in records:
+        assert record.place is not None
+        found = read_placed(BytesIO(data), record.place)
+        assert found == read_entry(archive, record.name, LIMITS) != b""
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_place_where_something_else_lies_now(method: int) -> None:
+    data = zip_bytes(two_classes(), method)
+    place = ingested(data).records[1].place
+    assert place is not None
+    content = range(place.offset, place.offset + 30 + len("cat/1.png") + place.packed_bytes)
+    for at in (content[0], content[-1], content[-place.packed_bytes // 2]):
+        changed = bytearray(data)
+        changed[at] ^= 255
+        with pytest.raises(ImageRefused) as caught:
+            read_placed(BytesIO(changed), place)
+        assert caught.value.code == "BROKEN_FILE"
+    for end in (0, place.offset + 9, content[-1]):
+        with pytest.raises(ImageRefused, match="Expected"):
+            read_placed(BytesIO(data[:end]), place)

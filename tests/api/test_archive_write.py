@@ -137,6 +137,15 @@ def written(members: list[tuple[str, bytes]]) -> bytes:
     return out.getvalue()
 
 
+def test_a_member_from_a_file_is_the_same() -> None:
+    out = BytesIO()
+    files = [(name, BytesIO(content)) for name, content in MEMBERS]
+    for _, file in files:
+        file.seek(1)
+    assert list(write(out, files)) == [name for name, _ in MEMBERS]
+    assert out.getvalue() == written(MEMBERS)
+
+
 def test_the_same_bytes_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     first = written(MEMBERS)
     monkeypatch.setattr(time, "time", lambda: 2e9)

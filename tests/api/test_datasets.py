@@ -58,7 +58,7 @@ def test_ingestion_makes_it_ready(owner_id: UUID) -> None:
     assert found.summary["images"] == 4
     assert found.finished_at is not None
     assert step_of(dataset_id).state is StepState.DONE
-    assert blobs() == [f"datasets/{dataset_id}/{name}" for name in ("index.json", "source.zip")]
+    assert blobs() == [f"datasets/{dataset_id}/{name}" for name in ("index.npz", "source.zip")]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api import report, scope, steps, storage
+from api import protections, report, scope, steps, storage
 from api.db import transaction
 from api.models import Protection, Step, StepKind
 from tests.api.conftest import accuracy, protection, requested, steps_of, succeed
@@ -60,6 +60,12 @@ def measured(protection_id: UUID, clean: float, protected: float) -> None:
 
 def build(protection_id: UUID) -> report.Record:
     return report.build(protection(protection_id), steps_of(protection_id))
+
+
+def written(protection_id: UUID) -> report.Record:
+    pieces = report.write(protection(protection_id), steps_of(protection_id))
+    record: report.Record = json.loads(b"".join(pieces))
+    return record
 
 
 @pytest.mark.parametrize(
@@ -146,10 +152,26 @@ def test_the_record_is_whole(done: UUID) -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
+def test_written_it_has_every_file_too(done: UUID) -> None:
+    with transaction() as session:
+        session.get_one(Protection, done).dataset_name = EVIL
+    assert written(done) == build(done) | {"files": []}
+
+
+def test_refused_files_have_a_blob_of_their_own(done: UUID) -> None:
+    """The page does not read what is said of every other."""
+    refused = [{"name": "b.txt", "code": "D", "reason": "no image either"}]
+    blob = json.dumps({"refused": refused}).encode()
+    storage.write(storage.protection_key(done, protections.REFUSED), blob)
+    storage.write(storage.protection_key(done, protections.RECORD), b"{ }")
+    assert build(done)["refused"] == refused
+
+
 def test_a_record_whose_blobs_are_gone(done: UUID) -> None:
     storage.remove(storage.protection_key(done))
-    with pytest.raises(FileNotFoundError):
-        build(done)
+    for make in (build, written):
+        with pytest.raises(FileNotFoundError):
+            make(done)
 
 
 def evil(record: report.Record) -> report.Record:

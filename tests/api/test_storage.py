@@ -121,7 +121,7 @@ def test_idle_owners(folder: Path) -> None:
     (folder / "datasets" / "stray").write_text("not ours")
     for owner in (old, mixed, half):
         age(folder / storage.dataset_key(owner), 1000)
-    storage.write(storage.dataset_key(mixed, "index.json"), b"x")
+    storage.write(storage.dataset_key(mixed, "index.npz"), b"x")
     assert storage.idle_owners("datasets", 500) == {old, half}
     assert storage.idle_owners("datasets", 2000) == set()
     assert storage.idle_owners("protections", 0) == set()

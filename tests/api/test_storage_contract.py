@@ -186,7 +186,7 @@ def test_who_has_been_idle() -> None:
     for owner in owners:
         storage.write(storage.dataset_key(owner, "source.zip"), b"x")
     time.sleep(2.1)  # an S3 server tells whole seconds
-    storage.write(storage.dataset_key(owners[0], "index.json"), b"x")
+    storage.write(storage.dataset_key(owners[0], "index.npz"), b"x")
     assert storage.idle_owners("datasets", 1.5) == set(owners[1:])
     assert storage.idle_owners("datasets", 600) == set()
     assert storage.idle_owners("protections", 0) == set()

@@ -1,6 +1,7 @@
 """What `package` measures and shows, from the archive that leaves and the upload as they are."""
 
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,9 @@ def blob(protection: Protection, name: str) -> bytes | None:
 
 def record_of(protection: Protection) -> report.Record:
     with reading() as session:
-        return report.build(protection, steps.of(session, protection.id))
+        parts = steps.of(session, protection.id)
+    record: report.Record = json.loads(b"".join(report.write(protection, parts)))
+    return record
 
 
 def pairs(record: report.Record, archive: bytes) -> dict[str, preview.Pair]:

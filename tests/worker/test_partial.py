@@ -45,7 +45,9 @@ def pixels(data: bytes) -> Pixels:
 
 def record_of(protection: Protection) -> report.Record:
     with reading() as session:
-        return report.build(protection, steps.of(session, protection.id))
+        parts = steps.of(session, protection.id)
+    record: report.Record = json.loads(b"".join(report.write(protection, parts)))
+    return record
 
 
 def test_unchosen_images_leave_as_they_came_and_chosen_ones_changed() -> None:
@@ -165,9 +167,9 @@ def test_a_change_of_an_unchosen_image_fails_the_step() -> None:
         IngestResult(records, (), pictures.CLASSES),
         "0" * 64,
     )
-    change, entry = Change((63, 1), 1 / 64, 0.99), {"largest_change_levels": 1}
-    package._check_change(job, 1, change, entry)
+    change = Change((63, 1), 1 / 64, 0.99)
+    package._check_change(job, 1, change, 1)
     with pytest.raises(AppError, match="expected no change") as refused:
-        package._check_change(job, 2, change, entry)
+        package._check_change(job, 2, change, 1)
     assert refused.value.code == "UNPROTECTED_CHANGED"
     assert refused.value.message.startswith("cat.png: ")

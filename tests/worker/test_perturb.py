@@ -134,7 +134,7 @@ def original(data: bytes, index: int) -> Pixels:
 
 
 def reader(data: bytes) -> Reader:
-    return Reader(archive.open_archive(BytesIO(data), archive.Limits()), released=False)
+    return Reader(BytesIO(data), released=False)
 
 
 def zipped(files: list[File]) -> bytes:

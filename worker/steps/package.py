@@ -1,6 +1,7 @@
 """`package`: write the archive, store it, read it back, compare every image with its original."""
 
 import hashlib
+import io
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,13 +19,13 @@ from api.leases import Claim
 from worker import alive, facts, metrics, preview
 from worker.data import (
     Job,
-    dump_json,
     load_job,
     open_released,
     open_source,
     shard_key,
 )
-from worker.metrics import Change
+from worker.listed import Files, Listed, write_json
+from worker.metrics import Change, Changes
 from worker.steps import Output, Work
 
 FORMAT_VERSION = 1
@@ -56,7 +57,7 @@ class _Found:
         worst: the protected ones of lowest SSIM, the lowest first.
     """
 
-    changes: list[Change] = field(default_factory=list)
+    changes: Changes = field(default_factory=Changes)
     columns: dict[str, preview.Cells] = field(default_factory=dict)
     worst: list[_Worst] = field(default_factory=list)
 
@@ -83,21 +84,22 @@ def run(claim: Claim) -> Work:
     total = 2 * len(job.records)
     half = len(job.records), total
     with tempfile.TemporaryFile() as file:
-        manifest = yield from _write(job, file, total)
+        files = yield from _write(job, file, total)
         size = file.tell()
         key = storage.protection_key(job.protection_id, protections.ARCHIVE)
         digest = yield from _at(half, alive.reading(lambda: storage.write(key, file), file))
     try:
-        found = yield from _verify(job, manifest, total)
+        found = yield from _verify(job, files, total)
     except AppError:
         storage.remove_one(key)  # what must not leave does not lie there either
         raise
     _store_pictures(job, found)
-    record, summary = yield from _at(
-        (total, total), alive.computing(lambda: _figures(job, manifest, found))
-    )
-    storage.write(storage.protection_key(job.protection_id, protections.RECORD), record)
-    return {"archive_sha256": digest, "archive_bytes": size} | summary
+    with tempfile.TemporaryFile() as record:
+        written = alive.computing(lambda: write_json(_record(job, files, found), record.write))
+        yield from _at((total, total), written)
+        storage.write(storage.protection_key(job.protection_id, protections.RECORD), record)
+    _store_refused(job)
+    return {"archive_sha256": digest, "archive_bytes": size} | _summary(job, found)
 
 
 def _at(progress: Progress, work: Generator[None, None, T]) -> Generator[Progress, None, T]:
@@ -113,41 +115,39 @@ def _at(progress: Progress, work: Generator[None, None, T]) -> Generator[Progres
         work.close()
 
 
-def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, Output]:
-    """Write images under their released names, then the manifest; returns the manifest."""
-    files: list[Output] = []
-    manifest: Output = {
-        "format_version": FORMAT_VERSION,
-        "variant": job.config.variant,
-        "epsilon_levels": job.config.epsilon_levels,
-        "files": files,
-    }
-    box: list[tuple[str, bytes]] = []
+def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, Files]:
+    """Write images under their released names, then the manifest; returns what it is made of."""
+    files = Files()
+    box: list[tuple[str, bytes | IO[bytes]]] = []
     writer = archive.write(file, _emptied(box))
     with open_source(job.dataset_id) as reader, _shards(job) as shards:
 
-        def encoded(index: int) -> tuple[Output, bytes]:
+        def encoded(index: int) -> tuple[int, bytes]:
             record = job.records[index]
             original = reader.pixels(record)
             pixels = shards.pixels(index, original)
             data = archive.encode(pixels, record.released_name)
-            return _entry(record, data, metrics.largest(original, pixels)), data
+            return metrics.largest(original, pixels), data
 
         for result in _for_all(job, encoded):
             if result is not None:
-                entry, data = result
-                files.append(entry)
-                box.append((entry["name"], data))
+                largest, data = result
+                box.append((job.records[len(files)].released_name, data))
+                files.append(hashlib.sha256(data).digest(), largest)
                 next(writer)
             yield len(files), total
-    dumped = yield from _at((len(files), total), alive.computing(lambda: dump_json(manifest)))
-    box.append((archive.MANIFEST_NAME, dumped))
-    for _ in writer:  # the manifest, and the end of the archive
-        pass
-    return manifest
+    with tempfile.TemporaryFile() as manifest:
+        written = alive.computing(lambda: write_json(_manifest(job, files), manifest.write))
+        yield from _at((len(files), total), written)
+        box.append((archive.MANIFEST_NAME, manifest))
+        for _ in writer:  # the manifest, and the end of the archive
+            pass
+    return files
 
 
-def _emptied(box: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+def _emptied(
+    box: list[tuple[str, bytes | IO[bytes]]],
+) -> Iterator[tuple[str, bytes | IO[bytes]]]:
     """What is in the box whenever the next is asked for, until nothing is."""
     while box:
         yield box.pop()
@@ -163,12 +163,21 @@ def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, No
             yield from results
 
 
-def _entry(record: ImageRecord, data: bytes, largest_levels: int) -> Output:
+def _manifest(job: Job, files: Files) -> Output:
+    return {
+        "format_version": FORMAT_VERSION,
+        "variant": job.config.variant,
+        "epsilon_levels": job.config.epsilon_levels,
+        "files": Listed(len(files), lambda index: _entry(job.records[index], files, index)),
+    }
+
+
+def _entry(record: ImageRecord, files: Files, index: int) -> Output:
     return {
         "name": record.released_name,
         "source_name": record.name,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "largest_change_levels": largest_levels,
+        "sha256": files.sha256(index),
+        "largest_change_levels": files.largest_levels(index),
     }
 
 
@@ -176,34 +185,34 @@ class _Shards:
     """Pixels that were perturbed, picked from the shards; by several threads at once, too."""
 
     def __init__(self, job: Job, files: Sequence[IO[bytes]]) -> None:
-        self._job, self._files, self._lock = job, files, Lock()
-        self._places: dict[int, tuple[int, int]] = {}
-        for shard_index, shard in enumerate(workload.shards(job.records, job.config, job.plan)):
+        self._files, self._lock = files, Lock()
+        self._shard_of = np.full(len(job.records), -1, np.int32)
+        self._offset_of = np.zeros(len(job.records), np.int64)
+        for shard_index, shard in enumerate(job.shards):
             offset = 0
             for index in (index for batch in shard for index in batch):
-                self._places[index] = shard_index, offset
+                self._shard_of[index], self._offset_of[index] = shard_index, offset
                 offset += workload.size_bytes(job.records[index])
 
     def pixels(self, index: int, original: Pixels) -> Pixels:
         """What leaves of an image: the original where it was not to be perturbed."""
-        if index not in self._places:
+        if self._shard_of[index] < 0:
             return original
-        shard_index, offset = self._places[index]
+        file = self._files[self._shard_of[index]]
         with self._lock:
-            self._files[shard_index].seek(offset)
-            raw = self._files[shard_index].read(original.nbytes)
+            file.seek(int(self._offset_of[index]))
+            raw = file.read(original.nbytes)
         return np.frombuffer(raw, np.uint8).reshape(original.shape)
 
 
 @contextmanager
 def _shards(job: Job) -> Iterator[_Shards]:
-    number = len(workload.shards(job.records, job.config, job.plan))
     with ExitStack() as stack:
-        keys = (shard_key(job.protection_id, job.plan, index) for index in range(number))
+        keys = (shard_key(job.protection_id, job.plan, index) for index in range(len(job.shards)))
         yield _Shards(job, [stack.enter_context(storage.open_blob(key)) for key in keys])
 
 
-def _verify(job: Job, manifest: Output, total: int) -> Generator[Progress, None, _Found]:
+def _verify(job: Job, files: Files, total: int) -> Generator[Progress, None, _Found]:
     """Decode every image again from the stored archive and compare it with its original."""
     found = _Found()
     with open_source(job.dataset_id) as source, open_released(job.protection_id) as released:
@@ -216,7 +225,7 @@ def _verify(job: Job, manifest: Output, total: int) -> Generator[Progress, None,
         for result in _for_all(job, compared):
             if result is not None:
                 (pair, change), index = result, len(found.changes)
-                _check_change(job, index, change, manifest["files"][index])
+                _check_change(job, index, change, files.largest_levels(index))
                 found.changes.append(change)
                 if index in job.protected:
                     found.picture(job.records[index], pair, change, job.config.epsilon_levels)
@@ -234,7 +243,14 @@ def _store_pictures(job: Job, found: _Found) -> None:
         storage.write(storage.protection_key(job.protection_id, name), picture)
 
 
-def _check_change(job: Job, index: int, change: Change, entry: Output) -> None:
+def _store_refused(job: Job) -> None:
+    """Apart from the record: the report's page shows them, and not every file."""
+    with io.BytesIO() as refused:
+        write_json({"refused": [asdict(refusal) for refusal in job.index.refusals]}, refused.write)
+        storage.write(storage.protection_key(job.protection_id, protections.REFUSED), refused)
+
+
+def _check_change(job: Job, index: int, change: Change, packed_levels: int) -> None:
     record, allowed = job.records[index], job.config.epsilon_levels
     if index not in job.protected and change.largest_levels:
         raise AppError(
@@ -250,7 +266,7 @@ def _check_change(job: Job, index: int, change: Change, entry: Output) -> None:
             f"{record.released_name}: expected a change of at most {allowed} levels in the "
             f"finished archive, got {change.largest_levels}.",
         )
-    if change.largest_levels != entry["largest_change_levels"]:
+    if change.largest_levels != packed_levels:
         raise AppError(
             500,
             "ARCHIVE_MISMATCH",
@@ -258,34 +274,35 @@ def _check_change(job: Job, index: int, change: Change, entry: Output) -> None:
         )
 
 
-def _figures(job: Job, manifest: Output, found: _Found) -> tuple[bytes, Output]:
-    """The owner's record of every file, and a summary of the protected: others would flatter."""
-    files = _owners_record(job, manifest, found.changes)
-    record = {"files": files, "refused": [asdict(refusal) for refusal in job.index.refusals]}
+def _summary(job: Job, found: _Found) -> Output:
+    """Of the protected: others would flatter."""
     worst = [
         {"name": image.record.released_name} | _measured(image.change) for image in found.worst
     ]
-    changes = [found.changes[index] for index in sorted(job.protected)]
+    changes = Changes(found.changes[index] for index in sorted(job.protected))
     counts = {"images": len(job.records), "protected_images": len(changes)}
-    return dump_json(record), counts | metrics.summarise(changes) | {"worst": worst}
+    return counts | metrics.summarise(changes) | {"worst": worst}
 
 
-def _owners_record(job: Job, manifest: Output, changes: list[Change]) -> list[Output]:
+def _record(job: Job, files: Files, found: _Found) -> Output:
     """What the manifest says of each file, and what only the owner may know."""
-    return [
-        entry
-        | {
-            "original_pixels_sha256": record.pixels_sha256,
-            "split": record.split,
-            "class": record.class_name,
-            "protected": index in job.protected,
-            "histogram": change.histogram,
-        }
-        | _measured(change)
-        for index, (record, entry, change) in enumerate(
-            zip(job.records, manifest["files"], changes, strict=True)
+
+    def told(index: int) -> Output:
+        record, change = job.records[index], found.changes[index]
+        return (
+            _entry(record, files, index)
+            | {
+                "original_pixels_sha256": record.pixels_sha256,
+                "split": record.split,
+                "class": record.class_name,
+                "protected": index in job.protected,
+                "histogram": change.histogram,
+            }
+            | _measured(change)
         )
-    ]
+
+    refused = [asdict(refusal) for refusal in job.index.refusals]
+    return {"files": Listed(len(files), told), "refused": refused}
 
 
 def _measured(change: Change) -> Output:

@@ -1,11 +1,12 @@
 """`perturb`: one shard of images, through all checkpoints."""
 
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor, load
 
-from api import storage, workload
+from api import storage
 from api.archive import Pixels
 from api.leases import Claim
 from sep_core.config import checkpoint_epochs
@@ -26,19 +27,18 @@ def run(claim: Claim) -> Work:
     """
     job = load_job(claim)
     prepare(job.plan)
-    shard = workload.shards(job.records, job.config, job.plan)[claim.index]
+    shard = job.shards[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
     epochs = checkpoint_epochs(job.config.epochs, job.config.checkpoints)
     ensemble, patterns = list(checkpoints.restored(job, epochs)), _patterns(job)
-    protected = io.BytesIO()
-    with open_source(job.dataset_id) as reader:
+    with tempfile.TemporaryFile() as protected, open_source(job.dataset_id) as reader:
         for event in perturb(job, reader, shard, ensemble, patterns):
             if isinstance(event, int):
                 yield event, total
             else:
                 protected.write(event.tobytes())
-    digest = storage.write(shard_key(job.protection_id, job.plan, claim.index), protected)
+        digest = storage.write(shard_key(job.protection_id, job.plan, claim.index), protected)
     return {"sha256": digest, "images": sum(map(len, shard))}
 
 

@@ -60,7 +60,7 @@ def run(claim: Claim) -> Work:
         "checkpoints": kept,
         "class_patterns_sha256": patterns,
         "train_images": len(train),
-        "protected_train_images": len(job.protected_names & {record.name for record in train}),
+        "protected_train_images": len(job.protected.intersection(train.indices)),
         "held_out_images": len(held),
         "held_out_from": held[0].split,
     }

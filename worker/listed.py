@@ -1,0 +1,51 @@
+"""What is said of every file of an archive, in little memory."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_ENCODER = json.JSONEncoder(sort_keys=True, indent=1, ensure_ascii=False)
+"""The one JSON form of everything whose bytes count."""
+
+
+class Listed(list[Any]):
+    """In JSON a list; its items are made one by one, when they are written."""
+
+    def __init__(self, number: int, item: Callable[[int], Any]) -> None:
+        super().__init__()
+        self._number, self._item = number, item
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._item, range(self._number))
+
+
+def write_json(value: object, write: Callable[[bytes], object]) -> None:
+    """Calls `write` with the bytes of a value, piece by piece."""
+    for piece in _ENCODER.iterencode(value):
+        write(piece.encode())
+
+
+class Files:
+    """Of each file in the archive its digest and its largest change in levels: 33 bytes."""
+
+    def __init__(self) -> None:
+        self._digests, self._largest = bytearray(), bytearray()
+
+    def __len__(self) -> int:
+        return len(self._largest)
+
+    def append(self, digest: bytes, largest_levels: int) -> None:
+        """SHA-256 of the next file, and 0 to 255."""
+        self._digests += digest
+        self._largest.append(largest_levels)
+
+    def sha256(self, index: int) -> str:
+        """In hexadecimal digits."""
+        return self._digests[32 * index : 32 * (index + 1)].hex()
+
+    def largest_levels(self, index: int) -> int:
+        """0 to 255."""
+        return self._largest[index]
