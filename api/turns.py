@@ -46,12 +46,14 @@ def claim_next(
     at = now(session)
     while (found := session.execute(_next(queue, at, device)).first()) is not None:
         step, owner_id = found
-        if not _has_room(session, owner_id, queue):  # by now: another has just claimed
-            continue
-        claim = leases.claim(session, step.id, worker)
-        if claim is not None:
-            _serve(session, owner_id, queue, at)
-            return claim
+        # Whoever waited for one owner's lock in vain lets go of it before asking for another's.
+        with session.begin_nested() as attempt:
+            if _has_room(session, owner_id, queue):  # by now: another may just have claimed
+                claim = leases.claim(session, step.id, worker)
+                if claim is not None:
+                    _serve(session, owner_id, queue, at)
+                    return claim
+            attempt.rollback()
         session.expire_all()  # another worker was faster: what it left is to be seen
     return None
 
