@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -70,6 +70,14 @@ def ingest(file: IO[bytes], limits: Limits) -> Iterator[IngestProgress | IngestR
     Raises:
         ArchiveRefused: the archive as a whole is refused, or TOO_FEW_CLASSES.
     """
+    # The directory is let go of before the records are made: it takes as much memory as they do.
+    images, refusals = yield from _decode(file, limits)
+    yield _result(images, refusals)
+
+
+def _decode(
+    file: IO[bytes], limits: Limits
+) -> Generator[IngestProgress, None, tuple[list[_Read], list[Refusal]]]:
     with open_archive(file, limits) as archive:
         inspection = _inspect(archive)
         images: list[_Read] = []
@@ -81,7 +89,7 @@ def ingest(file: IO[bytes], limits: Limits) -> Iterator[IngestProgress | IngestR
             else:
                 images.append(read)
             yield IngestProgress(done, len(inspection.entries))
-    yield _result(images, refusals)
+    return images, refusals
 
 
 def _read(archive: zipfile.ZipFile, entry: Entry, limits: Limits) -> _Read | Refusal:
