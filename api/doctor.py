@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import func, select
 
-from api import datasets, launcher, protections, queue, storage
+from api import datasets, launcher, protections, queue, storage, waiting
 from api.db import engine, now, reading
 from api.locks import SWEEP
 from api.models import (
@@ -150,6 +150,7 @@ def _workers() -> Iterator[Finding]:
             Step.state == StepState.RUNNING, Step.lease_expires_at < now(session)
         )
         lost = session.scalar(late)
+        unserved = waiting.unserved_devices(session)
     for name in Queue:
         serving = [worker for worker in alive if worker.queue is name]
         if not serving:
@@ -162,6 +163,9 @@ def _workers() -> Iterator[Finding]:
     if gpus and all(worker.device == "cpu" for worker in gpus):
         text = "None has a GPU: everything works, some hundred times slower."
         yield Finding("workers", "warn", text)
+    for device, number in unserved.items():
+        text = f"{number} protections are planned for {device}, and no worker has one: start one."
+        yield Finding("workers", "fail", text)
     if lost:
         yield Finding("workers", "warn", f"{lost} steps have lost theirs; the sweep frees them.")
 

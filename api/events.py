@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from api.db import now
 from api.models import Dataset, Event, Protection, Step
 
+RETRY_REQUESTED = "protection.retry_requested"
+
 
 def record(session: Session, what: str, row: Dataset | Protection | Step, **data: object) -> None:
     """Write down what happens to a row in this transaction.
@@ -51,6 +53,12 @@ def after(
         .order_by(Event.id)
         .limit(limit)
     ).all()
+
+
+def last(session: Session, protection_id: UUID, what: str) -> Event | None:
+    """The newest of its kind."""
+    found = select(Event).where(Event.protection_id == protection_id, Event.what == what)
+    return session.scalar(found.order_by(Event.id.desc()).limit(1))
 
 
 def _subject(row: Dataset | Protection | Step) -> tuple[UUID | None, UUID | None]:

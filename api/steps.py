@@ -4,6 +4,7 @@ steps' state; with `protections`, of the protection's.
 Every change ends in `settle`, which reads the steps and moves the protection on: joins are rows.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -187,8 +188,23 @@ def _break_off(session: Session, protection: Protection, failed: Step | None) ->
 
 def progress(steps: list[Step]) -> float:
     """Share of the whole work that is done, in [0, 1]; 0 until the costs are known."""
+    return _share(steps, share_done)
+
+
+def share_kept(steps: list[Step]) -> float:
+    """Share of the whole work that need not be done again if it is broken off now, in [0, 1]."""
+    return _share(steps, _share_kept)
+
+
+def _share(steps: list[Step], of_step: Callable[[Step], float]) -> float:
     total = sum(step.cost for step in steps)
-    return sum(step.cost * share_done(step) for step in steps) / total if total else 0.0
+    return sum(step.cost * of_step(step) for step in steps) / total if total else 0.0
+
+
+def _share_kept(step: Step) -> float:
+    if step.state is StepState.DONE:
+        return 1.0
+    return step.progress_kept / step.progress_total if step.progress_total else 0.0
 
 
 def share_done(step: Step) -> float:
@@ -200,11 +216,15 @@ def share_done(step: Step) -> float:
 
 
 def eta_seconds(session: Session, protection: Protection, steps: list[Step]) -> float | None:
-    """Seconds to go, from the work done since the start; None before there is any to judge by."""
+    """Seconds to go, from the work done since the start, or since it was tried again; None before
+    there is any to judge by."""
     if protection.state is not ProtectionState.RUNNING or protection.started_at is None:
         return None
-    share = progress(steps)
-    return _seconds_to_go(session, protection.started_at, share, 1 - share)
+    since, before, share = protection.started_at, 0.0, progress(steps)
+    retry = events.last(session, protection.id, events.RETRY_REQUESTED)
+    if retry is not None:
+        since, before = retry.at, retry.data.get("share_kept", 0.0)
+    return _seconds_to_go(session, since, share - before, 1 - share)
 
 
 def step_eta_seconds(session: Session, step: Step) -> float | None:

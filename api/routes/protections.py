@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api import outbox, protections, retention, steps, storage
+from api import outbox, protections, retention, steps, storage, waiting
 from api.db import reading, transaction
 from api.estimate import Estimate, estimate
 from api.models import ACTIVE, Protection, Step, StepKind, StepState
@@ -191,6 +191,7 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
         priority=protection.priority,
         progress=round(steps.progress(parts), 4),
         eta_seconds=steps.eta_seconds(session, protection, parts),
+        waits_for=waiting.waits_for(session, protection, parts),
         requested=protection.requested | {"config": _shareable(protection.requested["config"])},
         config=protection.config and _shareable(protection.config),
         plan=protection.plan,

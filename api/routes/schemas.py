@@ -215,6 +215,9 @@ class ProtectionOut(BaseModel):
     priority: int
     progress: float = Field(description="share of the work done, 0 to 1")
     eta_seconds: Seconds | None = Field(description="to the end, judged by the work done so far")
+    waits_for: str | None = Field(
+        description="the worker without which none of its steps can run; null where there is one"
+    )
     requested: dict[str, Any] = Field(
         description="preset, overrides and evaluation as asked for, without keys"
     )

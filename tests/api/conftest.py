@@ -31,7 +31,7 @@ from api import (
     workload,
 )
 from api.leases import Claim
-from api.models import Dataset, Protection, Queue, Step, StepKind, StepState
+from api.models import Dataset, Protection, Queue, Step, StepKind, StepState, Worker
 from api.routes.requests import Requests
 from api.settings import settings
 from sep_core.cells import named
@@ -299,6 +299,26 @@ def finish(claim: Claim, output: JSON | None = None) -> None:
     with db.transaction() as session:
         ended = steps.finish(session, claim, output or {})
     protections.clean(ended)
+
+
+def beat(queue: Queue, device: str = "cuda", silent_seconds: float = 0) -> None:
+    """A worker registers, or did and has said nothing for so long."""
+    with db.transaction() as session:
+        at = db.now(session) - timedelta(seconds=silent_seconds)
+        session.add(
+            Worker(
+                name=f"host/0:{queue}-{device}-{silent_seconds}",
+                queue=queue,
+                device=device,
+                device_name="H100",
+                memory_bytes=1,
+                bfloat16=True,
+                threads=1,
+                versions={},
+                started_at=at,
+                heartbeat_at=at,
+            )
+        )
 
 
 def train(protection_id: UUID) -> None:

@@ -2,16 +2,17 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
 
 from api import keys, locks
 from api.cli import app
-from api.db import now, transaction
+from api.db import transaction
 from api.models import Queue, Worker
 from tests import servers
-from tests.api.conftest import Change
+from tests.api.conftest import Change, beat, requested, train
 
 
 def examined() -> tuple[int, dict[str, list[str]]]:
@@ -22,25 +23,6 @@ def examined() -> tuple[int, dict[str, list[str]]]:
         state, part, text = line.split(maxsplit=2)
         found.setdefault(part, []).append(f"{state} {text}")
     return result.exit_code, found
-
-
-def beat(queue: Queue, device: str = "cuda", hours_ago: float = 0) -> None:
-    with transaction() as session:
-        at = now(session) - timedelta(hours=hours_ago)
-        session.add(
-            Worker(
-                name=f"host/0:{queue}{hours_ago}",
-                queue=queue,
-                device=device,
-                device_name="H100",
-                memory_bytes=1,
-                bfloat16=True,
-                threads=1,
-                versions={},
-                started_at=at,
-                heartbeat_at=at,
-            )
-        )
 
 
 @pytest.fixture
@@ -68,7 +50,7 @@ def test_a_whole_set_up() -> None:
 
 def test_without_keys_workers_and_sweep(environment: dict[str, str]) -> None:
     assert environment
-    beat(Queue.GPU, hours_ago=1)
+    beat(Queue.GPU, silent_seconds=3600)
     status, found = examined()
     assert status == 1
     assert found["database"][1].startswith("warn No API key")
@@ -78,6 +60,15 @@ def test_without_keys_workers_and_sweep(environment: dict[str, str]) -> None:
     ]
     assert "sepgate worker --queue gpu" in found["workers"][0]
     assert found["sweep"] == ["fail None is at work: start `python -m worker.sweep`."]
+
+
+@pytest.mark.usefixtures("whole")
+def test_plans_for_a_device_that_no_worker_has(owner_id: UUID, ready: UUID) -> None:
+    train(requested(owner_id, ready))  # on a CPU
+    status, found = examined()
+    assert status == 1
+    told = "fail 1 protections are planned for cpu, and no worker has one: start one."
+    assert told in found["workers"]
 
 
 @pytest.mark.usefixtures("whole")

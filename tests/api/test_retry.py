@@ -1,16 +1,18 @@
 """A protection that failed may go on, as long as what it would go on from is there."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
-from api import datasets, endings, protections
-from api.db import transaction
+from api import datasets, endings, events, leases, protections, steps
+from api.db import now, reading, transaction
 from api.errors import AppError
 from api.leases import Claim
-from api.models import ProtectionState, StepKind, StepState
+from api.models import Event, Protection, ProtectionState, StepKind, StepState
 from tests.api.conftest import (
     Change,
     blobs,
@@ -53,6 +55,33 @@ def failed(owner_id: UUID, ready: UUID) -> UUID:
     finish(second)
     assert protection(made).state is ProtectionState.FAILED
     return made
+
+
+def test_its_eta_is_of_what_was_done_since(owner_id: UUID, failed: UUID) -> None:
+    """Not of the days before it was asked for."""
+
+    def eta() -> float | None:
+        with reading() as session:
+            row = session.get_one(Protection, failed)
+            return steps.eta_seconds(session, row, steps.of(session, failed))
+
+    with transaction() as session:
+        row = session.get_one(Protection, failed)
+        assert row.started_at is not None
+        row.started_at -= timedelta(days=6)
+    retry(owner_id, failed)
+    assert eta() is None
+    again = must_claim(failed, StepKind.PERTURB, 0)
+    assert eta() is None
+    with transaction() as session:
+        session.execute(
+            update(Event)
+            .where(Event.protection_id == failed, Event.what == events.RETRY_REQUESTED)
+            .values(at=now(session) - timedelta(minutes=1))
+        )
+        leases.report(session, again, 5, 10)
+    # Of 15 in all, 6 were done before, and 1 in this minute.
+    assert eta() == pytest.approx(60 * 8, rel=0.1)
 
 
 def test_it_goes_on_where_it_failed(owner_id: UUID, failed: UUID) -> None:
