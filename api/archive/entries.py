@@ -9,6 +9,7 @@ from typing import IO
 from api.archive.model import ImageRefused, Limits, Place
 
 _LOCAL_HEADER = struct.Struct("<4s22x2H")
+_PIECE_BYTES = 2**16
 _NOT_READABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
 
@@ -59,7 +60,7 @@ def place(info: zipfile.ZipInfo) -> Place:
 
 
 def read_placed(file: IO[bytes], where: Place) -> bytes:
-    """The bytes that `read_entry` returned of the same archive.
+    """The bytes that `read_entry` returned of the same archive; never many more are held.
 
     A million entries of a directory take zipfile 700 MB.
 
@@ -70,11 +71,21 @@ def read_placed(file: IO[bytes], where: Place) -> bytes:
     try:
         magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         file.seek(where.offset + _LOCAL_HEADER.size + name_bytes + extra_bytes)
-        data = file.read(where.packed_bytes)
-        if where.deflated:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, where.size_bytes + 1)
+        data = _inflated(file, where) if where.deflated else file.read(where.size_bytes)
     except (struct.error, zlib.error) as error:
         raise ImageRefused("BROKEN_FILE", f"Expected a whole file, got: {error}.") from error
     if magic != b"PK\3\4" or len(data) != where.size_bytes or zlib.crc32(data) != where.crc:
         raise ImageRefused("BROKEN_FILE", "Expected the file that was ingested, got another.")
     return data
+
+
+def _inflated(file: IO[bytes], where: Place) -> bytes:
+    """Piece by piece: what is packed may be larger by any amount than what comes of it."""
+    stream, data, left = zlib.decompressobj(-zlib.MAX_WBITS), bytearray(), where.packed_bytes
+    while left and not stream.eof and len(data) <= where.size_bytes:
+        packed = file.read(min(left, _PIECE_BYTES))
+        if not packed:
+            break
+        left -= len(packed)
+        data += stream.decompress(packed, where.size_bytes + 1 - len(data))
+    return bytes(data)

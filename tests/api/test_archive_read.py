@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from collections import Counter
@@ -258,6 +259,24 @@ def test_what_lies_in_a_place_is_what_its_name_finds(
         assert record.place is not None
         found = read_placed(BytesIO(data), record.place)
         assert found == read_entry(archive, record.name, LIMITS) != b""
+
+
+def test_what_lies_behind_a_packed_image_is_not_read() -> None:
+    """A stream may end long before its entry does, and an upload may have 64 GiB."""
+    image = png(9)
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(image) + packer.flush()
+    data = zip_bytes(two_classes() | {"cat/9.png": packed + bytes(20_000_000)}, zipfile.ZIP_STORED)
+    told = {"method": zipfile.ZIP_DEFLATED, "size": len(image), "crc": zlib.crc32(image)}
+    data = patched(data, "cat/9.png", **told)
+    record = next(one for one in ingested(data).records if one.name == "cat/9.png")
+    assert record.place is not None
+    file = BytesIO(data)
+    tracemalloc.start()
+    assert read_placed(file, record.place) == image
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1_000_000
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
