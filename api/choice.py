@@ -3,6 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
+from api import archive
 from api.archive import ImageRecord
 from sep_core.config import SEPConfig, drawn_seed, stable_integer
 
@@ -20,19 +23,19 @@ def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> list[int]:
     classes they are not: they leave as they came.
     """
     classes = None if config.protected_classes is None else frozenset(config.protected_classes)
-    members = [
-        index
-        for index, record in enumerate(records)
-        if classes is None or record.class_name in classes
-    ]
+    names, numbers = archive.words(records, "class_name")
+    wanted = [at for at, name in enumerate(names) if classes is None or name in classes]
+    members: list[int] = np.flatnonzero(np.isin(numbers, wanted)).tolist()
     if config.protected_fraction == 1:
         return members
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    digests: list[str] = []
     for index in members:
         record = records[index]
+        digests.append(record.pixels_sha256)
         groups[record.split, record.class_name].append(record.pixels_sha256)
-    drawn = {digest for digests in groups.values() for digest in _drawn(digests, config)}
-    return [index for index in members if records[index].pixels_sha256 in drawn]
+    drawn = {digest for group in groups.values() for digest in _drawn(group, config)}
+    return [index for index, digest in zip(members, digests, strict=True) if digest in drawn]
 
 
 def _drawn(digests: list[str], config: SEPConfig) -> list[str]:

@@ -37,7 +37,9 @@ def write(protection: Protection, steps: Sequence[Step]) -> Iterator[bytes]:
         raise FileNotFoundError(key)
     measured = json.dumps(_measured(protection, steps), ensure_ascii=False, allow_nan=False)
     # Two objects become one.
-    return chain([measured.removesuffix("}").encode(), b", "], storage.stream(key, len(b"{"), size))
+    return chain(
+        [measured.removesuffix("}").encode(), b", "], storage.stream_begun(key, len(b"{"), size)
+    )
 
 
 def _refused(protection: Protection) -> list[Record]:

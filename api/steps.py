@@ -78,10 +78,7 @@ def freeze(
     evaluation: Evaluation,
     costs: dict[StepKind, list[float]],
 ) -> Protection:
-    """Keep what is decided on the row, once, and add the `perturb` steps that follow.
-
-    What needs nothing but the plan becomes ready: to be sent after the commit.
-    """
+    """Keep what is decided on the row, once, and add the `perturb` steps that follow."""
     lost = leases.held(session, claim) is None  # locks step, then protection: as all others do
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan is not None:
@@ -92,8 +89,14 @@ def freeze(
     add(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
     for step in of(session, protection.id):
         step.cost = costs[step.kind][step.index]
-    _make_ready(session, of(session, protection.id))
     return protection
+
+
+def release(session: Session, claim: Claim) -> None:
+    """What needs nothing but the plan becomes ready while this step runs: to be sent afterwards."""
+    if leases.held(session, claim) is not None:
+        assert claim.protection_id is not None
+        _make_ready(session, of(session, claim.protection_id))
 
 
 def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[float]) -> Protection:

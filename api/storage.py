@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlparse
@@ -156,6 +157,16 @@ def stream(key: str, start: int, end: int) -> Iterator[bytes]:
     """
     for at in range(start, end, STREAM_CHUNK_BYTES):
         yield _range(key, at, min(at + STREAM_CHUNK_BYTES, end))
+
+
+def stream_begun(key: str, start: int, end: int) -> Iterator[bytes]:
+    """The same with the first piece at hand: a blob that is gone is an error now, not later.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    pieces = stream(key, start, end)
+    return chain([next(pieces)], pieces)
 
 
 def _range(key: str, start: int, end: int) -> bytes:

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
+import numpy as np
+
+from api import archive
 from api.archive import ImageRecord
 from api.choice import chosen
 from api.models import StepKind
@@ -139,30 +142,30 @@ def batches(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> li
     and width, and not in channels.
     """
 
-    def shape(index: int) -> tuple[int, int, int]:
-        record = records[index]
-        return record.channels, record.height, record.width
-
+    members = np.array(chosen(records, config), np.int64)
+    sizes = archive.sizes(records)[members]
+    heights, widths, channels = sizes.T
+    order = np.lexsort((widths, heights, channels))  # by the last one first
     result: list[list[int]] = []
-    room = channels = 0
-    for index in sorted(chosen(records, config), key=shape):
-        record = records[index]
-        pixels = record.height * record.width
-        full = not result or len(result[-1]) == plan.batch_size or pixels > room
-        if full or record.channels != channels:
+    room = before = 0
+    for index, (height, width, now) in zip(
+        members[order].tolist(), sizes[order].tolist(), strict=True
+    ):
+        full = not result or len(result[-1]) == plan.batch_size or height * width > room
+        if full or now != before:
             result.append([])
-            room, channels = plan.max_batch_pixels, record.channels
+            room, before = plan.max_batch_pixels, now
         result[-1].append(index)
-        room -= pixels
+        room -= height * width
     return result
 
 
 def shards(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[list[list[int]]]:
     """The batches of each `perturb` step: so many as the plan says, in at most SHARD_BYTES."""
     result: list[list[list[int]]] = []
-    room = 0
+    sizes, room = sizes_bytes(records), 0
     for batch in batches(records, config, plan):
-        size = sum(size_bytes(records[index]) for index in batch)
+        size = int(sizes[batch].sum())
         if not result or len(result[-1]) == plan.shard_batches or size > room:
             result.append([])
             room = SHARD_BYTES
@@ -171,9 +174,10 @@ def shards(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> lis
     return result
 
 
-def size_bytes(record: ImageRecord) -> int:
-    """Of an image's raw pixels in a shard."""
-    return record.height * record.width * record.channels
+def sizes_bytes(records: Sequence[ImageRecord]) -> archive.Numbers:
+    """(n): of each image's raw pixels, as in a shard."""
+    sizes: archive.Numbers = archive.sizes(records).prod(axis=1)
+    return sizes
 
 
 def costs(
@@ -184,7 +188,7 @@ def costs(
     train_images: int,
 ) -> dict[StepKind, list[float]]:
     """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
-    pixels = sum(record.height * record.width for record in records)
+    pixels = int(archive.sizes(records)[:, :2].prod(axis=1).sum())
     return {
         StepKind.TRAIN: [
             _training_gflop(config.surrogate, config.epochs, config, train_images)

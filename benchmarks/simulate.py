@@ -125,6 +125,7 @@ class Cluster:
         self._held: dict[str, Claim] = {}
         self._begun: dict[UUID, float] = {}
         self._kept: dict[UUID, float] = {}
+        self._decoding: dict[UUID, float] = {}
         self.totals = Totals()
         for number in range(options.gpus):
             self._plan_loss(f"gpu{number}")
@@ -163,8 +164,10 @@ class Cluster:
             steps.start(session, claim)
         self.totals.claims += 1
         self.totals.claim_seconds += time.perf_counter() - began
-        if claim.kind is StepKind.TRAIN and claim.step_id not in self._kept:
-            self._freeze(claim)
+        if claim.kind is StepKind.TRAIN:
+            if claim.step_id not in self._decoding:
+                self._freeze(claim)
+            self._add(self._decoding[claim.step_id], "release", worker, claim=claim)
         self._idle.discard(worker)
         self._held[worker] = claim
         self._begun[claim.step_id] = self._clock.seconds
@@ -188,6 +191,13 @@ class Cluster:
             evaluation = named(asked, config)
             costs = workload.costs(config, plan, evaluation, records, images)
             steps.freeze(session, claim, config, plan, evaluation, costs)
+        self._decoding[claim.step_id] = images / self._options.decoded_per_second
+
+    def _release(self, happening: Happening) -> None:
+        """The originals are decoded: others may train on them."""
+        assert happening.claim is not None
+        with db.transaction() as session:
+            steps.release(session, happening.claim)
 
     def _device(self) -> workload.Device:
         rates = self._options.gradient_gflops, self._options.training_gflops
@@ -427,6 +437,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--training-gflops", type=float, default=60_000)
     parser.add_argument(
         "--package-gflops", type=float, default=2000, help="of a CPU worker: 6 of its 16 cores"
+    )
+    parser.add_argument(
+        "--decoded-per-second", type=float, default=2000, help="images, by the cores of a host"
     )
     parser.add_argument("--overhead", type=float, default=2.0, help="seconds a step")
     parser.add_argument("--loss-hours", type=float, default=50)

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, TypeVar
 
 T = TypeVar("T")
+Progress = tuple[int, int]
+"""Work that is done, and all of it."""
 Item = TypeVar("Item")
 
 SECONDS, MOST_SECONDS = 1.0, 60.0
@@ -55,6 +57,19 @@ def _result(running: Future[T], most_seconds: float = math.inf) -> Generator[Non
     while not wait([running], SECONDS).done and time.monotonic() < until:
         yield
     return running.result()
+
+
+def at(progress: Progress, work: Generator[None, None, T]) -> Generator[Progress, None, T]:
+    """Signs of life of work that is no progress by itself."""
+    try:
+        while True:
+            next(work)
+            yield progress
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        work.close()
 
 
 def reading(call: Callable[[], T], file: IO[bytes]) -> Generator[None, None, T]:

@@ -6,6 +6,7 @@ depends on, so that steps on several workers may look, decode and store at once.
 """
 
 import hashlib
+import json
 import math
 import mmap
 import tempfile
@@ -19,10 +20,9 @@ import torch
 from torch import Tensor
 
 from api import storage
-from api.archive import ImageRecord
 from worker import alive, tensors
 from worker.data import Job, Reader, decoded_key, open_released, open_source
-from worker.listed import Listed, write_json
+from worker.tensors import Part
 
 FORMAT = 1
 """Of the blobs: pixels of (n, 3, s, s), raw. Another way to decode is another format."""
@@ -33,24 +33,22 @@ Signs = Generator[tuple[int, int], None, Tensor]
 """Yields (0, 0), signs of life, since a step's own work comes afterwards; returns the pixels."""
 
 
-def originals(job: Job, records: Sequence[ImageRecord]) -> Signs:
+def originals(job: Job, part: Part) -> Signs:
     """Uploaded images at the size that networks see: (n, 3, s, s) uint8, perhaps mapped."""
-    return _pixels(job, "originals", records, open_source(job.dataset_id))
+    return _pixels(job, "originals", part, open_source(job.dataset_id))
 
 
-def released(job: Job, records: Sequence[ImageRecord]) -> Signs:
+def released(job: Job, part: Part) -> Signs:
     """The same of the images in the finished archive: what leaves the house."""
-    return _pixels(job, "released", records, open_released(job.protection_id))
+    return _pixels(job, "released", part, open_released(job.protection_id))
 
 
-def _pixels(
-    job: Job, source: str, records: Sequence[ImageRecord], opened: AbstractContextManager[Reader]
-) -> Signs:
+def _pixels(job: Job, source: str, part: Part, opened: AbstractContextManager[Reader]) -> Signs:
     side = job.config.input_pixels
-    shape = (len(records), 3, side, side)
-    key = decoded_key(job.protection_id, source, _digest(records, side))
+    shape = (len(part), 3, side, side)
+    key = decoded_key(job.protection_id, source, _digest(part, side))
     if not _is_whole(key, shape):
-        yield from _decode(key, opened, records, side)
+        yield from _decode(key, opened, part, side)
     return (yield from _load(key, shape))
 
 
@@ -59,25 +57,24 @@ def _is_whole(key: str, shape: Sequence[int]) -> bool:
     return storage.size_if_there(key) == math.prod(shape)
 
 
-def _digest(records: Sequence[ImageRecord], side: int) -> str:
+def _digest(part: Part, side: int) -> str:
     """Of all that pixels depend on beside data, configuration and plan, which do not change."""
-    names = Listed(len(records), lambda index: records[index].name)
-    digest = hashlib.sha256()
-    write_json({"format": FORMAT, "side": side, "names": names}, digest.update)
-    return digest.hexdigest()
+    which = hashlib.sha256(part.indices.astype("<i8").tobytes()).hexdigest()
+    whole = json.dumps({"format": FORMAT, "side": side, "part": which}, sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _decode(
-    key: str, opened: AbstractContextManager[Reader], records: Sequence[ImageRecord], side: int
+    key: str, opened: AbstractContextManager[Reader], part: Part, side: int
 ) -> Generator[tuple[int, int], None, None]:
     """By way of a temporary file without a name, which nothing that ends this process leaves."""
     with tempfile.TemporaryFile() as file:
-        with opened as reader, closing(tensors.at_input_size(reader, records, side)) as images:
+        with opened as reader, closing(tensors.at_input_size(reader, part, side)) as images:
             for image in images:
                 file.write(image.numpy().tobytes())
                 yield 0, 0
         # Steps that began together decode together: what another stored meanwhile may be mapped.
-        if _is_whole(key, (len(records), 3, side, side)):
+        if _is_whole(key, (len(part), 3, side, side)):
             return
         for _ in alive.reading(lambda: storage.write(key, file), file):
             yield 0, 0

@@ -4,7 +4,6 @@ import math
 import os
 import tempfile
 import warnings
-from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from api import archive
 from api.archive import ImageRecord, IngestResult, Pixels
-from api.workload import size_bytes
+from api.workload import sizes_bytes
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.reading import read_ahead
@@ -30,12 +30,12 @@ DECODED_BYTES = 192_000_000
 """Of images at their own size that are decoded at once: no more than the largest accepted takes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part(Sequence[ImageRecord]):
     """Some of a data set's records, in their order, of which only the indices are held."""
 
     records: Sequence[ImageRecord]
-    indices: Sequence[int]
+    indices: archive.Numbers
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -48,8 +48,17 @@ class Part(Sequence[ImageRecord]):
 
     def __getitem__(self, index: int | slice) -> ImageRecord | Sequence[ImageRecord]:
         if isinstance(index, slice):
-            return [self.records[at] for at in self.indices[index]]
-        return self.records[self.indices[index]]
+            return [self.records[at] for at in self.indices[index].tolist()]
+        return self.records[int(self.indices[index])]
+
+    def sizes(self) -> archive.Numbers:
+        """See `archive.sizes`."""
+        return archive.sizes(self.records)[self.indices]
+
+    def words(self, field: archive.Field) -> tuple[Sequence[str], archive.Numbers]:
+        """See `archive.words`."""
+        known, numbers = archive.words(self.records, field)
+        return known, numbers[self.indices]
 
 
 def split(index: IngestResult, percent: int, digest: str) -> tuple[Part, Part]:
@@ -59,23 +68,23 @@ def split(index: IngestResult, percent: int, digest: str) -> tuple[Part, Part]:
     each class is drawn from the upload's `digest`: the same for every protection of a data set, so
     that they have their baselines in common.
     """
-    by_split = {name: array("q") for name in ("train", "val", "test")}
-    for number, record in enumerate(index.records):
-        by_split[record.split].append(number)
-    train, held = Part(index.records, by_split["train"]), by_split["test"] or by_split["val"]
-    if held:
-        return train, Part(index.records, held)
-    chosen = held_out(labels(train, index), percent, digest).numpy()
-    indices = np.asarray(by_split["train"])
-    kept, aside = (array("q", indices[which].tobytes()) for which in (~chosen, chosen))
-    return Part(index.records, kept), Part(index.records, aside)
+    names, numbers = archive.words(index.records, "split")
+    number = {name: at for at, name in enumerate(names)}
+    train, val, test = (
+        Part(index.records, np.flatnonzero(numbers == number.get(name)))
+        for name in ("train", "val", "test")
+    )
+    if test or val:
+        return train, test or val
+    aside = held_out(labels(train, index), percent, digest).numpy()
+    return Part(index.records, train.indices[~aside]), Part(index.records, train.indices[aside])
 
 
 def labels(records: Sequence[ImageRecord], index: IngestResult) -> Tensor:
     """(n,) int64."""
-    number = {name: label for label, name in enumerate(index.classes)}
-    numbers = (number[record.class_name] for record in records)
-    return torch.from_numpy(np.fromiter(numbers, np.int64, len(records)))
+    names, numbers = archive.words(records, "class_name")
+    label = {name: at for at, name in enumerate(index.classes)}
+    return torch.from_numpy(np.array([label[name] for name in names], np.int64)[numbers])
 
 
 def at_input_size(
@@ -91,7 +100,7 @@ def at_input_size(
         images = (to_images(tensor([reader.pixels(record)])) for record in group)
         return [to_pixels(to_input(image, side).contiguous())[0] for image in images]
 
-    largest = max((size_bytes(record) for record in records), default=1)
+    largest = int(sizes_bytes(records).max(initial=1))
     threads = max(1, min(torch.get_num_threads(), DECODED_BYTES // largest))
     together = max(1, min(TOGETHER, DECODED_BYTES // (largest * threads)))
     groups = (records[at : at + together] for at in range(0, len(records), together))

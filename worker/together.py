@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from api import logs
-from api.archive import ImageRecord
 from api.processes import die_with_parent
 from sep_core import surrogate
 from sep_core.ranks import ALONE, Backend, Ranks, joined
@@ -134,8 +133,8 @@ def follow(protection_id: UUID, number: int, meeting: Path, backend: Backend) ->
         surrogate.follow(pixels, labels, len(job.index.classes), job.config, job.plan, ranks)
 
 
-def _read(job: Job, records: Sequence[ImageRecord]) -> Tensor:
-    reading = decoded.originals(job, records)
+def _read(job: Job, part: tensors.Part) -> Tensor:
+    reading = decoded.originals(job, part)
     while True:
         try:
             next(reading)

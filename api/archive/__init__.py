@@ -33,6 +33,7 @@ from api.archive.model import (
 )
 from api.archive.names import MANIFEST_NAME, released_names
 from api.archive.read import ingest, inspect, open_archive
+from api.archive.table import Field, Numbers, sizes, words
 from api.archive.write import write
 
 __all__ = [
@@ -40,12 +41,14 @@ __all__ = [
     "UNLIMITED",
     "Decoded",
     "Entry",
+    "Field",
     "ImageRecord",
     "ImageRefused",
     "IngestProgress",
     "IngestResult",
     "Inspection",
     "Limits",
+    "Numbers",
     "Pixels",
     "Place",
     "Refusal",
@@ -60,5 +63,7 @@ __all__ = [
     "read_pixels",
     "read_placed",
     "released_names",
+    "sizes",
+    "words",
     "write",
 ]

@@ -2,8 +2,6 @@
 
 import base64
 import re
-from collections.abc import Iterator
-from itertools import chain
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -49,13 +47,8 @@ def download(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(
-        _begun(storage.stream(key, start, end)), status, headers=headers, media_type=media_type
+        storage.stream_begun(key, start, end), status, headers=headers, media_type=media_type
     )
-
-
-def _begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same with the first piece at hand: a blob that is gone is an error, not a broken 200."""
-    return chain([next(pieces)], pieces)
 
 
 def _tags(request: Request, header: str, etag: str, absent: str = "*") -> list[str]:

@@ -293,6 +293,7 @@ def freeze(claim: Claim) -> None:
         evaluation = named(planning.load_evaluation(requested["evaluation"]), config)
         costs = COSTS | {StepKind.EVALUATE: [3.0] * evaluation.trainings}
         steps.freeze(session, claim, config, plan, evaluation, costs)
+        steps.release(session, claim)
 
 
 def finish(claim: Claim, output: JSON | None = None) -> None:

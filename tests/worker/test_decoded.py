@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from tests.api.conftest import blobs
 from tests.worker import jobs
 from worker import decoded, lease, sweep, tensors
 from worker.data import Job, Reader, load_job, open_released, open_source
+from worker.tensors import Part
 
 pytestmark = [
     pytest.mark.usefixtures("environment"),
@@ -66,6 +68,12 @@ def end(work: Generator[tuple[int, int], None, Tensor]) -> Tensor:
         return pixels
 
 
+def part(
+    job: Job, start: int | None = None, stop: int | None = None, step: int | None = None
+) -> Part:
+    return Part(job.records, np.arange(len(job.records))[start:stop:step])
+
+
 def kept(protection_id: UUID) -> list[Path]:
     """Everything where decoded pixels lie, half-written files included."""
     folder = storage.local_path(storage.protection_key(protection_id, protections.DECODED))
@@ -98,15 +106,15 @@ def test_they_are_those_of_every_image_by_itself_kept_or_mapped(
 
 def check(job: Job, source: str, patch: pytest.MonkeyPatch) -> None:
     expected = one_by_one(job, source)
-    first = end(SOURCES[source](job, job.records))
-    later = end(SOURCES[source](job, job.records))
+    first = end(SOURCES[source](job, part(job)))
+    later = end(SOURCES[source](job, part(job)))
     assert first.dtype == torch.uint8
     assert torch.equal(first, expected)
     assert torch.equal(later, expected)
     blob = next(path for path in kept(job.protection_id) if path.read_bytes() == bytes_of(expected))
     assert not mapped(blob)
     patch.setattr(tensors, "MAPPED_BYTES", expected.nbytes - 1)
-    from_file = end(SOURCES[source](job, job.records))
+    from_file = end(SOURCES[source](job, part(job)))
     assert mapped(blob)
     assert torch.equal(from_file, expected)
     assert not from_file.numpy().flags.owndata
@@ -138,13 +146,13 @@ def bytes_of(pixels: Tensor) -> bytes:
 
 def test_another_selection_or_side_is_decoded_by_itself() -> None:
     job = job_of(run_until(StepKind.PERTURB))
-    whole = end(decoded.originals(job, job.records))
+    whole = end(decoded.originals(job, part(job)))
     before = len(kept(job.protection_id))
-    assert torch.equal(end(decoded.originals(job, job.records[3:7])), whole[3:7])
-    assert torch.equal(end(decoded.originals(job, job.records[::-1])), whole.flip(0))
-    assert end(decoded.originals(job, [])).shape == (0, 3, *whole.shape[2:])
+    assert torch.equal(end(decoded.originals(job, part(job, 3, 7))), whole[3:7])
+    assert torch.equal(end(decoded.originals(job, part(job, step=-1))), whole.flip(0))
+    assert end(decoded.originals(job, part(job, stop=0))).shape == (0, 3, *whole.shape[2:])
     small = replace(job, config=replace(job.config, input_pixels=20))
-    assert torch.equal(end(decoded.originals(small, job.records)), one_by_one(small, "originals"))
+    assert torch.equal(end(decoded.originals(small, part(job))), one_by_one(small, "originals"))
     assert len(kept(job.protection_id)) == before + 4
 
 
@@ -157,8 +165,8 @@ def test_eight_evaluations_decode_every_part_once_and_nothing_stays(
     read = counted(monkeypatch)
     jobs.work()
     assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
-    train, test = (sum(name.startswith(split) for name in FILES) for split in ("train", "test"))
-    assert read == {False: test, True: train}  # `train` has left its originals
+    train = sum(name.startswith("train") for name in FILES)
+    assert read == {True: train}  # `train` has left the originals
     assert kept(protection_id) == []
 
 
@@ -192,12 +200,12 @@ def test_a_job_ends_in_the_same_bytes_mapped_or_not(monkeypatch: pytest.MonkeyPa
 
 def test_who_stops_halfway_leaves_nothing(temporary: Path) -> None:
     job = job_of(run_until(StepKind.PERTURB))
-    (before,), threads = kept(job.protection_id), threading.active_count()
+    before, threads = kept(job.protection_id), threading.active_count()
     intra_op = torch.get_num_threads()
-    work = decoded.originals(job, job.records)
+    work = decoded.originals(job, part(job))
     assert [next(work), next(work)] == [(0, 0)] * 2
     work.close()
-    assert kept(job.protection_id) == [before]
+    assert kept(job.protection_id) == before
     assert list(temporary.iterdir()) == []
     assert threading.active_count() == threads
     assert torch.get_num_threads() == intra_op
@@ -233,7 +241,8 @@ def test_what_a_killed_process_left_is_collected_or_goes_with_the_data_set(
     protection, _ = jobs.protect(pictures.zipped(FILES))
     monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
     for clean in (sweep.collect, lambda: protections.clean_originals([protection.id])):
-        end(decoded.originals(job_of(protection.id), job_of(protection.id).records))
+        job = job_of(protection.id)
+        end(decoded.originals(job, part(job)))
         (blob,) = kept(protection.id)
         blob.with_name(f"{blob.name}#1").write_bytes(b"half written")
         clean()
@@ -243,10 +252,10 @@ def test_what_a_killed_process_left_is_collected_or_goes_with_the_data_set(
 
 def test_a_blob_that_is_too_short_is_decoded_again() -> None:
     job = job_of(run_until(StepKind.PERTURB))
-    expected = end(decoded.originals(job, job.records[:5]))
+    expected = end(decoded.originals(job, part(job, stop=5)))
     blob = max(kept(job.protection_id), key=lambda path: path.stat().st_mtime_ns)
     blob.write_bytes(blob.read_bytes()[:-1])
-    assert torch.equal(end(decoded.originals(job, job.records[:5])), expected)
+    assert torch.equal(end(decoded.originals(job, part(job, stop=5))), expected)
     assert blob.read_bytes() == bytes_of(expected)
 
 
@@ -255,9 +264,9 @@ def test_who_decodes_the_same_at_once_is_harmless(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tensors, "MAPPED_BYTES", 0)
     job = job_of(run_until(StepKind.PERTURB))
     before, expected = kept(job.protection_id), one_by_one(job, "originals")
-    slow = decoded.originals(job, job.records)
+    slow = decoded.originals(job, part(job))
     assert [next(slow), next(slow)] == [(0, 0)] * 2
-    quick = end(decoded.originals(job, job.records))
+    quick = end(decoded.originals(job, part(job)))
     (blob,) = set(kept(job.protection_id)) - set(before)
     first = blob.stat().st_ino
     assert torch.equal(end(slow), expected)

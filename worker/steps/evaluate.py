@@ -1,15 +1,15 @@
 """`evaluate`: what an appropriator learns from the originals or from what leaves: one cell."""
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
+import numpy as np
 from sqlalchemy.exc import OperationalError
 
 from api import baselines, steps
-from api.archive import ImageRecord
+from api.archive import ImageRecord, words
 from api.db import reading, transaction
 from api.leases import Claim, held
 from api.models import Queue
@@ -135,11 +135,12 @@ def _output(cell: Cell, curve: Sequence[Accuracy]) -> Output:
 def _by_class(
     curve: Sequence[Accuracy], held_out: Sequence[ImageRecord], classes: Sequence[str]
 ) -> dict[str, Any]:
-    tested = Counter(record.class_name for record in held_out)
+    names, numbers = words(held_out, "class_name")
+    tested = dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist(), strict=True))
     last, peak = curve[-1], max(curve, key=lambda point: point.accuracy)
     return {
         name: {
-            "images": tested[name],
+            "images": tested.get(name, 0),
             "recognised_last": last.recognised[label],
             "recognised_peak": peak.recognised[label],
         }

@@ -17,6 +17,7 @@ from api.archive import ImageRecord, Pixels
 from api.errors import AppError
 from api.leases import Claim
 from worker import alive, facts, metrics, preview
+from worker.alive import Progress
 from worker.data import (
     Job,
     load_job,
@@ -35,7 +36,6 @@ AT_ONCE_BYTES = 192_000_000
 """Of pixels that are encoded or compared at once: no more than the largest accepted takes."""
 
 T = TypeVar("T")
-Progress = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -87,32 +87,17 @@ def run(claim: Claim) -> Work:
         files = yield from _write(job, file, total)
         size = file.tell()
         key = storage.protection_key(job.protection_id, protections.ARCHIVE)
-        digest = yield from _at(half, alive.reading(lambda: storage.write(key, file), file))
+        digest = yield from alive.at(half, alive.reading(lambda: storage.write(key, file), file))
     try:
         found = yield from _verify(job, files, total)
     except AppError:
         storage.remove_one(key)  # what must not leave does not lie there either
         raise
     _store_pictures(job, found)
-    with tempfile.TemporaryFile() as record:
-        written = alive.computing(lambda: write_json(_record(job, files, found), record.write))
-        yield from _at((total, total), written)
-        storage.write(storage.protection_key(job.protection_id, protections.RECORD), record)
+    yield from alive.at((total, total), _store_record(job, files, found))
     _store_refused(job)
-    return {"archive_sha256": digest, "archive_bytes": size} | _summary(job, found)
-
-
-def _at(progress: Progress, work: Generator[None, None, T]) -> Generator[Progress, None, T]:
-    """Signs of life of work that is no progress by itself."""
-    try:
-        while True:
-            next(work)
-            yield progress
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    finally:
-        work.close()
+    summary = yield from alive.at((total, total), alive.computing(lambda: _summary(job, found)))
+    return {"archive_sha256": digest, "archive_bytes": size} | summary
 
 
 def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, Files]:
@@ -138,7 +123,7 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, F
             yield len(files), total
     with tempfile.TemporaryFile() as manifest:
         written = alive.computing(lambda: write_json(_manifest(job, files), manifest.write))
-        yield from _at((len(files), total), written)
+        yield from alive.at((len(files), total), written)
         box.append((archive.MANIFEST_NAME, manifest))
         for _ in writer:  # the manifest, and the end of the archive
             pass
@@ -155,7 +140,7 @@ def _emptied(
 
 def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, None]:
     """The call for each image in order: several at once, but fewer where images are large."""
-    largest = max((workload.size_bytes(record) for record in job.records), default=1)
+    largest = int(workload.sizes_bytes(job.records).max(initial=1))
     threads = max(1, min(facts.threads(), AT_ONCE_BYTES // (2 * largest)))  # before and after
     with warnings.catch_warnings():  # as in `tensors.at_input_size`
         warnings.simplefilter("ignore")
@@ -188,11 +173,11 @@ class _Shards:
         self._files, self._lock = files, Lock()
         self._shard_of = np.full(len(job.records), -1, np.int32)
         self._offset_of = np.zeros(len(job.records), np.int64)
+        sizes = workload.sizes_bytes(job.records)
         for shard_index, shard in enumerate(job.shards):
-            offset = 0
-            for index in (index for batch in shard for index in batch):
-                self._shard_of[index], self._offset_of[index] = shard_index, offset
-                offset += workload.size_bytes(job.records[index])
+            indices = np.concatenate(shard)
+            self._shard_of[indices] = shard_index
+            self._offset_of[indices] = np.cumsum(sizes[indices]) - sizes[indices]
 
     def pixels(self, index: int, original: Pixels) -> Pixels:
         """What leaves of an image: the original where it was not to be perturbed."""
@@ -241,6 +226,13 @@ def _store_pictures(job: Job, found: _Found) -> None:
     }
     for name, picture in pictures.items():
         storage.write(storage.protection_key(job.protection_id, name), picture)
+
+
+def _store_record(job: Job, files: Files, found: _Found) -> Generator[None, None, None]:
+    key = storage.protection_key(job.protection_id, protections.RECORD)
+    with tempfile.TemporaryFile() as file:
+        yield from alive.computing(lambda: write_json(_record(job, files, found), file.write))
+        yield from alive.reading(lambda: storage.write(key, file), file)
 
 
 def _store_refused(job: Job) -> None:

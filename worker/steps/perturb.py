@@ -15,7 +15,7 @@ from sep_core.protection import protect
 from sep_core.reading import READ_THREADS, read_ahead
 from sep_core.surrogate import Checkpoint
 from sep_core.training import prepare
-from worker import checkpoints, tensors
+from worker import alive, checkpoints, tensors
 from worker.data import Job, Reader, load_job, open_source, patterns_key, shard_key
 from worker.steps import Work
 
@@ -38,7 +38,9 @@ def run(claim: Claim) -> Work:
                 yield event, total
             else:
                 protected.write(event.tobytes())
-        digest = storage.write(shard_key(job.protection_id, job.plan, claim.index), protected)
+        key = shard_key(job.protection_id, job.plan, claim.index)
+        writing = alive.reading(lambda: storage.write(key, protected), protected)
+        digest = yield from alive.at((total, total), writing)
     return {"sha256": digest, "images": sum(map(len, shard))}
 
 

@@ -34,7 +34,9 @@ def run(claim: Claim) -> Work:
     job = load_job(claim)
     prepare(job.plan)
     train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
+    yield from decoded.originals(job, held)
     pixels = yield from decoded.originals(job, train)
+    _release(claim)
     labels = tensors.labels(train, job.index)
     state, kept = checkpoints.load_training(job)
     ensemble = list(checkpoints.restored(job, [known["epoch"] for known in kept]))
@@ -107,7 +109,7 @@ def freeze_plan(claim: Claim) -> None:
     assert dataset.summary is not None
     index = load_index(protection.dataset_id)
     device = facts.remembered(facts.measure(Queue.GPU)).plan_device
-    train_images = sum(record.split == "train" for record in index.records)
+    train_images = sum(dataset.summary["counts"]["train"].values())
     side, classes = sides.summary_side(dataset.summary), len(index.classes)
     config, plan = planning.freeze(
         protection.requested, classes, train_images, side, device, workers
@@ -121,4 +123,10 @@ def freeze_plan(claim: Claim) -> None:
         gpus = _lent(session, claim, plan, most_ranks(len(train), config) - 1)
         plan = replace(plan, world_size=1 + len(gpus))
         steps.freeze(session, claim, config, plan, evaluation, costs)
-    outbox.send_ready()  # other workers can train on the originals meanwhile
+
+
+def _release(claim: Claim) -> None:
+    """Others can train on the originals meanwhile; they find them decoded."""
+    with transaction() as session:
+        steps.release(session, claim)
+    outbox.send_ready()
