@@ -1,61 +1,116 @@
 """GPUs of idle workers, lent to the surrogate's training on the same host.
 
-A worker whose GPU is lent takes no step for as long as the step that computes there is running.
+A loan is of a card, whichever process serves it: of one that died the row stays, and another comes.
+It lasts as long as the training runs on that host, and somewhat longer where it was broken off, so
+that it finds the cards again. Meanwhile who serves such a card takes no step.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import groupby
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.db import now
 from api.leases import Claim
-from api.models import WORKER_FRESH_SECONDS, Queue, Step, StepState, Worker
+from api.models import ACTIVE, WORKER_FRESH_SECONDS, Protection, Queue, Step, StepState, Worker
+
+HELD_SECONDS = 60
+"""For a training that was broken off, from when it may go on."""
 
 
 def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str]:
     """GPUs for a step that `borrower` runs, at most `wanted`; those that it has already come first.
 
-    Theirs is a worker of the same host that serves the GPU queue, is alive and runs nothing.
+    Each is of the borrower's kind and host, and its worker is alive and runs nothing.
     """
-    host = borrower.partition("/")[0]
-    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
     # Locked: who is about to claim a step does so before us and is seen, or after us and sees.
-    workers = session.scalars(
-        select(Worker)
-        .where(
-            Worker.queue == Queue.GPU,
-            Worker.gpu.is_not(None),
-            Worker.heartbeat_at > fresh,
-            Worker.name.startswith(f"{host}/", autoescape=True),
-            Worker.name != borrower,
-        )
-        .order_by(Worker.name)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).all()
-    ours = [worker for worker in workers if worker.lent_to == claim.token]
-    idle = [worker for worker in workers if worker not in ours and _is_idle(session, worker)]
-    lent = [*ours, *idle][:wanted]
+    workers = _on_host(session, borrower)
+    own = next((worker for worker in workers if worker.name == borrower), None)
+    if own is None:
+        return []
+    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+    cards = [list(card) for gpu, card in groupby(workers, _gpu) if gpu != own.gpu]
+    free = [card for card in cards if _may_be_lent(session, card, claim, own)]
+    ours = [card for card in free if any(row.lent_to == claim.step_id for row in card)]
+    ordered = [*ours, *(card for card in free if card not in ours)]
+    lent = [card[-1] for card in ordered if card[-1].heartbeat_at > fresh][:wanted]
+    give_back(session, claim)
     for worker in lent:
-        worker.lent_to = claim.token
-    return [worker.gpu for worker in lent if worker.gpu is not None]
+        worker.lent_to = claim.step_id
+    return [_gpu(worker) for worker in lent]
 
 
-def is_lent(session: Session, worker: str) -> bool:
-    """Whether this worker's GPU is another's now; holds until the end of the transaction."""
-    row = select(Worker.lent_to).where(Worker.name == worker).with_for_update()
-    return _is_running(session, session.scalar(row))
+def give_back(session: Session, claim: Claim) -> None:
+    """The training needs no other card any more."""
+    lent = update(Worker).where(Worker.lent_to == claim.step_id).values(lent_to=None)
+    session.execute(lent.execution_options(synchronize_session="fetch"))
 
 
-def _is_idle(session: Session, worker: Worker) -> bool:
-    steps = select(Step.id).where(Step.state == StepState.RUNNING, Step.lease_owner == worker.name)
-    return session.scalar(steps.limit(1)) is None and not _is_running(session, worker.lent_to)
+def is_lent(session: Session, worker: str, gpu: str) -> bool:
+    """Whether this card is another's now; holds until the end of the transaction.
+
+    True also as long as the worker's row is not written: who lends would not see what it runs.
+    """
+    rows = [row for row in _on_host(session, worker) if row.gpu == gpu]
+    lent = any(_is_wanted(session, row, row.lent_to) for row in rows)
+    return lent or all(row.name != worker for row in rows)
 
 
-def _is_running(session: Session, token: UUID | None) -> bool:
-    if token is None:
+def _on_host(session: Session, worker: str) -> Sequence[Worker]:
+    """Locked; of each GPU the rows of all processes that served it, the last alive comes last."""
+    query = select(Worker).where(
+        Worker.queue == Queue.GPU,
+        Worker.gpu.is_not(None),
+        Worker.name.startswith(f"{_host(worker)}/", autoescape=True),
+    )
+    locked = query.order_by(Worker.name).with_for_update()
+    rows = session.scalars(locked.execution_options(populate_existing=True)).all()
+    return sorted(rows, key=lambda row: (_gpu(row), row.heartbeat_at))
+
+
+def _may_be_lent(session: Session, card: Sequence[Worker], claim: Claim, own: Worker) -> bool:
+    alike = all(_kind(row) == _kind(own) for row in card)
+    wanted = any(
+        row.lent_to != claim.step_id and _is_wanted(session, row, row.lent_to) for row in card
+    )
+    names = [row.name for row in card]
+    running = select(Step.id).where(Step.state == StepState.RUNNING, Step.lease_owner.in_(names))
+    return alike and not wanted and session.scalar(running.limit(1)) is None
+
+
+def _is_wanted(session: Session, worker: Worker, step_id: UUID | None) -> bool:
+    """Whether a step to which a worker's card is lent is at it, or will be in a moment."""
+    if step_id is None:
         return False
-    steps = select(Step.id).where(Step.state == StepState.RUNNING, Step.lease_token == token)
-    return session.scalar(steps.limit(1)) is not None
+    since = now(session) - timedelta(seconds=HELD_SECONDS)
+    host = Step.lease_owner.startswith(f"{_host(worker.name)}/", autoescape=True)
+    begins = func.coalesce(Step.not_before, Step.ready_at)
+    query = (
+        select(Step.id)
+        .join(Protection, Step.protection_id == Protection.id)
+        .where(
+            Step.id == step_id,
+            Protection.state.in_(ACTIVE),
+            or_(
+                and_(Step.state == StepState.RUNNING, host),
+                and_(Step.state == StepState.READY, begins > since),
+            ),
+        )
+    )
+    return session.scalar(query) is not None
+
+
+def _host(worker: str) -> str:
+    return worker.partition("/")[0]
+
+
+def _gpu(worker: Worker) -> str:
+    assert worker.gpu is not None
+    return worker.gpu
+
+
+def _kind(worker: Worker) -> tuple[str, int, bool]:
+    return worker.device_name, worker.memory_bytes, worker.bfloat16

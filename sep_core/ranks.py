@@ -28,10 +28,15 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process (`number`, from 0) among the `size` that train together."""
+    """This process (`number`, from 0) among the `size` that train together.
+
+    Attributes:
+        sharing: how many of them compute on this one's device, itself included.
+    """
 
     number: int = 0
     size: int = 1
+    sharing: int = 1
 
     def share(self, batch: Tensor) -> Tensor:
         """This one's slice of a batch, in the batch's order."""
@@ -64,17 +69,20 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined(store: Store, number: int, size: int, backend: Backend = "gloo") -> Iterator[Ranks]:
+def joined(
+    store: Store, number: int, size: int, backend: Backend = "gloo", sharing: int = 1
+) -> Iterator[Ranks]:
     """One of `size` processes that meet at `store`; waits for the others.
 
     Args:
         backend: `nccl` where each has a GPU of its own. The gradients are the same by either.
+        sharing: see `Ranks`.
     """
     distributed.init_process_group(
         backend, store=store, rank=number, world_size=size, timeout=TIMEOUT
     )
     try:
-        yield Ranks(number, size)
+        yield Ranks(number, size, sharing)
     finally:
         distributed.destroy_process_group()
 
@@ -84,6 +92,7 @@ def _sum_in_order(size: int, bucket: GradBucket) -> Future[Tensor]:
     """In the order of the ranks, so that the bytes depend on neither backend nor network."""
     own = bucket.buffer()
     sent = own if distributed.get_backend() == "nccl" else own.cpu()
-    gathered = sent.new_empty(size * len(sent))
-    work = distributed.all_gather_single(gathered, sent, async_op=True)
-    return work.get_future().then(lambda _: gathered.to(own.device).view(size, -1).sum(0))
+    gathered = sent.new_empty(size, len(sent))
+    # Into a list, since the calls that gather into one tensor go by another name in each version.
+    work = distributed.all_gather(list(gathered), sent, async_op=True)
+    return work.get_future().then(lambda _: gathered.to(own.device).sum(0))

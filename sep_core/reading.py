@@ -20,16 +20,21 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def place(parts: Sequence[UInt8[Tensor, "_ 3 s s"]], device: str) -> list[UInt8[Tensor, "_ 3 s s"]]:
+def place(
+    parts: Sequence[UInt8[Tensor, "_ 3 s s"]], device: str, sharing: int = 1
+) -> list[UInt8[Tensor, "_ 3 s s"]]:
     """Each part on `device` if it fits `RESIDENT_SHARE` of its memory beside those before it.
 
     The others stay where they are, perhaps mapped from a file that is larger than memory: `batches`
     reads them ahead. What is computed is the same.
+
+    Args:
+        sharing: processes that do so on the same device, this one included.
     """
     if device == "cpu":
         return list(parts)
     _, memory_bytes = torch.cuda.mem_get_info()
-    room, placed = RESIDENT_SHARE * memory_bytes, []
+    room, placed = RESIDENT_SHARE * memory_bytes / sharing, []
     for pixels in parts:
         fits = pixels.nbytes <= room
         room -= pixels.nbytes if fits else 0

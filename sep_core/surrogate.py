@@ -61,7 +61,7 @@ def train(
         ranks: this is the first of; the others `follow`.
     """
     keep = checkpoint_epochs(config.epochs, config.checkpoints)
-    (pixels,) = place([pixels], plan.device)
+    (pixels,) = place([pixels], plan.device, ranks.sharing)
     averaging = inference_batches(len(pixels), pixels.shape[-1])  # batches that class means take
     batch_total = batch_count(len(pixels), config.batch_size)
     work = config.epochs * batch_total + len(keep) * averaging

@@ -123,7 +123,7 @@ def fit(
         raise ValueError(f"ranks: expected 1 for {countermeasure}, got {ranks.size}")
     asked, seed = config.learning_rate, drawn_seed(config)
     config = training_config(config, countermeasure)
-    (pixels,) = place([pixels], plan.device)
+    (pixels,) = place([pixels], plan.device, ranks.sharing)
     network = build(
         recipe.network,
         classes,

@@ -48,8 +48,7 @@ class Job:
         return frozenset(chosen(self.records, self.config))
 
 
-# A process takes one step after the other of the same data, which do not change: to read index and
-# directory takes 15 s for a million images.
+# A process takes one step after the other of the same data, which do not change.
 @lru_cache(maxsize=1)
 def load_index(dataset_id: UUID) -> IngestResult:
     """What ingestion found."""

@@ -19,15 +19,23 @@ _NO_GPU = (
 )
 
 
-EXIT_GPU_LOST = 76
+EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY = 76, 77
 
 
 class RankLost(Exception):
-    """A process that trained the surrogate along has died."""
+    """A process that trained the surrogate along has died; or never got ready, without a status."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"A process that trained along ended with status {code}.")
+    def __init__(self, code: int | None) -> None:
+        ended = "did not get ready" if code is None else f"ended with status {code}"
+        super().__init__(f"A process that trained along {ended}.")
         self.code = code
+
+
+def exit_status(error: Exception) -> int:
+    """By which a process that trains along tells why it ends."""
+    if is_gpu_lost(error):
+        return EXIT_GPU_LOST
+    return EXIT_OUT_OF_MEMORY if is_out_of_memory(error) else 1
 
 
 # Of these the card is to blame. Of the others a step may be as well: a wrong index, say.
@@ -80,8 +88,9 @@ def _of_surroundings(error: Exception) -> Setback | None:
 
 def _of_process(error: Exception) -> Setback:
     if isinstance(error, RankLost):
-        gone = error.code == EXIT_GPU_LOST
-        return Setback("GPU_LOST" if gone else "PROCESS_DIED", str(error), suspect=not gone)
+        known = {EXIT_GPU_LOST: "GPU_LOST", EXIT_OUT_OF_MEMORY: "OUT_OF_MEMORY", None: "STALLED"}
+        code = known.get(error.code, "PROCESS_DIED")
+        return Setback(code, str(error), suspect=code != "GPU_LOST")
     if is_out_of_memory(error):
         what = "The device has too little memory for this configuration."
         return Setback("OUT_OF_MEMORY", what, True)

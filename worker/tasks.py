@@ -36,7 +36,9 @@ _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
 LENT_SECONDS = 5
-_device: str | None = None  # of the child that this process is, if it serves the GPU queue
+# Of the child that this process is, if it serves the GPU queue.
+_device: str | None = None
+_gpu: str | None = None
 
 
 @signals.setup_logging.connect
@@ -69,8 +71,8 @@ def _adopt(**_: object) -> None:
         log.critical("expected SEPGATE_DEVICE=%s, got %s: ends", settings().device, found.device)
         _end_worker()
         return
-    global _device  # noqa: PLW0603  a child is one process with one device
-    _device = found.device
+    global _device, _gpu
+    _device, _gpu = found.device, found.gpu
     facts.register(queue, found)
 
 
@@ -97,7 +99,7 @@ def _claim_next(queue: Queue) -> Claim | None:
     """Of a worker whose GPU is lent: as soon as it is not, so that no message is lost on it."""
     while not draining.is_set():
         with transaction() as session:
-            if not lending.is_lent(session, facts.name()):
+            if _gpu is None or not lending.is_lent(session, facts.name(), _gpu):
                 claim = turns.claim_next(session, queue, facts.name(), _device)
                 if claim is not None and claim.protection_id is not None:
                     steps.start(session, claim)

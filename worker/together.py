@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from api import logs
 from api.processes import die_with_parent
+from api.settings import settings
 from sep_core import surrogate
 from sep_core.ranks import ALONE, Backend, Ranks, joined
 from sep_core.training import prepare
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 END_SECONDS = 30
 """That the others have to end in once the training has."""
+LOOK_SECONDS, NOTICE_SECONDS = 1.0, 60.0
+"""Between two looks at the others, and in which the death of one should have ended the training."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # All are on this host, and nobody else is to be heard.
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -44,22 +48,26 @@ class Followers:
     Where fewer GPUs are free than were, some share one: slower, to the same bytes.
 
     Args:
-        gpus: of others, for CUDA to see; beside them everyone's own.
+        gpus: that others have lent, for CUDA to see; the first process uses this one's own.
+        lost: called from a thread, to end this process, where a follower's death did not end the
+            training: who waits for a dead one's gradients may wait for ever.
     """
 
-    def __init__(self, job: Job, gpus: Sequence[str]) -> None:
-        self._job, self._size = job, job.plan.world_size
+    def __init__(self, job: Job, gpus: Sequence[str], lost: Callable[[RankLost], None]) -> None:
+        self._job, self._size, self._lost = job, job.plan.world_size, lost
         devices = [os.environ.get(VISIBLE), *gpus]
         self._devices = [devices[number % len(devices)] for number in range(self._size)]
         own_each = job.plan.device == "cuda" and len(devices) >= self._size
         self._backend: Backend = "nccl" if own_each else "gloo"
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._over = threading.Event()
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
+        self._over.set()
         for process in self._processes:
             try:
                 process.wait(0 if error else END_SECONDS)
@@ -72,7 +80,7 @@ class Followers:
         """Start them, and wait until they have read their pixels; yields signs of life.
 
         Raises:
-            RankLost: one of them died.
+            RankLost: one of them died, or takes too long.
         """
         if self._size == 1:
             return
@@ -80,15 +88,25 @@ class Followers:
         path = Path(self._folder.name, "meeting")
         self._store = FileStore(str(path), self._size)
         for number in range(1, self._size):
-            words = [str(self._job.protection_id), number, path, self._backend, os.getpid()]
-            command = [sys.executable, "-m", "worker.together", *map(str, words)]
-            device = self._devices[number]
-            environment = os.environ | ({} if device is None else {VISIBLE: device})
-            self._processes.append(subprocess.Popen(command, env=environment))  # noqa: S603  ours
+            self._processes.append(self._start(number, path))
+        until = time.monotonic() + settings().stall_seconds
         while not self._store.check([_ready(number) for number in range(1, self._size)]):
-            self._look()
+            if (dead := self._dead()) is not None:
+                raise RankLost(dead)
+            if time.monotonic() > until:
+                raise RankLost(None)
             time.sleep(0.2)
             yield 0, 0
+
+    def _start(self, number: int, path: Path) -> subprocess.Popen[bytes]:
+        device = self._devices[number]
+        words = [self._job.protection_id, number, path, self._backend, self._sharing(number)]
+        command = [sys.executable, "-m", "worker.together", *map(str, words), str(os.getpid())]
+        environment = os.environ | ({} if device is None else {VISIBLE: device})
+        return subprocess.Popen(command, env=environment)  # noqa: S603  our own command
+
+    def _sharing(self, number: int) -> int:
+        return self._devices.count(self._devices[number])
 
     @contextmanager
     def join(self) -> Iterator[Ranks]:
@@ -100,27 +118,38 @@ class Followers:
         if self._size == 1:
             yield ALONE
             return
+        threading.Thread(target=self._watch, daemon=True, name="followers").start()
         try:
-            with joined(self._store, 0, self._size, self._backend) as ranks:
+            with joined(self._store, 0, self._size, self._backend, self._sharing(0)) as ranks:
                 yield ranks
-        except RuntimeError:  # as the connection to one that died
+        except RuntimeError as error:  # as the connection to one that died
+            if faults.is_out_of_memory(error) or faults.is_gpu_lost(error):
+                raise  # the others die of ours
             deadline = time.monotonic() + END_SECONDS
-            while time.monotonic() < deadline and not any(p.poll() for p in self._processes):
+            while (dead := self._dead()) is None and time.monotonic() < deadline:
                 time.sleep(0.1)
-            self._look()
+            if dead is not None:
+                raise RankLost(dead) from error
             raise
 
-    def _look(self) -> None:
-        for process in self._processes:
-            if process.poll():
-                raise RankLost(process.returncode)
+    def _watch(self) -> None:
+        """Whoever waits for one that died hears of it, or not: by NCCL, and before all have met."""
+        while (dead := self._dead()) is None:
+            if self._over.wait(LOOK_SECONDS):
+                return
+        if not self._over.wait(NOTICE_SECONDS):
+            self._lost(RankLost(dead))
+
+    def _dead(self) -> int | None:
+        """The status of one that ended before its work did."""
+        return next((process.returncode for process in self._processes if process.poll()), None)
 
 
 def _ready(number: int) -> str:
     return f"{number} is ready"
 
 
-def follow(protection_id: UUID, number: int, meeting: Path, backend: Backend) -> None:
+def follow(protection_id: UUID, number: int, meeting: Path, backend: Backend, sharing: int) -> None:
     """Train along as that rank."""
     job = load_planned(protection_id)
     prepare(job.plan)
@@ -129,7 +158,7 @@ def follow(protection_id: UUID, number: int, meeting: Path, backend: Backend) ->
     labels = tensors.labels(train, job.index)
     store = FileStore(str(meeting), job.plan.world_size)
     store.set(_ready(number), "")
-    with joined(store, number, job.plan.world_size, backend) as ranks:
+    with joined(store, number, job.plan.world_size, backend, sharing) as ranks:
         surrogate.follow(pixels, labels, len(job.index.classes), job.config, job.plan, ranks)
 
 
@@ -145,7 +174,7 @@ def _read(job: Job, part: tensors.Part) -> Tensor:
 
 def main() -> int:
     """The exit status."""
-    protection_id, number, meeting, backend, parent = sys.argv[1:]
+    protection_id, number, meeting, backend, sharing, parent = sys.argv[1:]
     die_with_parent(signal.SIGKILL, int(parent))
     logs.configure()
     with bound_contextvars(protection_id=protection_id, rank=int(number)):
@@ -155,10 +184,11 @@ def main() -> int:
                 int(number),
                 Path(meeting),
                 "nccl" if backend == "nccl" else "gloo",
+                int(sharing),
             )
         except Exception as error:
             log.exception("training along was broken off")
-            return faults.EXIT_GPU_LOST if faults.is_gpu_lost(error) else 1
+            return faults.exit_status(error)
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import torch
 
 from api import endings, leases, protections, steps, storage
 from api.db import transaction
@@ -18,8 +19,10 @@ from tests import pictures
 from tests.servers import wait_for
 from tests.worker import jobs
 from worker import facts, resume, tasks
-from worker.data import checkpoint_key
+from worker.data import checkpoint_key, load_job
+from worker.faults import EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY
 from worker.steps import Work, train
+from worker.together import Followers
 
 pytestmark = [
     pytest.mark.usefixtures("environment"),
@@ -34,6 +37,20 @@ from tests.worker import test_together
 work = test_together.progressed(test_together.claim(), 1)
 print("in the middle", flush=True)
 time.sleep(60)
+"""
+# Says that it is ready, and ends before it has met anybody.
+ENDS = f"""#!{sys.executable}
+import sys
+from torch.distributed import FileStore
+FileStore(sys.argv[5], 2).set("1 is ready", "")
+sys.exit({{status}})
+"""
+WAITS = """
+import sys
+from tests.worker import test_together
+from worker import together
+sys.executable, together.NOTICE_SECONDS = sys.argv[1], 0.5
+list(test_together.train.run(test_together.claim()))
 """
 CHANGES: dict[str, Any] = {"batch_size": 32, "epochs": 4, "checkpoints": 4}
 
@@ -128,3 +145,39 @@ def test_who_trains_along_does_not_outlive_its_leader() -> None:
     leader.kill()
     leader.communicate()
     wait_for(lambda: not followers(leader.pid), 20, "the end of who trained along")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(1, "PROCESS_DIED"), (EXIT_GPU_LOST, "GPU_LOST"), (EXIT_OUT_OF_MEMORY, "OUT_OF_MEMORY")],
+)
+def test_nobody_waits_for_one_that_died_before_they_met(
+    status: int, code: str, tmp_path: Path
+) -> None:
+    endings.end(planned(jobs.upload(ARCHIVE).id), endings.stop)
+    program = tmp_path / "ends"
+    program.write_text(ENDS.format(status=status))
+    program.chmod(0o755)
+    leader = subprocess.run([sys.executable, "-c", WAITS, program], check=False, timeout=120)
+    assert leader.returncode == train.EXIT_RANK_LOST
+    (ready,) = (step for step in jobs.ready() if step.kind is StepKind.TRAIN)
+    assert ready.error_code == code
+    assert ready.attempt == (0 if code == "GPU_LOST" else 1)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: uncorrectable ECC error"), torch.OutOfMemoryError("full")]
+)
+def test_the_leader_s_own_error_is_not_taken_for_the_others_death(error: RuntimeError) -> None:
+    job = load_job(planned(jobs.upload(ARCHIVE).id))
+
+    def training() -> None:
+        with Followers(job, [], print) as others:
+            list(others.start())
+            with others.join():
+                raise error
+
+    with pytest.raises(type(error)) as raised:
+        training()
+    assert raised.value is error
+    assert followers() == []

@@ -1,28 +1,35 @@
 """`train`: freeze the plan, train the surrogate, keep its checkpoints."""
 
 import io
+import logging
+import os
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import lending, outbox, planning, sides, steps, storage, weights, workload
+from api import endings, lending, outbox, planning, sides, steps, storage, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
 from sep_core import surrogate
 from sep_core.cells import named
-from sep_core.config import Plan
+from sep_core.config import Plan, SEPConfig
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Epoch, Progress, most_ranks, prepare
-from worker import checkpoints, decoded, facts, pretrained, tensors
+from worker import checkpoints, decoded, facts, faults, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
+from worker.faults import RankLost
 from worker.resume import Keeper
 from worker.steps import Work
 from worker.together import Followers
+
+log = logging.getLogger(__name__)
+EXIT_RANK_LOST = 78
 
 
 def run(claim: Claim) -> Work:
@@ -41,7 +48,7 @@ def run(claim: Claim) -> Work:
     state, kept = checkpoints.load_training(job)
     ensemble = list(checkpoints.restored(job, [known["epoch"] for known in kept]))
     classes, keeper = len(job.index.classes), Keeper(claim, training_key(job.protection_id))
-    with Followers(job, _borrowed(claim, job.plan)) as others:
+    with _followers(claim, job) as others:
         yield from others.start()
         with others.join() as ranks:
             for event in surrogate.train(
@@ -57,6 +64,7 @@ def run(claim: Claim) -> Work:
                     case Checkpoint():
                         kept.append(checkpoints.keep(job, len(kept), event))
                         ensemble.append(event)
+    _give_back(claim)
     patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
     return {
         "checkpoints": kept,
@@ -85,9 +93,25 @@ def _patterns(
     return storage.write(patterns_key(job.protection_id), file)
 
 
-def _borrowed(claim: Claim, plan: Plan) -> list[str]:
+def _followers(claim: Claim, job: Job) -> Followers:
     with transaction() as session:
-        return _lent(session, claim, plan, plan.world_size - 1)
+        gpus = _lent(session, claim, job.plan, job.plan.world_size - 1)
+    return Followers(job, gpus, partial(_end_process, claim))
+
+
+def _give_back(claim: Claim) -> None:
+    with transaction() as session:
+        lending.give_back(session, claim)
+
+
+def _end_process(claim: Claim, lost: RankLost) -> None:
+    """Nothing else ends a wait for a process that is dead."""
+    log.critical("%s This process ends.", lost)
+    try:
+        endings.end(claim, partial(endings.set_back, setback=faults.setback(lost)))
+    except Exception:  # then it looks like a process that was killed
+        log.exception("that another process is lost was not written")
+    os._exit(EXIT_RANK_LOST)
 
 
 def _lent(session: Session, claim: Claim, plan: Plan, wanted: int) -> list[str]:
@@ -95,6 +119,11 @@ def _lent(session: Session, claim: Claim, plan: Plan, wanted: int) -> list[str]:
     if plan.device == "cpu" or wanted == 0:
         return []
     return lending.lend(session, claim, facts.name(), wanted)
+
+
+def _most_ranks(images: int, config: SEPConfig) -> int:
+    """A small network's layers are done before several GPUs have agreed on their gradients."""
+    return 1 if config.surrogate in workload.SMALL_NETWORKS else most_ranks(images, config)
 
 
 def freeze_plan(claim: Claim) -> None:
@@ -120,7 +149,7 @@ def freeze_plan(claim: Claim) -> None:
     train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
     costs = workload.costs(config, plan, evaluation, index.records, len(train))
     with transaction() as session:
-        gpus = _lent(session, claim, plan, most_ranks(len(train), config) - 1)
+        gpus = _lent(session, claim, plan, _most_ranks(len(train), config) - 1)
         plan = replace(plan, world_size=1 + len(gpus))
         steps.freeze(session, claim, config, plan, evaluation, costs)
 
