@@ -70,10 +70,11 @@ def _may() -> bool:
     if os.getuid() != 0 or shutil.which("ip") is None:
         return False
     try:
-        with _bridge() as bridge, _namespace(bridge, 1):
-            return True
+        with _bridge() as bridge, _namespace(bridge, 1) as words:
+            subprocess.run([*words, "true"], check=True, capture_output=True)
     except subprocess.CalledProcessError:
         return False
+    return True
 
 
 def _ip(*words: str) -> None:
