@@ -12,7 +12,7 @@ from api import storage
 from sep_core.surrogate import Checkpoint, restore
 from sep_core.training import State
 from worker import resume
-from worker.data import Job, checkpoint_key, training_key
+from worker.data import Job, check_digest, checkpoint_key, training_key
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,15 @@ def keep(job: Job, index: int, checkpoint: Checkpoint) -> Kept:
     return {"epoch": checkpoint.epoch, "sha256": digest}
 
 
-def restored(job: Job, epochs: Sequence[int]) -> Iterator[Checkpoint]:
-    """The first stored checkpoints; `epochs` are theirs."""
-    for index, epoch in enumerate(epochs):
-        stored = _load(storage.read(checkpoint_key(job.protection_id, index)))
-        yield restore(stored["state"], stored["class_means"], epoch, job.config, job.plan)
+def restored(job: Job, kept: Sequence[Kept]) -> Iterator[Checkpoint]:
+    """The first stored checkpoints, of which that is told.
+
+    Raises:
+        AppError: BLOB_CHANGED.
+    """
+    for index, told in enumerate(kept):
+        stored = load(checkpoint_key(job.protection_id, index), told["sha256"])
+        yield restore(stored["state"], stored["class_means"], told["epoch"], job.config, job.plan)
 
 
 def load_training(job: Job) -> tuple[State | None, list[Kept]]:
@@ -55,5 +59,13 @@ def _is_whole(job: Job, index: int, kept: Kept) -> bool:
     return content is not None and hashlib.sha256(content).hexdigest() == kept["sha256"]
 
 
-def _load(content: bytes) -> Any:
-    return torch.load(io.BytesIO(content), weights_only=True)
+def load(key: str, sha256: str) -> Any:
+    """What was saved there.
+
+    Raises:
+        AppError: BLOB_CHANGED.
+    """
+    with io.BytesIO(storage.read(key)) as file:
+        check_digest(key, file, sha256)
+        file.seek(0)
+        return torch.load(file, weights_only=True)

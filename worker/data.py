@@ -1,20 +1,24 @@
 """A data set as the steps need it: its index, its parts, and pixels decoded from an archive."""
 
+import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
-from typing import IO
+from typing import IO, Any
 from uuid import UUID
+
+from sqlalchemy import select
 
 from api import archive, datasets, protections, storage, workload
 from api.archive import ImageRecord, IngestResult, Pixels
 from api.choice import chosen
 from api.db import reading
+from api.errors import AppError
 from api.leases import Claim
-from api.models import Protection
+from api.models import Protection, Step, StepKind
 from api.planning import frozen_evaluation, load_config, load_plan
 from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig
@@ -82,6 +86,29 @@ def load_planned(protection_id: UUID) -> Job:
         load_index(protection.dataset_id),
         protection.dataset_sha256,
     )
+
+
+def outputs(protection_id: UUID, kind: StepKind) -> list[Any]:
+    """What its steps of a kind have found, in the order of their indices."""
+    query = select(Step.output).where(Step.protection_id == protection_id, Step.kind == kind)
+    with reading() as session:
+        return list(session.scalars(query.order_by(Step.index)))
+
+
+def check_digest(key: str, file: IO[bytes], sha256: str) -> None:
+    """Of a blob that another step has left: what leaves hangs on it.
+
+    Raises:
+        AppError: BLOB_CHANGED, it is not what that step has stored.
+    """
+    found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    if found != sha256:
+        raise AppError(
+            500,
+            "BLOB_CHANGED",
+            f"{key}: expected what an earlier step has stored, of SHA-256 {sha256}, got {found}. "
+            "Look after the storage, and ask for a new protection.",
+        )
 
 
 class Reader:

@@ -2,20 +2,22 @@
 
 import io
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import update
 
-from api import endings, leases, protections, report, steps, storage, workload
+from api import datasets, endings, leases, protections, report, steps, storage, workload
 from api.db import reading, transaction
 from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
 from worker import resume
-from worker.data import checkpoint_key, training_key
+from worker.data import checkpoint_key, load_index, training_key
 from worker.steps import train
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -124,6 +126,24 @@ def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) ->
     assert in_parts == whole
 
 
+def test_a_data_set_from_before_there_was_a_table_is_read_by_names() -> None:
+    archive = pictures.zipped(FILES)
+    whole = jobs.protect(archive)[1]
+    dataset = jobs.upload(archive)
+    index = datasets.load_index(dataset.id)
+    older: dict[str, Any] = {"records": [], "refusals": [], "classes": index.classes}
+    for record in index.records:
+        told = asdict(record)
+        del told["place"]
+        older["records"].append(told)
+    storage.write(storage.dataset_key(dataset.id, datasets.OLDER_INDEX), json.dumps(older).encode())
+    storage.remove_one(storage.dataset_key(dataset.id, datasets.INDEX))
+    load_index.cache_clear()
+    protection_id = jobs.ask(dataset.id)
+    jobs.work()
+    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
+
+
 def test_without_a_test_split_a_share_is_set_aside_and_protected_all_the_same() -> None:
     files = {name: data for name, data in FILES.items() if name.startswith("train/")}
     protection, archive = jobs.protect(pictures.zipped(files), held_out_percent=25)
@@ -143,7 +163,10 @@ def test_a_change_above_the_budget_fails_the_protection_and_leaves_no_archive() 
             key = jobs.shard(protection_id)
             shard = bytearray(storage.read(key))
             shard[1000] = (shard[1000] + 128) % 256
-            storage.write(key, bytes(shard))
+            found = {"sha256": storage.write(key, bytes(shard))}  # as a defect of ours would
+            with transaction() as session:
+                perturbed = Step.protection_id == protection_id, Step.kind == StepKind.PERTURB
+                session.execute(update(Step).where(*perturbed).values(output=found))
 
     jobs.work(tamper)
     protection = jobs.show(protection_id)
@@ -152,6 +175,22 @@ def test_a_change_above_the_budget_fails_the_protection_and_leaves_no_archive() 
     assert "at most 8 levels" in str(protection.error)
     with pytest.raises(FileNotFoundError):
         storage.read(storage.protection_key(protection_id, protections.ARCHIVE))
+
+
+@pytest.mark.parametrize("kind", [StepKind.PERTURB, StepKind.PACKAGE])
+def test_what_another_step_left_is_what_it_left(kind: StepKind) -> None:
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
+
+    def damage(step: Step) -> None:
+        if step.kind is kind:
+            checkpoint = checkpoint_key(protection_id, 1)
+            key = checkpoint if kind is StepKind.PERTURB else jobs.shard(protection_id)
+            content = storage.read(key)
+            storage.write(key, content[:-1] + bytes([content[-1] ^ 1]))
+
+    jobs.work(damage)
+    protection = jobs.show(protection_id)
+    assert (protection.state, protection.error_code) == (ProtectionState.FAILED, "BLOB_CHANGED")
 
 
 def test_what_failed_goes_on_where_it_did_to_the_same_bytes() -> None:

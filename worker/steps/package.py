@@ -4,26 +4,23 @@ import hashlib
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from threading import Lock
 from typing import IO, TypeVar
 
-import numpy as np
-
 from api import archive, protections, storage, workload
-from api.archive import ImageRecord, Pixels
+from api.archive import ImageRecord
+from api.db import transaction
 from api.errors import AppError
-from api.leases import Claim
-from worker import alive, facts, metrics, preview
+from api.leases import Claim, held
+from worker import alive, facts, metrics, preview, shards
 from worker.alive import Progress
 from worker.data import (
     Job,
     load_job,
     open_released,
     open_source,
-    shard_key,
 )
 from worker.listed import Files, Listed, write_json
 from worker.metrics import Change, Changes
@@ -78,11 +75,13 @@ def run(claim: Claim) -> Work:
 
     Raises:
         AppError: BUDGET_EXCEEDED, an image in the finished archive has changed by more than it may;
-            UNPROTECTED_CHANGED, one that was not to be protected has changed at all.
+            UNPROTECTED_CHANGED, one that was not to be protected has changed at all;
+            BLOB_CHANGED, a shard is not what was perturbed.
     """
     job = load_job(claim)
     total = 2 * len(job.records)
     half = len(job.records), total
+    yield from alive.at((0, total), alive.computing(lambda: shards.check(job)))
     with tempfile.TemporaryFile() as file:
         files = yield from _write(job, file, total)
         size = file.tell()
@@ -91,7 +90,10 @@ def run(claim: Claim) -> Work:
     try:
         found = yield from _verify(job, files, total)
     except AppError:
-        storage.remove_one(key)  # what must not leave does not lie there either
+        with transaction() as session:
+            ours = held(session, claim) is not None
+        if ours:  # what must not leave does not lie there either
+            storage.remove_one(key)
         raise
     _store_pictures(job, found)
     yield from alive.at((total, total), _store_record(job, files, found))
@@ -105,12 +107,12 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, F
     files = Files()
     box: list[tuple[str, bytes | IO[bytes]]] = []
     writer = archive.write(file, _emptied(box))
-    with open_source(job.dataset_id) as reader, _shards(job) as shards:
+    with open_source(job.dataset_id) as reader, shards.opened(job) as perturbed:
 
         def encoded(index: int) -> tuple[int, bytes]:
             record = job.records[index]
             original = reader.pixels(record)
-            pixels = shards.pixels(index, original)
+            pixels = perturbed.pixels(index, original)
             data = archive.encode(pixels, record.released_name)
             return metrics.largest(original, pixels), data
 
@@ -164,37 +166,6 @@ def _entry(record: ImageRecord, files: Files, index: int) -> Output:
         "sha256": files.sha256(index),
         "largest_change_levels": files.largest_levels(index),
     }
-
-
-class _Shards:
-    """Pixels that were perturbed, picked from the shards; by several threads at once, too."""
-
-    def __init__(self, job: Job, files: Sequence[IO[bytes]]) -> None:
-        self._files, self._lock = files, Lock()
-        self._shard_of = np.full(len(job.records), -1, np.int32)
-        self._offset_of = np.zeros(len(job.records), np.int64)
-        sizes = workload.sizes_bytes(job.records)
-        for shard_index, shard in enumerate(job.shards):
-            indices = np.concatenate(shard)
-            self._shard_of[indices] = shard_index
-            self._offset_of[indices] = np.cumsum(sizes[indices]) - sizes[indices]
-
-    def pixels(self, index: int, original: Pixels) -> Pixels:
-        """What leaves of an image: the original where it was not to be perturbed."""
-        if self._shard_of[index] < 0:
-            return original
-        file = self._files[self._shard_of[index]]
-        with self._lock:
-            file.seek(int(self._offset_of[index]))
-            raw = file.read(original.nbytes)
-        return np.frombuffer(raw, np.uint8).reshape(original.shape)
-
-
-@contextmanager
-def _shards(job: Job) -> Iterator[_Shards]:
-    with ExitStack() as stack:
-        keys = (shard_key(job.protection_id, job.plan, index) for index in range(len(job.shards)))
-        yield _Shards(job, [stack.enter_context(storage.open_blob(key)) for key in keys])
 
 
 def _verify(job: Job, files: Files, total: int) -> Generator[Progress, None, _Found]:

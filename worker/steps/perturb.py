@@ -1,22 +1,29 @@
 """`perturb`: one shard of images, through all checkpoints."""
 
-import io
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor, load
+from torch import Tensor
 
 from api import storage
 from api.archive import Pixels
 from api.leases import Claim
-from sep_core.config import checkpoint_epochs
+from api.models import StepKind
 from sep_core.costs import gradient_passes
 from sep_core.protection import protect
 from sep_core.reading import READ_THREADS, read_ahead
 from sep_core.surrogate import Checkpoint
 from sep_core.training import prepare
 from worker import alive, checkpoints, tensors
-from worker.data import Job, Reader, load_job, open_source, patterns_key, shard_key
+from worker.data import (
+    Job,
+    Reader,
+    load_job,
+    open_source,
+    outputs,
+    patterns_key,
+    shard_key,
+)
 from worker.steps import Work
 
 
@@ -30,8 +37,9 @@ def run(claim: Claim) -> Work:
     shard = job.shards[claim.index]
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
-    epochs = checkpoint_epochs(job.config.epochs, job.config.checkpoints)
-    ensemble, patterns = list(checkpoints.restored(job, epochs)), _patterns(job)
+    (trained,) = outputs(job.protection_id, StepKind.TRAIN)
+    ensemble = list(checkpoints.restored(job, trained["checkpoints"]))
+    patterns = _patterns(job, trained["class_patterns_sha256"])
     with tempfile.TemporaryFile() as protected, open_source(job.dataset_id) as reader:
         for event in perturb(job, reader, shard, ensemble, patterns):
             if isinstance(event, int):
@@ -78,9 +86,8 @@ def _decoded(
     return read_ahead(decode, shard, READ_THREADS if on_gpu else 1)
 
 
-def _patterns(job: Job) -> Tensor | None:
-    if not job.config.class_steps:
+def _patterns(job: Job, sha256: str | None) -> Tensor | None:
+    if sha256 is None:
         return None
-    file = io.BytesIO(storage.read(patterns_key(job.protection_id)))
-    patterns: Tensor = load(file, weights_only=True)
+    patterns: Tensor = checkpoints.load(patterns_key(job.protection_id), sha256)
     return patterns

@@ -46,7 +46,7 @@ def run(claim: Claim) -> Work:
     _release(claim)
     labels = tensors.labels(train, job.index)
     state, kept = checkpoints.load_training(job)
-    ensemble = list(checkpoints.restored(job, [known["epoch"] for known in kept]))
+    ensemble = list(checkpoints.restored(job, kept))
     classes, keeper = len(job.index.classes), Keeper(claim, training_key(job.protection_id))
     with _followers(claim, job) as others:
         yield from others.start()
