@@ -49,17 +49,21 @@ def class_patterns(
     patterns = torch.zeros(classes, 3, *pixels.shape[-2:], device=plan.device)
     velocity = torch.zeros_like(patterns)
     (pixels,) = place([pixels], plan.device)
+    targets = target_classes(labels, config)
     for step in range(config.class_steps):
         draws = generator(drawn_seed(config), "class pattern", step)
         visited = torch.randperm(len(ensemble), generator=draws)[:PATTERN_CHECKPOINTS].tolist()
         chosen = torch.randperm(len(pixels), generator=draws)[:count]
         velocity = MOMENTUM * velocity
         parts = torch.split(chosen, plan.batch_size)
+        # To the device once a step: it would wait for every pass's own.
+        known = (
+            torch.split(own[chosen].to(plan.device), plan.batch_size) for own in (labels, targets)
+        )
         with closing(batches(pixels, parts, plan.device)) as read:
-            for part, taken in zip(parts, read, strict=True):
+            for members in zip(read, *known, strict=True):
                 for k in visited:
-                    show = _view(len(part), config, draws)
-                    members = taken, labels[part]
+                    show = _view(len(members[0]), config, draws, plan.device)
                     velocity += _direction(members, patterns, ensemble[k], show, config, plan)
                     yield Progress(step, config.class_steps)
         moved = patterns - epsilon * STEP_SHARE * velocity.sign()
@@ -68,7 +72,7 @@ def class_patterns(
 
 
 def _view(
-    images: int, config: SEPConfig, draws: torch.Generator
+    images: int, config: SEPConfig, draws: torch.Generator, device: str
 ) -> Callable[[Images], Images] | None:
     """What `views` draws, but a crop of each image's own.
 
@@ -76,25 +80,29 @@ def _view(
     """
     if config.views == "identity":
         return None
-    crop = partial(augment, crops=draw_crops(images, config, draws), padding=config.crop_padding)
+    crops = draw_crops(images, config, draws).to(device, non_blocking=True)
+    crop = partial(augment, crops=crops, padding=config.crop_padding)
     change = views.CHANGES[views.draw_change(config, draws)]
     return lambda seen: crop(change(seen))
 
 
 def _direction(
-    members: tuple[UInt8[Tensor, "b 3 s s"], Int64[Tensor, " b"]],
+    members: tuple[UInt8[Tensor, "b 3 s s"], Int64[Tensor, " b"], Int64[Tensor, " b"]],
     patterns: Patterns,
     checkpoint: Checkpoint,
     show: Callable[[Images], Images] | None,
     config: SEPConfig,
     plan: Plan,
 ) -> Patterns:
-    """The sum over each class of its images' gradients, each of the same weight."""
-    pixels, labels = members
+    """The sum over each class of its images' gradients, each of the same weight.
+
+    Args:
+        members: pixels, labels and target classes of images, on the device.
+    """
+    pixels, labels, targets = members
     originals = to_images(pixels)
     images = project(originals + patterns[labels], originals, config.epsilon_levels)
-    targets = target_classes(labels, config).to(plan.device)
     gradient = loss_gradient(checkpoint, images, targets, config, plan, show)
-    member = functional.one_hot(labels.to(plan.device), len(patterns)).float()
+    member = functional.one_hot(labels, len(patterns)).float()
     # A product, not index_add_, whose order on a GPU is not the same twice.
     return (member.T @ gradient.flatten(1)).view_as(patterns)

@@ -7,6 +7,7 @@
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.strength import records, sections
@@ -58,7 +59,7 @@ def build(results: Path, page: Path) -> dict[Path, str]:
         "Other methods": sections.baselines(cells),
         "Photographs, through the service": records.service(page.parent / "service"),
         "Speed of a gradient pass": records.speed(page.parent / "speed.json"),
-        "The data and the versions": sections.provenance(cells),
+        "The data and the versions": chain(sections.provenance(cells), records.times(cells.all)),
         "How to reproduce": records.commands(),
     }
     parts = [INTRODUCTION.strip()]

@@ -75,12 +75,25 @@ RECIPES: dict[str, dict[str, Any]] = {
 # Drawn recipes walk to the edge of the ball in four steps: momentum keeps them from dithering.
 STEP_SHARE = 0.25
 
+ROUNDS = 10  # at most, of error-minimising noise
 # Gradient passes an image of those that take any.
-NOISE_PASSES = {"error-minimising": 10 * 20, "targeted": 250}
+NOISE_PASSES = {"error-minimising": ROUNDS * 20, "targeted": 250}
 NOISES: dict[str, Baseline] = {
     **BASELINES,
-    "error-minimising": partial(error_minimising, rounds=10),
+    "error-minimising": partial(error_minimising, rounds=ROUNDS),
 }
+OTHERWISE = f"""All are judged as SEP is, under crops and flips. Those that ask a network ask the
+small one, trained on the same images, and take gradients of images as they are. Otherwise than in
+the papers,
+
+- `error-minimising` ends after {ROUNDS} rounds (the method as written here after 30), even if the
+  network still errs on 1 % or more; the paper goes on until it does not;
+- `targeted` steps by the gradient's sign; the paper by signed Adam, through random crops and flips;
+- `shortcuts` and `autoregressive` fill the L-infinity budget in every channel of every image; the
+  papers bound L2. The coefficients of `autoregressive` are those that fill it best of some drawn;
+  the paper draws again those that explode or that another class's filter hardly notices.
+
+`uniform` and `class-wise` are random levels."""
 
 
 def configure(recipe: str, levels: int, seed: int, classes: int, half: str) -> SEPConfig:

@@ -1,10 +1,12 @@
-"""Sections of docs/results.md that are not of cells: whole jobs, speed, and the commands."""
+"""Sections of docs/results.md without accuracies of cells: whole jobs, times, and commands."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.strength.results import Measured
 from benchmarks.strength.sections import table
 from benchmarks.strength.tables import TABLES, pretrained
 
@@ -12,6 +14,8 @@ SERVICE = [
     *("data", "images", "sides", "input", "largest change", "SSIM", "SSIM, 5th percentile"),
     *("clean", "protected", "seconds"),
 ]
+
+LONG_SECONDS = 1800
 
 
 def speed(path: Path) -> Iterator[str]:
@@ -61,16 +65,36 @@ def _worst(job: dict[str, Any]) -> str:
     return f"Most in `{worst['name']}`, SSIM {worst['ssim']:.3f}."
 
 
+def times(results: Sequence[Measured]) -> Iterator[str]:
+    """What took longer than a benchmark should."""
+    trainings = [
+        (f"`{r.cell.network}` on {r.images:,} images", r.record.get("seconds", 0.0))
+        for r in results
+    ]
+    changes = [
+        (f"the changes by `{r.cell.recipe}`", r.record["release"]["seconds"]) for r in results
+    ]
+    if long := sum(seconds > LONG_SECONDS for _, seconds in trainings):
+        longest = dict(sorted([*trainings, *changes], key=itemgetter(1)))
+        told = (f"{name} {s:,.0f} s" for name, s in longest.items() if s > LONG_SECONDS)
+        yield (
+            f"{long} of {len(results)} trainings took more than 30 minutes by the clock, on cores "
+            f"that other work shared. The longest of each: {', '.join(told)}."
+        )
+
+
 def commands() -> Iterator[str]:
     """How everything on the page is measured again."""
     yield (
-        "Each command goes on where it was stopped. ZIP holds `split/class/file`: for `two-levels` "
-        "all of CIFAR-10, for the others the first 500 training and 200 test images of every "
-        "class, in its order, as PNG files; the pixels' digest is above. `--full` measures what "
-        "takes a bigger machine. Every training augments by crops and flips, as the paper's do "
-        "(row `crop-flip`; `none` is without), which is the harder case; other than there it takes "
-        "30 epochs (15 on all images) and a cosine schedule. Both halves have the seeds 1 "
-        "(surrogate) and 11 (appropriator) in common, on other images."
+        "Each command goes on where it was stopped: a training loses an epoch and half a minute at "
+        "most, the images a batch and their patterns; only other methods' images begin anew. ZIP "
+        "holds `split/class/file`: for `two-levels` all of CIFAR-10, for the others the first 500 "
+        "training and 200 test images of every class, in its order, as PNG files; the pixels' "
+        "digest is above. `--full` measures what takes a bigger machine. Every training augments "
+        "by crops and flips, as the paper's do (row `crop-flip`; `none` is without), which is the "
+        "harder case; other than there it takes 30 epochs (15 on all images) and a cosine "
+        "schedule. Both halves have the seeds 1 (surrogate) and 11 (appropriator) in common, on "
+        "other images."
     )
     named = {
         f"python -m benchmarks.strength {name} --data ZIP": (cells.__doc__ or name).splitlines()[0]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 
 from benchmarks.strength.curve import Point, draw
-from benchmarks.strength.recipes import CLEAN, NOISES, known
+from benchmarks.strength.recipes import CLEAN, NOISES, OTHERWISE, known
 from benchmarks.strength.results import (
     DASH,
     FIGURES,
@@ -229,7 +229,10 @@ def networks(cells: Cells) -> Iterator[str]:
 
 def baselines(cells: Cells) -> Iterator[str]:
     """Other methods' changes at the same budget."""
-    for group in cells.groups(lambda result: result.cell.recipe in NOISES):
+    groups = cells.groups(lambda result: result.cell.recipe in NOISES)
+    if groups:
+        yield OTHERWISE
+    for group in groups:
         yield _heading(group)
         rows = [
             [f"`{name}`", *(_both(cells.at(group, name, column)) for column in CLAIMS)]

@@ -76,7 +76,7 @@ def pretrained(network: NetworkName) -> Iterator[Cell]:
 
 
 def networks() -> Iterator[Cell]:
-    """Other appropriators, those that 30 minutes of one core suffice for; one seed."""
+    """Other appropriators, those that take under an hour of a shared core; one seed."""
     yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], NETWORKS[1:-2], [PLAIN])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core.config import COUNTERMEASURES, Countermeasure
+from sep_core.costs import training_cost
 from sep_core.countermeasures import PREPROCESSING, RADIUS_LEVELS, attack, change_batch
 from sep_core.countermeasures.randaugment import OPERATIONS, apply, rand_augment
 from sep_core.networks import Network
@@ -299,6 +300,23 @@ def test_the_attack_starts_anywhere_in_the_ball_and_steps_a_share(
         images - 8 / 255, images + 8 / 255
     )
     torch.testing.assert_close(one_step, expected)
+
+
+@pytest.mark.parametrize("name", RADIUS_LEVELS)
+def test_adversarial_training_attacks_by_three_gradients_as_its_cost_says(
+    name: Countermeasure, images: Tensor, networks: list[Network]
+) -> None:
+    shown: list[Tensor] = []
+
+    def loss(images: Tensor, _: Tensor) -> Tensor:
+        shown.append(images.detach())
+        return images.square().sum()
+
+    attack(networks[0], loss, images, torch.arange(12), RADIUS_LEVELS[name], _draws())
+    assert len(shown) == 3
+    assert not any(torch.equal(*pair) for pair in itertools.pairwise(shown))
+    # Two forward passes' work each, beside the three of a plain training.
+    assert training_cost(name) == (3 + 2 * len(shown)) / 3
 
 
 @pytest.mark.parametrize("radius_levels", RADIUS_LEVELS.values())

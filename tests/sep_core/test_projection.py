@@ -35,6 +35,13 @@ def accuracy(config: SEPConfig, plan: Plan, countermeasure: str) -> float:
     return last
 
 
+def projected_out(rows: np.ndarray, basis: Tensor) -> np.ndarray:
+    columns = basis.double().numpy()
+    parts, *_ = np.linalg.lstsq(columns, rows.T, rcond=None)
+    left: np.ndarray = rows - (columns @ parts).T
+    return left
+
+
 def test_the_basis_is_orthonormal_and_what_is_left_has_no_part_in_it(
     config: SEPConfig, plan: Plan
 ) -> None:
@@ -45,12 +52,43 @@ def test_the_basis_is_orthonormal_and_what_is_left_has_no_part_in_it(
     np.testing.assert_allclose(basis.T @ basis, np.eye(CLASSES), atol=1e-5)
 
     images = pixels.flatten(1).double().numpy()
-    parts, *_ = np.linalg.lstsq(basis.double().numpy(), images.T, rcond=None)
-    expected = np.clip(images - (basis.double().numpy() @ parts).T, 0, 255)
+    expected = np.clip(projected_out(images, basis), 0, 255)
     projected = projection.remove(basis, pixels)
     assert projected.dtype == torch.uint8
     difference = np.abs(projected.flatten(1).double().numpy() - expected)
     assert difference.max() <= 0.5 + 1e-3
+
+
+def test_the_directions_are_a_linear_models_weights_on_standardised_pixels(
+    config: SEPConfig, plan: Plan
+) -> None:
+    """Channels of unlike deviation; so much decay that there is one minimum, and it is reached."""
+    pixels, labels = noise_with_patterns("train", 8)
+    scale = torch.tensor([1.0, 0.3, 0.1])[:, None, None]
+    pixels = (128 + (pixels.float() - 128) * scale).round().to(torch.uint8)
+    recipe = replace(config, weight_decay=1, schedule="cosine", learning_rate=0.5, momentum=0)
+    recipe = replace(recipe, batch_size=120)
+    *_, basis = projection.directions(pixels, labels, CLASSES, recipe, plan)
+    assert isinstance(basis, Tensor)
+
+    values = pixels.double().numpy()
+    deviation = values.std((0, 2, 3), keepdims=True)
+    standardised = (values - values.mean((0, 2, 3), keepdims=True)) / deviation
+    weights = logistic(standardised.reshape(IMAGES, -1) / SIDE, labels.numpy(), decay=1)
+    expected = (weights.reshape(CLASSES, 3, SIDE, SIDE) / deviation).reshape(CLASSES, -1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.linalg.norm(projected_out(expected, basis), axis=1).max() < 0.05
+
+
+def logistic(rows: np.ndarray, labels: np.ndarray, decay: float) -> np.ndarray:
+    """The weights that minimise mean cross-entropy and half of `decay` times weights squared."""
+    weights, bias = np.zeros((CLASSES, rows.shape[1])), np.zeros(CLASSES)
+    for _ in range(500):
+        odds = np.exp(rows @ weights.T + bias)
+        error = (odds / odds.sum(1, keepdims=True) - np.eye(CLASSES)[labels]) / len(rows)
+        weights -= 0.5 * (error.T @ rows + decay * weights)
+        bias -= 0.5 * (error.sum(0) + decay * bias)
+    return weights
 
 
 def test_it_takes_out_what_is_common_to_a_class(config: SEPConfig, plan: Plan) -> None:

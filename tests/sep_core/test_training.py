@@ -170,12 +170,31 @@ def test_the_optimiser_takes_the_scheduled_rate(data: Data, config: SEPConfig, p
     ]
 
 
-@pytest.mark.parametrize(("network", "share"), [("small", 1), ("vgg16", 0.1)])
-def test_vgg_is_trained_at_a_tenth_of_the_rate(
-    data: Data, config: SEPConfig, plan: Plan, network: NetworkName, share: float
+@pytest.mark.parametrize(
+    ("network", "optimiser", "share", "decay"),
+    [
+        ("small", torch.optim.SGD, 1, 0.0005),
+        ("vgg16", torch.optim.SGD, 0.1, 0.0005),
+        ("vit", torch.optim.AdamW, 0.01, 0.05),
+    ],
+)
+def test_vgg_is_trained_at_a_tenth_of_the_rate_and_a_transformer_by_adam_at_a_hundredth(
+    data: Data,
+    config: SEPConfig,
+    plan: Plan,
+    network: NetworkName,
+    optimiser: type[torch.optim.Optimizer],
+    share: float,
+    decay: float,
 ) -> None:
     rates: list[float] = []
-    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+
+    def note(used: torch.optim.Optimizer, *_: object) -> None:
+        (group,) = used.param_groups
+        assert (type(used), group["weight_decay"]) == (optimiser, decay)
+        rates.append(group["lr"])
+
+    hook = register_optimizer_step_pre_hook(note)
     list(fit(*data, CLASSES, Recipe(network, 1, "test"), config=config, plan=plan))
     hook.remove()
     assert rates == pytest.approx([share * learning_rate(config, 1, n / 3) for n in range(3)])
