@@ -8,13 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import func, select
 
-from api import datasets, launcher, protections, queue, storage, waiting
-from api.db import engine, now, reading
+from api import datasets, protections, queue, revision, storage, waiting
+from api.db import now, reading
 from api.locks import SWEEP
 from api.models import (
     WORKER_FRESH_SECONDS,
@@ -81,18 +78,13 @@ _MEND = {
 
 
 def _database() -> Iterator[Finding]:
-    config = Config()
-    config.set_main_option("script_location", str(launcher.MIGRATIONS))
-    wanted = ScriptDirectory.from_config(config).get_current_head()
-    with engine().connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-        name = connection.dialect.name
-    if found != wanted:
-        text = f"{name}: expected migration {wanted}, got {found}; run `sepgate migrate`."
-        yield Finding("database", "fail", text)
-        return
-    yield Finding("database", "ok", f"{name}, migration {found}")
     with reading() as session:
+        name = session.get_bind().dialect.name
+        objection = revision.objection(session.connection())
+        if objection is not None:
+            yield Finding("database", "fail", objection)
+            return
+        yield Finding("database", "ok", f"{name}, migration {revision.needed()}")
         if not session.scalar(select(func.count()).select_from(Owner)):
             text = "No API key yet; run `sepgate keys create --owner NAME`."
             yield Finding("database", "warn", text)
