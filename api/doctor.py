@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from sqlalchemy import func, select
 
-from api import datasets, protections, queue, revision, storage, waiting
+from api import adoption, datasets, protections, queue, revision, storage, waiting
 from api.db import now, reading
 from api.locks import SWEEP
 from api.models import (
@@ -97,7 +97,7 @@ def _queue() -> Iterator[Finding]:
 
 
 def _storage() -> Iterator[Finding]:
-    key, content = f"doctor-{uuid4()}", uuid4().bytes
+    key, content = storage.probe_key(), uuid4().bytes
     storage.write(key, content)
     try:
         same = storage.read(key) == content
@@ -173,7 +173,12 @@ def _sweep() -> Iterator[Finding]:
 
 
 def _blobs() -> Iterator[Finding]:
-    """Whether what rows promise is there: after a restore, above all."""
+    """Whether what rows promise is there, and is theirs: after a restore, above all."""
+    with reading() as session:
+        objection = adoption.objection(session)
+    if objection is not None:
+        yield Finding("blobs", "fail", objection)
+        return
     promised = _promised()
     wrong = {key for key, size in promised.items() if storage.size_if_there(key) != size}
     wrong &= set(_promised()) if wrong else set()  # what was deleted meanwhile is not missed
