@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -137,7 +137,8 @@ def _clock() -> Iterator[Finding]:
 def _workers() -> Iterator[Finding]:
     with reading() as session:
         fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
-        alive = session.scalars(select(Worker).where(Worker.heartbeat_at > fresh)).all()
+        known = session.scalars(select(Worker).order_by(Worker.heartbeat_at)).all()
+        alive = [worker for worker in known if worker.heartbeat_at > fresh]
         late = select(func.count()).where(
             Step.state == StepState.RUNNING, Step.lease_expires_at < now(session)
         )
@@ -155,11 +156,30 @@ def _workers() -> Iterator[Finding]:
     if gpus and all(worker.device == "cpu" for worker in gpus):
         text = "None has a GPU: everything works, some hundred times slower."
         yield Finding("workers", "warn", text)
+    yield from _silent_gpus(known, alive)
     for device, number in unserved.items():
         text = f"{number} protections are planned for {device}, and no worker has one: start one."
         yield Finding("workers", "fail", text)
     if lost:
         yield Finding("workers", "warn", f"{lost} steps have lost theirs; the sweep frees them.")
+
+
+def _silent_gpus(known: Sequence[Worker], alive: Sequence[Worker]) -> Iterator[Finding]:
+    """GPUs that a worker served within a day, when its row is forgotten, and that none does now."""
+    last = {_card(worker): worker for worker in known if worker.gpu}
+    for card in sorted(last.keys() - {_card(worker) for worker in alive}):
+        text = (
+            f"{last[card].device_name} {card} has been silent since "
+            f"{last[card].heartbeat_at:%Y-%m-%d %H:%M} UTC: its worker's log says why, "
+            "unless it was stopped."
+        )
+        yield Finding("workers", "warn", text)
+
+
+def _card(worker: Worker) -> str:
+    """UUIDs tell them apart everywhere, in a container that is made anew, too; numbers do not."""
+    gpu = str(worker.gpu)
+    return gpu if gpu.startswith(("GPU-", "MIG-")) else f"{gpu} of {worker.name.partition('/')[0]}"
 
 
 def _sweep() -> Iterator[Finding]:
