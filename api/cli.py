@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from api import doctor, keys, launcher, workers
+from api import adoption, doctor, keys, launcher, workers
 from api.db import transaction
 from api.demo import run as run_demo
 from api.models import Queue
@@ -57,6 +57,14 @@ def examine() -> None:
     for finding in found:
         typer.echo(f"{finding.state:<5} {finding.part:<9} {finding.text}")
     raise typer.Exit(int(any(finding.state == "fail" for finding in found)))
+
+
+@app.command()
+def adopt_storage() -> None:
+    """Let this database say which blobs are kept, whosever they were; the others go in time."""
+    adoption.adopt()
+    days = settings().orphan_grace_seconds / 86_400
+    typer.echo(f"blobs that this database does not know are collected after {days:g} days")
 
 
 @app.command()

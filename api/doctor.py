@@ -2,19 +2,16 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import func, select
 
-from api import datasets, launcher, protections, queue, storage, waiting
-from api.db import engine, now, reading
+from api import adoption, datasets, protections, queue, revision, storage, waiting
+from api.db import now, reading
 from api.locks import SWEEP
 from api.models import (
     WORKER_FRESH_SECONDS,
@@ -81,18 +78,13 @@ _MEND = {
 
 
 def _database() -> Iterator[Finding]:
-    config = Config()
-    config.set_main_option("script_location", str(launcher.MIGRATIONS))
-    wanted = ScriptDirectory.from_config(config).get_current_head()
-    with engine().connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-        name = connection.dialect.name
-    if found != wanted:
-        text = f"{name}: expected migration {wanted}, got {found}; run `sepgate migrate`."
-        yield Finding("database", "fail", text)
-        return
-    yield Finding("database", "ok", f"{name}, migration {found}")
     with reading() as session:
+        name = session.get_bind().dialect.name
+        objection = revision.objection(session.connection())
+        if objection is not None:
+            yield Finding("database", "fail", objection)
+            return
+        yield Finding("database", "ok", f"{name}, migration {revision.needed()}")
         if not session.scalar(select(func.count()).select_from(Owner)):
             text = "No API key yet; run `sepgate keys create --owner NAME`."
             yield Finding("database", "warn", text)
@@ -105,7 +97,7 @@ def _queue() -> Iterator[Finding]:
 
 
 def _storage() -> Iterator[Finding]:
-    key, content = f"doctor-{uuid4()}", uuid4().bytes
+    key, content = storage.probe_key(), uuid4().bytes
     storage.write(key, content)
     try:
         same = storage.read(key) == content
@@ -145,7 +137,8 @@ def _clock() -> Iterator[Finding]:
 def _workers() -> Iterator[Finding]:
     with reading() as session:
         fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
-        alive = session.scalars(select(Worker).where(Worker.heartbeat_at > fresh)).all()
+        known = session.scalars(select(Worker).order_by(Worker.heartbeat_at)).all()
+        alive = [worker for worker in known if worker.heartbeat_at > fresh]
         late = select(func.count()).where(
             Step.state == StepState.RUNNING, Step.lease_expires_at < now(session)
         )
@@ -163,11 +156,30 @@ def _workers() -> Iterator[Finding]:
     if gpus and all(worker.device == "cpu" for worker in gpus):
         text = "None has a GPU: everything works, some hundred times slower."
         yield Finding("workers", "warn", text)
+    yield from _silent_gpus(known, alive)
     for device, number in unserved.items():
         text = f"{number} protections are planned for {device}, and no worker has one: start one."
         yield Finding("workers", "fail", text)
     if lost:
         yield Finding("workers", "warn", f"{lost} steps have lost theirs; the sweep frees them.")
+
+
+def _silent_gpus(known: Sequence[Worker], alive: Sequence[Worker]) -> Iterator[Finding]:
+    """GPUs that a worker served within a day, when its row is forgotten, and that none does now."""
+    last = {_card(worker): worker for worker in known if worker.gpu}
+    for card in sorted(last.keys() - {_card(worker) for worker in alive}):
+        text = (
+            f"{last[card].device_name} {card} has been silent since "
+            f"{last[card].heartbeat_at:%Y-%m-%d %H:%M} UTC: its worker's log says why, "
+            "unless it was stopped."
+        )
+        yield Finding("workers", "warn", text)
+
+
+def _card(worker: Worker) -> str:
+    """UUIDs tell them apart everywhere, in a container that is made anew, too; numbers do not."""
+    gpu = str(worker.gpu)
+    return gpu if gpu.startswith(("GPU-", "MIG-")) else f"{gpu} of {worker.name.partition('/')[0]}"
 
 
 def _sweep() -> Iterator[Finding]:
@@ -181,7 +193,12 @@ def _sweep() -> Iterator[Finding]:
 
 
 def _blobs() -> Iterator[Finding]:
-    """Whether what rows promise is there: after a restore, above all."""
+    """Whether what rows promise is there, and is theirs: after a restore, above all."""
+    with reading() as session:
+        objection = adoption.objection(session)
+    if objection is not None:
+        yield Finding("blobs", "fail", objection)
+        return
     promised = _promised()
     wrong = {key for key, size in promised.items() if storage.size_if_there(key) != size}
     wrong &= set(_promised()) if wrong else set()  # what was deleted meanwhile is not missed

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import httpx2
 from alembic import command
-from alembic.config import Config
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import select
 
-from api import keys, workers
+from api import keys, revision, workers
 from api.db import transaction
 from api.models import APIKey, Queue
 from api.processes import Part, die_with_parent, stop
@@ -32,7 +31,6 @@ from api.settings import settings
 START_SECONDS = 60
 STOP_SECONDS = 15
 GRACE_SECONDS = 5
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
 class ServiceError(RuntimeError):
@@ -98,9 +96,7 @@ def service(host: str, port: int) -> Iterator[Service]:
 
 def migrate() -> None:
     """Bring the database's tables up to date."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    command.upgrade(config, "head")
+    command.upgrade(revision.config(), "head")
 
 
 def first_key(owner: str = "default") -> str | None:

@@ -4,6 +4,7 @@ All are gauges: rows go with what they are about, so nothing here only ever grow
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from api.models import (
     QUEUES,
     WORKER_FRESH_SECONDS,
     Dataset,
+    DatasetState,
     Lock,
     Protection,
     ProtectionState,
@@ -64,9 +66,10 @@ def _families(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     yield from _states(session)
     yield from _lately(session, at)
     yield from _machines(session, at)
-    free = storage.free_bytes()
-    if free is not None:
-        yield _gauge("storage_free_bytes", "Room left for blobs.", [], [((), free)])
+    with suppress(OSError):  # a folder out of reach: readiness tells that
+        free = storage.free_bytes()
+        if free is not None:
+            yield _gauge("storage_free_bytes", "Room left for blobs.", [], [((), free)])
 
 
 def _queues(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
@@ -88,9 +91,16 @@ def _states(session: Session) -> Iterator[GaugeMetricFamily]:
     text = "By state."
     yield _gauge("protections", text, ["state"], _counts(session, [Protection.state]))
     yield _gauge("datasets", text, ["state"], _counts(session, [Dataset.state]))
-    failed = Protection.state == ProtectionState.FAILED
-    text = "Failed protections by reason."
-    yield _gauge("failures", text, ["code"], _counts(session, [Protection.error_code], failed))
+    failures: list[Sample] = [
+        ((of, *code), number)
+        for of, code_of, failed in (
+            ("protection", Protection.error_code, Protection.state == ProtectionState.FAILED),
+            ("dataset", Dataset.error_code, Dataset.state == DatasetState.REJECTED),
+        )
+        for code, number in _counts(session, [code_of], failed)
+    ]
+    text = "Failed protections and rejected data sets by reason."
+    yield _gauge("failures", text, ["of", "code"], failures)
     going = Step.state.in_((StepState.READY, StepState.RUNNING)) & Step.error_code.is_not(None)
     text = "Steps that are tried again, by the reason of the last setback."
     yield _gauge("setbacks", text, ["code"], _counts(session, [Step.error_code], going))

@@ -272,6 +272,23 @@ class Lock(Base):
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
+class Identity(Base):
+    """Which database this is: one row, made with the tables, the same in every backup."""
+
+    __tablename__ = "identity"
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+
+
+class Orphan(Base):
+    """Blobs that no row keeps, and since when this database has seen that."""
+
+    __tablename__ = "orphans"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
 class Event(Base):
     """Something that has happened. No foreign keys: it outlives what it is about."""
 

@@ -43,6 +43,11 @@ def protection_key(protection_id: UUID, name: str = "") -> str:
     return f"protections/{protection_id}/{name}".rstrip("/")
 
 
+def probe_key() -> str:
+    """Of a blob that is written to see whether that works, and is nobody's: several may at once."""
+    return f"probes/{uuid4()}/probe"
+
+
 @lru_cache
 def _store() -> ObjectStore:
     """Made in the process that uses it: obstore's runtime does not survive a fork."""
@@ -201,19 +206,24 @@ def remove_one(key: str) -> None:
 
 
 def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:
-    """Ids below `kind` (`datasets`, `protections`) of which no blob is younger than the grace."""
+    """Ids below `kind` of which no blob is younger than the grace."""
     limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+    return {owner for owner, at in changes(kind).items() if at < limit}
+
+
+def changes(kind: str) -> dict[UUID, datetime]:
+    """When something was last changed, by id below `kind` (`datasets`, `protections`, `probes`)."""
     newest: dict[UUID, datetime] = {}
     for name, at in _changes(kind):
         with suppress(ValueError):  # not made by us
             owner = UUID(name)
             newest[owner] = max(newest.get(owner, at), at)
-    return {owner for owner, at in newest.items() if at < limit}
+    return newest
 
 
 def check() -> None:
     """Raise unless a blob can be written and removed: what readiness asks."""
-    key = f"ready-{uuid4()}"  # of its own, since several may ask at once
+    key = probe_key()
     with _translating():
         obstore.put(_store(), key, b"")
         obstore.delete(_store(), key)

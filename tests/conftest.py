@@ -77,7 +77,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         path = shutil.copy(request.getfixturevalue("sqlite_tables"), tmp_path)
         return f"sqlite:///{path}"
     url = str(request.getfixturevalue("postgres_tables"))
-    servers.empty(url, ("owners", "workers", "events", "locks"))
+    servers.empty(url, ("owners", "workers", "events", "locks", "orphans"))
     return url
 
 

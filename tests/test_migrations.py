@@ -24,6 +24,7 @@ from api.models import (
     StepKind,
     StepState,
 )
+from api.revision import MIGRATIONS, config
 from api.settings import settings
 from tests import servers
 
@@ -45,9 +46,7 @@ def _at(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     monkeypatch.setenv("SEPGATE_DATABASE_URL", url)
     settings.cache_clear()
     db.engine.cache_clear()
-    config = Config()
-    config.set_main_option("script_location", str(launcher.MIGRATIONS))
-    yield config
+    yield config()
     db.engine().dispose()
     monkeypatch.undo()
     settings.cache_clear()
@@ -117,7 +116,7 @@ def test_models_and_migrations_agree(empty: Config) -> None:
 
 REVISIONS = [
     revision.revision
-    for revision in ScriptDirectory(str(launcher.MIGRATIONS)).walk_revisions()
+    for revision in ScriptDirectory(str(MIGRATIONS)).walk_revisions()
     if not revision.is_head
 ]
 DUMMIES: dict[type, Callable[[], object]] = {

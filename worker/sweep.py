@@ -1,4 +1,4 @@
-"""A plain loop: sends what was not sent, frees what was lost, collects blobs without a row.
+"""A plain loop: sends what was not sent, frees what was lost, collects what is left over.
 
 Run as `python -m worker.sweep`. Of any number that run one sweeps; every change is
 compare-and-set, should two believe that they are it.
@@ -9,23 +9,21 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, locks, logs, outbox, protections, retention, storage
-from api.db import now, reading, transaction
+from api import endings, leases, locks, logs, outbox, retention
+from api.db import transaction
 from api.endings import Owner, Setback
 from api.locks import SWEEP
-from api.models import ACTIVE, Dataset, Protection, ProtectionState, Step, Worker
+from api.models import Step
 from api.settings import settings
-from worker import facts
+from worker import collection, facts
+from worker.collection import careful
 
 COLLECT_EVERY_SECONDS = 300
-WORKER_FORGOTTEN_AFTER_SECONDS = 86_400
 LOCK_ROUNDS = 5
 """Without a sign of life before another process sweeps."""
 
@@ -40,18 +38,22 @@ def may_sweep() -> bool:
 
 
 def sweep() -> None:
-    """One round without collection."""
-    free_lost()
-    outbox.send_ready()
-    outbox.send_lost()
+    """One round without collection: what fails keeps nothing else from being done."""
+    for part in (free_lost, outbox.send_ready, outbox.send_lost):
+        with careful(f"{part.__name__} failed"):
+            part()
 
 
 def free_lost() -> None:
     """Steps whose lease ran out become ready again: their worker is gone, or can't be reached."""
+    ended: list[Owner] = []
     with transaction() as session:
-        ended = [_set_back(session, step) for step in leases.expired(session)]
+        for step in leases.expired(session):
+            with careful(f"step {step.id} was not freed"), session.begin_nested():
+                ended.append(_set_back(session, step))
     for row in ended:
-        endings.clean(row)
+        with careful("what has ended was not cleaned"):
+            endings.clean(row)
 
 
 def _set_back(session: Session, step: Step) -> Owner:
@@ -62,42 +64,10 @@ def _set_back(session: Session, step: Step) -> Owner:
 
 
 def collect() -> None:
-    """Remove blobs that no row refers to, once they are old enough not to be an upload."""
-    grace = settings().orphan_grace_seconds
-    idle_datasets = storage.idle_owners("datasets", grace)
-    idle_protections = storage.idle_owners("protections", grace)
-    with reading() as session:
-        known = set(session.scalars(select(Dataset.id).where(Dataset.error_code.is_(None))))
-        kept = set(session.scalars(select(Protection.id).where(_keeps_blobs(now(session)))))
-        succeeded = select(Protection.id).where(Protection.state == ProtectionState.SUCCEEDED)
-        over = set(session.scalars(succeeded))
-        bereft = set(session.scalars(succeeded.where(Protection.dataset_id.is_(None))))
-    for key in [storage.dataset_key(i) for i in idle_datasets - known] + [
-        storage.protection_key(i) for i in idle_protections - kept
-    ]:
-        log.warning("removing %s: no row refers to it", key)
-        storage.remove(key)
-    # Left where a process was killed between the last commit and its clean-up.
-    for protection_id in idle_protections & over:
-        protections.clean_succeeded(protection_id)
-    protections.clean_originals(sorted(idle_protections & bereft))
-    with transaction() as session:
-        limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
-        session.execute(delete(Worker).where(Worker.heartbeat_at < limit))
-
-
-def _keeps_blobs(at: datetime) -> ColumnElement[bool]:
-    """Protections that go on, that have succeeded, or that may still be tried again.
-
-    For an hour more than that: a retry is refused before anything is removed.
-    """
-    limit = at - timedelta(seconds=settings().failed_keep_seconds + 3600)
-    failed = and_(
-        Protection.state == ProtectionState.FAILED,
-        Protection.finished_at > limit,
-        Protection.dataset_id.is_not(None),
-    )
-    return or_(Protection.state.in_((*ACTIVE, ProtectionState.SUCCEEDED)), failed)
+    """Delete what the operator's policy does not keep, and remove what is left over."""
+    with careful("what is kept too long was not deleted"):
+        retention.expire()
+    collection.collect()
 
 
 def main() -> None:
@@ -125,7 +95,6 @@ def main() -> None:
 def _collect_at_times(ours: threading.Event) -> None:
     while ours.wait():
         try:
-            retention.expire()
             collect()
         except Exception:  # database or storage away
             log.exception("a collection failed")

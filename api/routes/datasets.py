@@ -51,15 +51,9 @@ async def upload(
     dataset_id = uuid4()
     body = _Body(request)
     await run_in_threadpool(_check_room, request)
-    try:
-        await storage.write_stream(storage.dataset_key(dataset_id, datasets.SOURCE), body.chunks())
-        shown = await run_in_threadpool(_record, caller.owner_id, dataset_id, name, body)
-    except ClientDisconnect as error:
-        await run_in_threadpool(storage.remove, storage.dataset_key(dataset_id))
-        raise AppError(400, "UPLOAD_BROKEN_OFF", "The upload ended before its end.") from error
-    except BaseException:
-        await run_in_threadpool(storage.remove, storage.dataset_key(dataset_id))
-        raise
+    await _store(dataset_id, body)
+    # A commit whose answer is lost may have been made: the blob stays, and goes if no row keeps it.
+    shown = await run_in_threadpool(_record, caller.owner_id, dataset_id, name, body)
     await run_in_threadpool(outbox.send_ready)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
     poll_again(response, done=False)
@@ -125,6 +119,16 @@ class _Body:
             self._hash.update(chunk)
             if chunk:
                 yield chunk
+
+
+async def _store(dataset_id: UUID, body: _Body) -> None:
+    try:
+        await storage.write_stream(storage.dataset_key(dataset_id, datasets.SOURCE), body.chunks())
+    except BaseException as error:
+        await run_in_threadpool(storage.remove, storage.dataset_key(dataset_id))
+        if not isinstance(error, ClientDisconnect):
+            raise
+        raise AppError(400, "UPLOAD_BROKEN_OFF", "The upload ended before its end.") from error
 
 
 def _check_room(request: Request) -> None:

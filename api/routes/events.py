@@ -9,7 +9,7 @@ from uuid import UUID
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
@@ -63,21 +63,32 @@ def listing(
     return EventPage(items=items, next_after=items[-1].id if len(found) > limit else None)
 
 
+LastEvent = Annotated[
+    int,
+    Header(ge=0, le=LAST_ID, description="goes on after this event, as browsers do by themselves"),
+]
+
+
+def _check_goes_on(
+    protection_id: UUID, caller: CallerDep, _known: Known, last_event_id: LastEvent = 0
+) -> None:
+    """A browser connects again when a stream has ended, unless the answer is 204."""
+    over, news, _ = _news(caller.owner_id, protection_id, last_event_id, look=False)
+    if over and not news:
+        raise HTTPException(204)
+
+
 @router.get(
     "/{protection_id}/events/stream",
     response_class=EventSourceResponse,
-    responses=responses(404),
+    responses=responses(404, also={204: {"description": "It is over, and all of it is known"}}),
+    dependencies=[Depends(_check_goes_on)],
 )
 async def stream(
     protection_id: UUID,
     caller: CallerDep,
     _known: Known,
-    last_event_id: Annotated[
-        int,
-        Header(
-            ge=0, le=LAST_ID, description="goes on after this event, as browsers do by themselves"
-        ),
-    ] = 0,
+    last_event_id: LastEvent = 0,
 ) -> AsyncIterable[ServerSentEvent]:
     """The same as server-sent events, from the first on; ends when the protection is over.
 

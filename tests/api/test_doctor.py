@@ -82,6 +82,25 @@ def test_no_gpu_is_worth_a_word() -> None:
 
 
 @pytest.mark.usefixtures("whole")
+def test_a_gpu_of_which_nothing_is_heard() -> None:
+    """But not where another worker, in another container maybe, serves it."""
+    for seconds in (600.0, 700.0, 800.0, 0.5):
+        beat(Queue.GPU, silent_seconds=seconds)
+    cards = {600.0: "GPU-a1", 700.0: "GPU-b2", 800.0: "0", 0.5: "GPU-b2"}
+    with transaction() as session:
+        for seconds, card in cards.items():
+            session.get_one(Worker, f"host/0:gpu-cuda-{seconds}").gpu = card
+        session.get_one(Worker, "host/0:gpu-cuda-0.5").name = "another/0:gpu"
+    status, found = examined()
+    assert status == 0
+    warned = sorted(line for line in found["workers"] if line.startswith("warn"))
+    assert [line.partition(" has been silent")[0] for line in warned] == [
+        "warn H100 0 of host",
+        "warn H100 GPU-a1",
+    ]
+
+
+@pytest.mark.usefixtures("whole")
 def test_parts_that_are_away(change: Change) -> None:
     change(REDIS_URL=f"redis://127.0.0.1:{servers.free_port()}/0", STORAGE_URL="file:///proc/none")
     status, found = examined()

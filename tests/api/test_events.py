@@ -130,14 +130,17 @@ def test_a_stream_tells_what_happens_and_goes_on_after_what_is_known(
     client.post(f"/v1/protections/{asked}/cancel")
     finish(claim)
     with client.stream("GET", address, headers={"Last-Event-ID": first["id"]}) as answer:
-        rest = [event["event"] for event in received(answer)]  # it ends
-    assert rest == [
+        rest = list(received(answer))  # it ends
+    assert [event["event"] for event in rest] == [
         "step.running",
         "protection.running",
         "protection.cancel_requested",
         "step.done",
         "protection.cancelled",
     ]
+    # A browser that connects again with what it knows is told not to.
+    again = client.get(address, headers={"Last-Event-ID": rest[-1]["id"]})
+    assert (again.status_code, again.content) == (204, b"")
 
 
 @pytest.mark.parametrize("last", ["-1", "x", "1.5", str(2**63)])

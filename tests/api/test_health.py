@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+from alembic import command
 from redis import Redis
 
-from api import main, outbox, queue
+from api import launcher, main, outbox, queue, revision
 from api.models import Queue
 from api.routes.requests import Requests
 from tests import servers
@@ -47,6 +48,17 @@ def test_the_database_has_no_tables(
 ) -> None:
     change(DATABASE_URL=f"sqlite:///{tmp_path / 'empty.sqlite3'}")
     problem(quickly(anonymous, "GET", "/readyz"), 503, "NOT_READY")
+
+
+def test_the_database_is_of_an_earlier_version(
+    anonymous: httpx2.Client, change: Change, tmp_path: Path
+) -> None:
+    change(DATABASE_URL=f"sqlite:///{tmp_path / 'earlier.sqlite3'}")
+    command.upgrade(revision.config(), "20261123h")
+    found = problem(quickly(anonymous, "GET", "/readyz"), 503, "NOT_READY")
+    assert "got 20261123h; run `sepgate migrate`" in found["detail"]
+    launcher.migrate()
+    assert anonymous.get("/readyz").status_code == 200
 
 
 def test_the_broker_is_away(client: httpx2.Client, change: Change, redis_url: str) -> None:

@@ -18,7 +18,7 @@ from api.db import now, transaction
 from api.endings import Setback
 from api.models import Queue, Step, StepKind, Worker
 from tests import servers
-from tests.api.conftest import Change, must_claim, protected, step, succeed
+from tests.api.conftest import Change, must_claim, protected, step, succeed, uploaded
 from tests.api.test_routes_datasets import problem
 
 Samples = dict[tuple[str, ...], float]
@@ -77,8 +77,9 @@ def test_failures_and_setbacks_by_reason(
     endings.end(claim, partial(endings.fail, code="BROKEN", message="It broke."))
     lost = Setback("WORKER_LOST", "It was lost.", suspect=False)
     endings.end(must_claim(asked, StepKind.TRAIN), partial(endings.set_back, setback=lost))
+    uploaded(client, b"no zip")
     found = read(client)
-    assert found["sepgate_failures"] == {("BROKEN",): 1}
+    assert found["sepgate_failures"] == {("BROKEN", "protection"): 1, ("NOT_A_ZIP", "dataset"): 1}
     assert found["sepgate_setbacks"] == {("WORKER_LOST",): 1}
     assert found["sepgate_oldest_ready_seconds"]["gpu",] == 0  # it is not to be done yet
 
@@ -131,6 +132,16 @@ def test_workers_and_what_they_use(client: httpx2.Client) -> None:
 def test_without_a_database_it_says_so(client: httpx2.Client, change: Change) -> None:
     change(DATABASE_URL=f"postgresql+psycopg://x@127.0.0.1:{servers.free_port()}/x")
     problem(client.get("/metrics"), 503, "UNAVAILABLE")
+
+
+def test_without_storage_it_says_all_else(
+    client: httpx2.Client, change: Change, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    change(STORAGE_URL=(tmp_path / "file" / "blobs").as_uri())
+    found = read(client)
+    assert "sepgate_storage_free_bytes" not in found
+    assert found["sepgate_workers"]
 
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"

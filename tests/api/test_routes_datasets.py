@@ -8,6 +8,9 @@ from uuid import UUID
 
 import httpx2
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from api import datasets
 from api.db import reading, transaction
@@ -162,6 +165,23 @@ def test_an_upload_that_is_broken_off(client: httpx2.Client, chunked: bool) -> N
     servers.wait_for(lambda: not left(), 10, "the half upload to go")
     assert rows() == 0
     assert client.get("/v1/datasets").json() == {"items": [], "next_cursor": None}
+
+
+def test_a_row_whose_commit_was_not_answered_has_its_blob(client: httpx2.Client) -> None:
+    """The connection breaks after the database has committed: the client is told to try again."""
+
+    def break_off(session: Session) -> None:
+        if any(isinstance(row, Dataset) for row in session):
+            raise OperationalError("COMMIT", {}, ConnectionResetError("gone"))
+
+    event.listen(Session, "after_commit", break_off)
+    try:
+        problem(client.post("/v1/datasets", content=small_zip()), 503, "UNAVAILABLE")
+    finally:
+        event.remove(Session, "after_commit", break_off)
+    assert rows() == 1
+    (shown,) = client.get("/v1/datasets").json()["items"]
+    assert blobs() == [f"datasets/{shown['id']}/source.zip"]
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\nb", "", "x" * 201, "\x7f"])

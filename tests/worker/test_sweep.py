@@ -12,7 +12,7 @@ from api import datasets, leases, locks, protections, storage
 from api.db import now, transaction
 from api.errors import AppError
 from api.leases import Claim
-from api.models import ACTIVE, DatasetState, Protection, ProtectionState, Step, StepState
+from api.models import ACTIVE, Dataset, DatasetState, Protection, ProtectionState, Step, StepState
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
@@ -175,6 +175,27 @@ def test_pictures_of_originals_go_though_who_deleted_the_data_set_died(
     sweep.collect()
     assert [storage.size_if_there(key) for key in pictures_of] == [None, None]
     assert storage.read(storage.protection_key(protection.id, protections.ARCHIVE)) == archive
+
+
+def test_a_step_that_can_not_be_freed_keeps_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its row is broken: that of a data set that is ready."""
+    protection_id = jobs.ask(jobs.upload(ARCHIVE).id)
+    who, dataset_id = jobs.owner(), uuid4()
+    with transaction() as session:
+        datasets.create(session, who, dataset_id, "broken", "0", 1)
+    for step in jobs.ready():
+        lose(step.id)
+    jobs.ask(dataset_of(jobs.show(protection_id)))
+    with transaction() as session:
+        session.execute(update(Dataset).values(state=DatasetState.READY))
+    monkeypatch.setattr(settings(), "give_up_seconds", 0)
+    sweep.sweep()
+    assert jobs.show(protection_id).error_code == "WORKER_LOST"
+    assert any("was not freed" in message for message in caplog.messages)
+    (waiting,) = jobs.ready()
+    assert waiting.sent_at is not None  # the rest of the round was done
 
 
 def test_one_of_many_sweeps() -> None:

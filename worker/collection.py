@@ -1,0 +1,128 @@
+"""What is left over goes: blobs that no row keeps, half-written ones, rows of workers long gone."""
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy.orm import Session
+
+from api import adoption, protections, storage
+from api.db import now, reading, transaction
+from api.models import ACTIVE, Dataset, Orphan, Protection, ProtectionState, Worker
+from api.settings import settings
+
+WORKER_FORGOTTEN_AFTER_SECONDS = 86_400
+KINDS = ("datasets", "protections", "probes")
+# obstore writes under such a name beside the blob's.
+HALF_WRITTEN = re.compile(r"#\d+$")
+
+log = logging.getLogger(__name__)
+
+
+def collect() -> None:
+    """One round."""
+    with transaction() as session:
+        limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
+        session.execute(delete(Worker).where(Worker.heartbeat_at < limit))
+    with reading() as session:
+        objection = adoption.objection(session)
+    if objection is not None:
+        log.error(objection)
+        return
+    adoption.adopt()
+    _collect_blobs()
+    _clean_succeeded()
+    for kind in KINDS:
+        with careful(f"half-written {kind} were not removed"):
+            _remove_half_written(kind)
+
+
+@contextmanager
+def careful(what: str) -> Iterator[None]:
+    """What fails is logged, and what comes next is done all the same."""
+    try:
+        yield
+    except Exception:
+        log.exception(what)
+
+
+def _collect_blobs() -> None:
+    """Remove what no row has kept for the grace, and nobody has changed: it might be an upload."""
+    grace = settings().orphan_grace_seconds
+    idle = {f"{kind}/{owner}" for kind in KINDS for owner in storage.idle_owners(kind, grace)}
+    with transaction() as session:
+        overdue = _overdue(session, idle - _kept(session))
+    for key in overdue:
+        log.warning("removing %s: no row keeps it", key)
+        with careful(f"{key} was not removed"):
+            storage.remove(key)
+
+
+def _overdue(session: Session, orphans: set[str]) -> list[str]:
+    """Of these, what was one a grace ago, too.
+
+    As this database has seen it: after it was restored, what is younger than its backup has no row.
+    """
+    at = now(session)
+    limit = at - timedelta(seconds=settings().orphan_grace_seconds)
+    seen = {row.key: row for row in session.scalars(select(Orphan))}
+    for key in seen.keys() - orphans:
+        session.delete(seen.pop(key))
+    new = {key: Orphan(key=key, seen_at=at) for key in orphans - seen.keys()}
+    session.add_all(new.values())
+    return sorted(key for key, row in (seen | new).items() if row.seen_at <= limit)
+
+
+def _kept(session: Session) -> set[str]:
+    """Keys of the owners whose blobs rows want."""
+    of_datasets = session.scalars(select(Dataset.id).where(Dataset.error_code.is_(None)))
+    of_protections = session.scalars(select(Protection.id).where(_keeps_blobs(now(session))))
+    return {storage.dataset_key(i) for i in of_datasets} | {
+        storage.protection_key(i) for i in of_protections
+    }
+
+
+def _keeps_blobs(at: datetime) -> ColumnElement[bool]:
+    """Protections that go on, that have succeeded, or that may still be tried again.
+
+    For an hour more than that: a retry is refused before anything is removed.
+    """
+    limit = at - timedelta(seconds=settings().failed_keep_seconds + 3600)
+    failed = and_(
+        Protection.state == ProtectionState.FAILED,
+        Protection.finished_at > limit,
+        Protection.dataset_id.is_not(None),
+    )
+    return or_(Protection.state.in_((*ACTIVE, ProtectionState.SUCCEEDED)), failed)
+
+
+def _clean_succeeded() -> None:
+    """What stays where a process was killed between the last commit and its clean-up."""
+    idle = storage.idle_owners("protections", settings().orphan_grace_seconds)
+    succeeded = select(Protection.id).where(Protection.state == ProtectionState.SUCCEEDED)
+    with reading() as session:
+        over = idle & set(session.scalars(succeeded))
+        bereft = idle & set(session.scalars(succeeded.where(Protection.dataset_id.is_(None))))
+    for protection_id in over:
+        with careful(f"protection {protection_id} was not cleaned"):
+            protections.clean_succeeded(protection_id)
+            if protection_id in bereft:
+                protections.clean_originals([protection_id])
+
+
+def _remove_half_written(kind: str) -> None:
+    """In a folder, where a process was killed as it wrote a blob, also of what rows keep.
+
+    A bucket does not show such parts, and has a rule of its own for them.
+    """
+    folder = storage.local_path(kind)
+    limit = time.time() - settings().orphan_grace_seconds
+    for path in folder.rglob("*#*") if folder is not None else ():
+        with suppress(FileNotFoundError):  # removed meanwhile
+            if HALF_WRITTEN.search(path.name) and path.stat().st_mtime < limit:
+                log.warning("removing %s: it was never whole", path)
+                path.unlink()
