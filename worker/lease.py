@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from functools import partial
+from multiprocessing.sharedctypes import RawValue
 from typing import Self
 
 from sqlalchemy.exc import OperationalError
@@ -75,7 +76,7 @@ class Lease:
             StepStopped, WorkerDraining, LeaseLost: break off.
         """
         self.check()
-        if self._drain.is_set():
+        if self._drain.has_run_out():
             raise WorkerDraining
         if self._ticked - self._reported < REPORT_SECONDS:
             return
@@ -127,17 +128,27 @@ class Lease:
 
 
 class DrainFlag:
-    """Set in the Celery parent on SIGTERM, read in its children: one byte of shared memory."""
+    """Set in the Celery parent on SIGTERM, read in its children: when, in shared memory.
+
+    They take nothing more. What they are at may go on for `drain_seconds`, to end or to come to a
+    state that is kept.
+    """
 
     def __init__(self) -> None:
-        from multiprocessing.sharedctypes import RawValue  # noqa: PLC0415  only where it is used
-
-        self._value = RawValue("b", 0)
+        self._since = RawValue("d", 0)
 
     def set(self) -> None:
         """Ask the children to end."""
-        self._value.value = 1
+        self._since.value = self._since.value or time.monotonic()
 
     def is_set(self) -> bool:
         """Whether they were asked."""
-        return bool(self._value.value)
+        return bool(self._since.value)
+
+    def has_run_out(self) -> bool:
+        """Whether they were asked so long ago that they are to break off."""
+        return self.is_set() and time.monotonic() - self._since.value >= settings().drain_seconds
+
+
+draining = DrainFlag()
+"""Of this worker: Celery imports this before it forks its children."""

@@ -22,16 +22,15 @@ from api.queue import RUN_STEP, app
 from api.settings import settings
 from worker import facts, faults, replan, siblings
 from worker.lease import (
-    DrainFlag,
     Lease,
     LeaseLost,
     StepPostponed,
     StepStopped,
     WorkerDraining,
+    draining,
 )
 
 log = logging.getLogger(__name__)
-draining = DrainFlag()
 _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
@@ -114,7 +113,7 @@ def run_claimed(claim: Claim) -> None:
             _run(claim)
         except LeaseLost:
             log.warning("was given to another worker")
-        outbox.send_ready()
+        outbox.try_to_send()
 
 
 def _run(claim: Claim) -> None:

@@ -69,13 +69,20 @@ def test_tick_stops_who_has_lost_the_lease(claim: Claim, monkeypatch: pytest.Mon
             held.tick(1, 7)
 
 
-def test_tick_stops_a_worker_that_is_to_end(claim: Claim) -> None:
+def test_tick_stops_a_worker_that_is_to_end_after_a_while(
+    claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drain = DrainFlag()
+    monkeypatch.setattr(settings(), "drain_seconds", 0.5)
     with Lease(claim, drain) as held:
-        held.tick(1, 7)
         drain.set()
+        held.tick(1, 7)
+        time.sleep(0.3)
+        drain.set()  # once more: that gives no more time
+        held.tick(2, 7)
+        time.sleep(0.3)
         with pytest.raises(WorkerDraining):
-            held.tick(2, 7)
+            held.tick(3, 7)
 
 
 def test_the_thread_renews_while_ticks_come(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
