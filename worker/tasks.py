@@ -21,6 +21,7 @@ from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
 from worker import facts, faults, replan, siblings
+from worker.hearing import ear
 from worker.lease import (
     Lease,
     LeaseLost,
@@ -35,6 +36,7 @@ _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
 LENT_SECONDS = 5
+DEAF_END_SECONDS = 30
 _device: str | None = None  # of the child that this process is, if it serves the GPU queue
 
 
@@ -56,7 +58,7 @@ def _adopt(**_: object) -> None:
     siblings.set_back_lost()
     queue = Queue(settings().worker_queue)
     if queue is Queue.CPU:
-        facts.register(queue, facts.measure(queue))
+        facts.register(queue, facts.measure(queue), _end_deaf)
         return
     try:
         found = facts.calibrated(facts.measure(queue), draining)
@@ -70,7 +72,7 @@ def _adopt(**_: object) -> None:
         return
     global _device  # noqa: PLW0603  a child is one process with one device
     _device = found.device
-    facts.register(queue, found)
+    facts.register(queue, found, _end_deaf)
 
 
 def _end_worker() -> None:
@@ -79,17 +81,27 @@ def _end_worker() -> None:
     os.kill(_parent, signal.SIGTERM)
 
 
+def _end_deaf() -> None:
+    """Who takes no messages may not take signals either, and is ended all the same."""
+    log.critical("there are steps and messages, and none comes to %s: ends", facts.name())
+    _end_worker()
+    time.sleep(DEAF_END_SECONDS)
+    log.critical("the worker of %s does not end: it is killed", facts.name())
+    os.kill(_parent, signal.SIGKILL)  # and with it goes this process
+
+
 @app.task(name=RUN_STEP)
 def run_step(step_id: str) -> None:
     """Run the step whose turn it is in this step's queue, and those after it while there are any.
 
     A message too many finds nothing to claim.
     """
-    with reading() as session:
-        knocked = session.get(Step, UUID(step_id))
-    queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
-    while not draining.is_set() and (claim := _claim_next(queue)) is not None:
-        run_claimed(claim)
+    with ear.heard():
+        with reading() as session:
+            knocked = session.get(Step, UUID(step_id))
+        queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
+        while not draining.is_set() and (claim := _claim_next(queue)) is not None:
+            run_claimed(claim)
 
 
 def _claim_next(queue: Queue) -> Claim | None:
