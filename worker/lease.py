@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import Self
@@ -49,7 +50,8 @@ class Lease:
     """A context for one claimed step. `tick` is called at every yield of the computation.
 
     A thread renews the lease as long as ticks keep coming. If none has come for `stall_seconds` the
-    process is taken to hang: the lease runs out and the process ends, so that its device is free.
+    process is taken to hang: it ends, so that its device is free. Another thread sees to that,
+    which waits for no database.
     """
 
     def __init__(self, claim: Claim, drain: "DrainFlag") -> None:
@@ -58,16 +60,17 @@ class Lease:
         self._reported = 0.0
         self._lost = False
         self._over = threading.Event()
-        renew = partial(contextvars.copy_context().run, self._renew)  # logs of the same step
-        self._thread = threading.Thread(target=renew, daemon=True, name="lease")
+        self._threads = [_thread(self._renew), _thread(self._watch)]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def tick(self, done: int, total: int) -> None:
         """Report progress, at most once a second, and look whether to go on.
@@ -102,12 +105,18 @@ class Lease:
         if self._lost:
             raise LeaseLost
 
-    def _renew(self) -> None:
+    def _watch(self) -> None:
         while not self._over.wait(settings().lease_renew_seconds):
-            if time.monotonic() - self._ticked > settings().stall_seconds:
+            if self._has_stalled():
                 log.critical("has stalled: this process ends")
                 self._tell_of_stall()
                 os._exit(EXIT_STALLED)
+
+    def _has_stalled(self) -> bool:
+        return time.monotonic() - self._ticked > settings().stall_seconds
+
+    def _renew(self) -> None:
+        while not self._over.wait(settings().lease_renew_seconds):
             try:
                 with transaction() as session:
                     self._lost = not leases.renew(session, self._claim)
@@ -125,6 +134,12 @@ class Lease:
             endings.end(self._claim, partial(endings.set_back, setback=setback))
         except Exception:  # then it looks like a process that was killed
             log.exception("the stall was not written")
+
+
+def _thread(target: Callable[[], None]) -> threading.Thread:
+    """Which logs about the same step."""
+    run = partial(contextvars.copy_context().run, target)
+    return threading.Thread(target=run, daemon=True, name="lease")
 
 
 class DrainFlag:
