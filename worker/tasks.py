@@ -162,7 +162,10 @@ def _run(claim: Claim) -> None:
 def _set_back(claim: Claim, error: Exception) -> None:
     if faults.is_out_of_memory(error) and _halved(claim):
         return
-    endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
+    try:
+        endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
+    except Exception:  # the database is away, say: then the lease runs out
+        log.exception("its end was not written")
     if faults.is_gpu_lost(error):  # nothing of CUDA works in this process any more
         os._exit(faults.EXIT_GPU_LOST)
 
