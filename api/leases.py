@@ -61,6 +61,11 @@ def claim(session: Session, step_id: UUID, worker: str) -> Claim | None:
     )
     if not taken:
         return None
+    return claim_of(step)
+
+
+def claim_of(step: Step) -> Claim:
+    """Whose a running step is now."""
     assert step.lease_token is not None
     return Claim(
         step.id,

@@ -160,7 +160,7 @@ def _run(claim: Claim) -> None:
 
 
 def _set_back(claim: Claim, error: Exception) -> None:
-    if faults.is_out_of_memory(error) and _halved(claim):
+    if faults.is_out_of_memory(error) and replan.halve(claim):
         return
     try:
         endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
@@ -188,11 +188,3 @@ def _finish(claim: Claim, output: dict[str, object]) -> None:
             return
         protection = steps.finish(session, claim, output)
     endings.clean(protection)
-
-
-def _halved(claim: Claim) -> bool:
-    try:
-        return replan.halve(claim)
-    except Exception:  # the database is away, say: then the step is set back as it is
-        log.exception("no smaller batches were planned")
-        return False
