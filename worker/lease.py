@@ -52,6 +52,10 @@ class Lease:
     A thread renews the lease as long as ticks keep coming. If none has come for `stall_seconds` the
     process is taken to hang: it ends, so that its device is free. Another thread sees to that,
     which waits for no database.
+
+    Who is cut off from the database goes on computing, since it can't tell that from one that is
+    away for everybody: what it stores has the bytes that whoever has the step by now stores, or is
+    an older state on the way there, and it writes no row without being asked for its token.
     """
 
     def __init__(self, claim: Claim, drain: "DrainFlag") -> None:
