@@ -15,7 +15,14 @@ from sqlalchemy.types import TypeDecorator
 from api.settings import settings
 
 BUSY_TIMEOUT_MS = 30_000
-CONNECT_SECONDS = 5
+# Without limits, a host that does not answer holds a request for minutes, and a worker for hours.
+POSTGRESQL_LIMITS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 class Base(DeclarativeBase):
@@ -55,12 +62,8 @@ class UTCDateTime(TypeDecorator[datetime]):
 def make_engine(url: str) -> Engine:
     """An engine for SQLite (WAL, immediate write transactions) or PostgreSQL."""
     if make_url(url).get_backend_name() != "sqlite":
-        # Without a limit, a host that does not answer holds a request for minutes.
         return create_engine(
-            url,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            url, pool_pre_ping=True, hide_parameters=True, connect_args=POSTGRESQL_LIMITS
         )
     database = make_url(url).database
     if database:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from api.settings import settings
 START_SECONDS = 60
 STOP_SECONDS = 15
 GRACE_SECONDS = 5
+DRAIN_SECONDS = 2
+"""For steps to go on in when all is to end: whoever stops it waits for it."""
 
 
 class ServiceError(RuntimeError):
@@ -89,7 +91,8 @@ def service(host: str, port: int) -> Iterator[Service]:
         _wait_until_ready(running)
         yield running
     finally:
-        stop([part.process for part in running.parts if part.process is not None], STOP_SECONDS)
+        started = [part.process for part in running.parts if part.process is not None]
+        stop(started, STOP_SECONDS + _drain_seconds())
         if queue is not None:
             stop([queue], STOP_SECONDS)
 
@@ -118,9 +121,16 @@ def _parts(host: str, port: int) -> Iterator[Part]:
     serving = ["api.main:app", f"--host={host}", f"--port={port}", "--no-access-log"]
     serving += [f"--timeout-graceful-shutdown={GRACE_SECONDS}"]  # streams of events do not end
     yield Part("api", [*python, "uvicorn", *serving])
+    drain = {"SEPGATE_DRAIN_SECONDS": str(_drain_seconds())}
     for queue in Queue:
-        yield from workers.parts(queue)
+        for part in workers.parts(queue):
+            yield replace(part, environment={**part.environment, **drain})
     yield Part("sweep", [*python, "worker.sweep"])
+
+
+def _drain_seconds() -> float:
+    told = "drain_seconds" in settings().model_fields_set
+    return settings().drain_seconds if told else DRAIN_SECONDS
 
 
 def _start_valkey(logs: Path) -> "subprocess.Popen[bytes] | None":

@@ -61,6 +61,11 @@ def claim(session: Session, step_id: UUID, worker: str) -> Claim | None:
     )
     if not taken:
         return None
+    return claim_of(step)
+
+
+def claim_of(step: Step) -> Claim:
+    """Whose a running step is now."""
     assert step.lease_token is not None
     return Claim(
         step.id,
@@ -135,7 +140,11 @@ def attempts(step: Step) -> int:
 def give_back(
     session: Session, step: Step, *, counts: bool, hold_seconds: float = 0, **why: object
 ) -> None:
-    """running -> ready: to be sent and claimed again. `counts` says whether the attempt does."""
+    """running -> ready: to be sent and claimed again. `counts` says whether the attempt does.
+
+    Where the attempt has kept something, the setbacks before it are over.
+    """
+    over = {"setbacks": 0, "setback_at": None} if has_kept(step) else {}
     move(
         session,
         step,
@@ -145,7 +154,7 @@ def give_back(
         sent_at=None,
         not_before=now(session) + timedelta(seconds=hold_seconds) if hold_seconds else None,
         attempt=max(attempts(step) - (not counts), 0),
-        **why,
+        **(over | why),
     )
 
 

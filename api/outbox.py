@@ -1,12 +1,13 @@
 """What is to be sent is written with the row; after the commit it is sent. Doubled is harmless."""
 
-from collections.abc import Iterable
-from datetime import timedelta
-from itertools import takewhile
+import logging
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from kombu.exceptions import OperationalError
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
 from api import queue, turns
 from api.db import now, reading, transaction
@@ -15,17 +16,28 @@ from api.settings import settings
 
 BATCH = 1000
 
+log = logging.getLogger(__name__)
+
 
 def send_ready() -> None:
     """Knock for every ready step that was not sent yet."""
     with reading() as session:
+        at = now(session)
         unsent = session.execute(
             select(Step.id, Step.kind)
-            .where(turns.claimable(now(session)), Step.sent_at.is_(None))
+            .where(turns.claimable(at), Step.sent_at.is_(None))
             .order_by(Step.created_at, Step.index)
             .limit(BATCH)
         ).all()
-    _send((step_id, QUEUES[kind]) for step_id, kind in unsent)
+    _send([(step_id, QUEUES[kind]) for step_id, kind in unsent], Step.sent_at.is_(None), at)
+
+
+def try_to_send() -> None:
+    """The same, for who has done what was asked: what can't be sent now, the sweep sends."""
+    try:
+        send_ready()
+    except Exception:
+        log.exception("what is ready was not sent")
 
 
 def send_lost() -> None:
@@ -36,16 +48,16 @@ def send_lost() -> None:
     for name in Queue:
         with reading() as session:
             at = now(session)
-            limit = at - timedelta(seconds=settings().resend_seconds)
+            was_sent = Step.sent_at < at - timedelta(seconds=settings().resend_seconds)
             kinds = turns.kinds_of(name)
             late = session.scalars(
                 select(Step.id)
-                .where(turns.claimable(at), Step.kind.in_(kinds), Step.sent_at < limit)
+                .where(turns.claimable(at), Step.kind.in_(kinds), was_sent)
                 .order_by(Step.created_at, Step.index)
                 .limit(BATCH)
             ).all()
         if late and _is_empty(name):
-            _send((step_id, name) for step_id in late)
+            _send([(step_id, name) for step_id in late], was_sent, at)
 
 
 def _is_empty(name: Queue) -> bool:
@@ -55,13 +67,28 @@ def _is_empty(name: Queue) -> bool:
         return False
 
 
-def _send(steps: Iterable[tuple[UUID, Queue]]) -> None:
-    # Up to the first that fails: a broker that is away costs seconds at each try.
-    sent = [step_id for step_id, _ in takewhile(lambda step: queue.send(*step), steps)]
-    if sent:
-        with transaction() as session:
-            session.execute(
-                update(Step)
-                .where(Step.id.in_(sent), Step.state == StepState.READY)
-                .values(sent_at=now(session))
-            )
+def _send(steps: Sequence[tuple[UUID, Queue]], found: ColumnElement[bool], at: datetime) -> None:
+    """Written first: whoever is woken by the message is to find the row free."""
+    marked = _mark([step_id for step_id, _ in steps], found, at)
+    unsent = deque(step for step in steps if step[0] in marked)
+    try:
+        # Up to the first that fails: a broker that is away costs seconds at each try.
+        while unsent and queue.send(*unsent[0]):
+            unsent.popleft()
+    finally:
+        _mark([step_id for step_id, _ in unsent], Step.sent_at == at, None)
+
+
+def _mark(
+    step_ids: Sequence[UUID], found: ColumnElement[bool], sent_at: datetime | None
+) -> set[UUID]:
+    """Write when ready steps were sent that still are as they were found; which ones."""
+    if not step_ids:
+        return set()
+    wanted = select(Step.id).where(Step.id.in_(step_ids), Step.state == StepState.READY, found)
+    with transaction() as session:
+        # Others lock many steps, too. Who waits for none of them can't be waited for in a circle.
+        locked = wanted.order_by(Step.id).with_for_update(skip_locked=True)
+        ours = session.scalars(locked).all()
+        session.execute(update(Step).where(Step.id.in_(ours)).values(sent_at=sent_at))
+    return set(ours)

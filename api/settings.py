@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(90, description="a step whose lease is not renewed is given away")
     lease_renew_seconds: float = 15
     stall_seconds: float = Field(900, description="no progress for so long is a hang")
+    drain_seconds: float = Field(
+        60, ge=0, le=80, description="in a worker that is to end a step may go on for so long"
+    )
     max_attempts: int = Field(
         3, description="attempts in a row that end by the step's own fault and keep nothing"
     )

@@ -3,7 +3,7 @@
 A message says that there is work in a queue, not which: a worker that is free asks the rows.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select, true, update
@@ -44,7 +44,8 @@ def claim_next(
         device: what a plan must be for, where there is one: others' bytes would differ.
     """
     at = now(session)
-    while (found := session.execute(_next(queue, at, device)).first()) is not None:
+    steps = _next(queue, at, device).with_for_update(skip_locked=True, of=Step)
+    while (found := session.execute(steps).first()) is not None:
         step, owner_id = found
         # Whoever waited for one owner's lock in vain lets go of it before asking for another's.
         with session.begin_nested() as attempt:
@@ -56,6 +57,12 @@ def claim_next(
             attempt.rollback()
         session.expire_all()  # another worker was faster: what it left is to be seen
     return None
+
+
+def is_overdue(session: Session, queue: Queue, device: str | None, seconds: float) -> bool:
+    """Whether a step could be claimed that could have been so long ago; nothing is locked."""
+    at = now(session) - timedelta(seconds=seconds)
+    return session.execute(_next(queue, at, device).where(Step.ready_at <= at)).first() is not None
 
 
 def claimable(at: datetime) -> ColumnElement[bool]:
@@ -131,7 +138,6 @@ def _next(queue: Queue, at: datetime, device: str | None) -> Select[Step, UUID]:
             Step.id,
         )
         .limit(1)
-        .with_for_update(skip_locked=True, of=Step)
     )
 
 

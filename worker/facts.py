@@ -6,7 +6,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from api.models import WORKER_FRESH_SECONDS, Queue, Worker
 from api.settings import settings
 from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from worker import faults
+from worker.hearing import ear
 from worker.lease import DrainFlag, WorkerDraining
 from worker.usage import Usage
 
@@ -150,17 +151,27 @@ def alike(session: Session, queue: Queue) -> int:
     return max(session.scalar(there) or 0, 1)
 
 
-def register(queue: Queue, facts: Facts) -> None:
-    """Write the row, and keep its heartbeat fresh from a thread for as long as this process is."""
-    threading.Thread(target=_beat, args=(queue, facts), daemon=True, name="heartbeat").start()
+def register(queue: Queue, facts: Facts, on_deaf: Callable[[], None]) -> None:
+    """Write the row, and keep its heartbeat fresh from a thread for as long as this process is.
+
+    Or until it hears no messages any more: then `on_deaf` is called in its place.
+    """
+    ear.listen()
+    beat = threading.Thread(
+        target=_beat, args=(queue, facts, on_deaf), daemon=True, name="heartbeat"
+    )
+    beat.start()
 
 
-def _beat(queue: Queue, facts: Facts) -> None:
+def _beat(queue: Queue, facts: Facts, on_deaf: Callable[[], None]) -> None:
     began: datetime | None = None
     usage = Usage()
+    device = facts.device if queue is Queue.GPU else None
     while True:
         used = usage.of(facts.device)
         try:
+            if ear.is_deaf(queue, device, name(), facts.gpu):
+                break
             with transaction() as session:
                 at = now(session)
                 began = began or at
@@ -172,6 +183,7 @@ def _beat(queue: Queue, facts: Facts) -> None:
         except Exception:  # the database is away: the next beat may find it
             log.exception("the heartbeat of %s was not written", name())
         time.sleep(HEARTBEAT_SECONDS)
+    on_deaf()
 
 
 def _memory_bytes(limits: Iterable[Path] = CONTAINER_LIMITS) -> int:

@@ -50,6 +50,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says so, of whichever memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and _says(error, _NO_MEMORY)
 
 
@@ -73,7 +75,9 @@ def setback(error: Exception) -> Setback:
 
 
 def _of_surroundings(error: Exception) -> Setback | None:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if is_out_of_memory(error):  # of which an OSError may tell, too
+        return None
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         folder = error.filename or tempfile.gettempdir()
         return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
     if isinstance(error, FileNotFoundError):

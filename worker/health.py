@@ -1,6 +1,7 @@
 """`python -m worker.health`: exits 0 if a worker of this host and queue has a fresh heartbeat.
 
-A consumer can stop silently while its process lives, so that liveness is the row's heartbeat.
+A consumer can stop silently while its process lives, so that liveness is the row's heartbeat, which
+ends where messages have long lain there and none has come (`worker.hearing`).
 """
 
 import socket

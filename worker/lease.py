@@ -5,7 +5,9 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
+from multiprocessing.sharedctypes import RawValue
 from typing import Self
 
 from sqlalchemy.exc import OperationalError
@@ -48,7 +50,12 @@ class Lease:
     """A context for one claimed step. `tick` is called at every yield of the computation.
 
     A thread renews the lease as long as ticks keep coming. If none has come for `stall_seconds` the
-    process is taken to hang: the lease runs out and the process ends, so that its device is free.
+    process is taken to hang: it ends, so that its device is free. Another thread sees to that,
+    which waits for no database.
+
+    Who is cut off from the database goes on computing, since it can't tell that from one that is
+    away for everybody: what it stores has the bytes that whoever has the step by now stores, or is
+    an older state on the way there, and it writes no row without being asked for its token.
     """
 
     def __init__(self, claim: Claim, drain: "DrainFlag") -> None:
@@ -57,16 +64,17 @@ class Lease:
         self._reported = 0.0
         self._lost = False
         self._over = threading.Event()
-        renew = partial(contextvars.copy_context().run, self._renew)  # logs of the same step
-        self._thread = threading.Thread(target=renew, daemon=True, name="lease")
+        self._threads = [_thread(self._renew), _thread(self._watch)]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def tick(self, done: int, total: int) -> None:
         """Report progress, at most once a second, and look whether to go on.
@@ -75,7 +83,7 @@ class Lease:
             StepStopped, WorkerDraining, LeaseLost: break off.
         """
         self.check()
-        if self._drain.is_set():
+        if self._drain.has_run_out():
             raise WorkerDraining
         if self._ticked - self._reported < REPORT_SECONDS:
             return
@@ -101,12 +109,18 @@ class Lease:
         if self._lost:
             raise LeaseLost
 
-    def _renew(self) -> None:
+    def _watch(self) -> None:
         while not self._over.wait(settings().lease_renew_seconds):
-            if time.monotonic() - self._ticked > settings().stall_seconds:
+            if self._has_stalled():
                 log.critical("has stalled: this process ends")
                 self._tell_of_stall()
                 os._exit(EXIT_STALLED)
+
+    def _has_stalled(self) -> bool:
+        return time.monotonic() - self._ticked > settings().stall_seconds
+
+    def _renew(self) -> None:
+        while not self._over.wait(settings().lease_renew_seconds):
             try:
                 with transaction() as session:
                     self._lost = not leases.renew(session, self._claim)
@@ -126,18 +140,34 @@ class Lease:
             log.exception("the stall was not written")
 
 
+def _thread(target: Callable[[], None]) -> threading.Thread:
+    """Which logs about the same step."""
+    run = partial(contextvars.copy_context().run, target)
+    return threading.Thread(target=run, daemon=True, name="lease")
+
+
 class DrainFlag:
-    """Set in the Celery parent on SIGTERM, read in its children: one byte of shared memory."""
+    """Set in the Celery parent on SIGTERM, read in its children: when, in shared memory.
+
+    They take nothing more. What they are at may go on for `drain_seconds`, to end or to come to a
+    state that is kept.
+    """
 
     def __init__(self) -> None:
-        from multiprocessing.sharedctypes import RawValue  # noqa: PLC0415  only where it is used
-
-        self._value = RawValue("b", 0)
+        self._since = RawValue("d", 0)
 
     def set(self) -> None:
         """Ask the children to end."""
-        self._value.value = 1
+        self._since.value = self._since.value or time.monotonic()
 
     def is_set(self) -> bool:
         """Whether they were asked."""
-        return bool(self._value.value)
+        return bool(self._since.value)
+
+    def has_run_out(self) -> bool:
+        """Whether they were asked so long ago that they are to break off."""
+        return self.is_set() and time.monotonic() - self._since.value >= settings().drain_seconds
+
+
+draining = DrainFlag()
+"""Of this worker: Celery imports this before it forks its children."""

@@ -14,6 +14,7 @@ from api import leases, storage
 from api.db import transaction
 from api.errors import AppError
 from api.leases import Claim
+from worker.lease import WorkerDraining, draining
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class Keeper:
 
     What can't be stored or written is logged: hours of training outlive a storage or a database
     that is away, and only would begin anew elsewhere, or show an ETA that is a little wrong.
+
+    In a worker that is to end every state is kept, and the first one that is ends the attempt.
     """
 
     def __init__(self, claim: Claim, key: str) -> None:
@@ -40,10 +43,15 @@ class Keeper:
 
     def is_due(self) -> bool:
         """Whether a state is to be stored now; not the one that the attempt began with."""
-        return self._begun and time.monotonic() >= self._saved + SAVE_SECONDS
+        is_late = time.monotonic() >= self._saved + SAVE_SECONDS
+        return self._begun and (is_late or draining.is_set())
 
     def save(self, state: dict[str, Any], done: int) -> None:
-        """Store what the next attempt would go on from, with `done` of the work."""
+        """Store what the next attempt would go on from, with `done` of the work.
+
+        Raises:
+            WorkerDraining: it is stored, and another worker is to go on from it.
+        """
         file = io.BytesIO()
         torch.save(state | {"done": done}, file)
         try:
@@ -52,6 +60,8 @@ class Keeper:
             log.exception("the state of a training was not stored")
         else:
             self._tell(leases.keep, done)
+            if draining.is_set():
+                raise WorkerDraining
         self._saved = time.monotonic()
 
     def _tell(self, what: Callable[[Session, Claim, int], None], done: int) -> None:

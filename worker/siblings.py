@@ -5,35 +5,42 @@ Nobody else knows that the worker lived. Where it did not, their leases run out.
 
 import logging
 import os
+from collections.abc import Sequence
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import endings, logs
-from api.db import transaction
-from api.endings import Owner, Setback
+from api import endings, leases, logs
+from api.db import reading
+from api.endings import Setback
+from api.leases import Claim
 from api.models import Step, StepState
-from worker import facts
+from api.settings import settings
+from worker import facts, replan
 
+DIED = "PROCESS_DIED"
 log = logging.getLogger(__name__)
 
 
 def set_back_lost() -> None:
     """Called by a new process of this worker, before it takes a step."""
     try:
-        with transaction() as session:
-            ended = [_set_back(session, step) for step in _held(session) if _is_dead(step)]
-        for row in ended:
-            endings.clean(row)
+        with reading() as session:
+            dead = [step for step in _held(session) if _is_dead(step)]
+        for step in dead:
+            with bound_contextvars(**logs.about(step)):
+                log.warning("died with %s", step.lease_owner)
+                _set_back(step, leases.claim_of(step))
     except Exception:  # database or storage are away: then the leases run out
         log.exception("whether a process of this worker has died was not found out")
 
 
-def _held(session: Session) -> list[Step]:
+def _held(session: Session) -> Sequence[Step]:
     ours = Step.lease_owner.startswith(f"{facts.worker()}:", autoescape=True)
     query = select(Step).where(Step.state == StepState.RUNNING, ours).order_by(Step.id)
-    return list(session.scalars(query.with_for_update(skip_locked=True)))
+    return session.scalars(query).all()
 
 
 def _is_dead(step: Step) -> bool:
@@ -47,11 +54,14 @@ def _is_dead(step: Step) -> bool:
     return False
 
 
-def _set_back(session: Session, step: Step) -> Owner:
-    with bound_contextvars(**logs.about(step)):
-        log.warning("died with %s", step.lease_owner)
+def _set_back(step: Step, claim: Claim) -> None:
+    """Where it would fail, it may be that the host's memory is too small for its batches."""
+    again = step.error_code == DIED and leases.attempts(step) >= settings().max_attempts
+    if again and replan.halve(claim):
+        return
     message = (
         f"The process was killed in the middle of {step.kind}; the worker's log, or the kernel's "
         "for a lack of memory, says why."
     )
-    return endings.set_back(session, step, Setback("PROCESS_DIED", message, suspect=True))
+    setback = Setback(DIED, message, suspect=True)
+    endings.end(claim, partial(endings.set_back, setback=setback))

@@ -21,21 +21,22 @@ from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
 from worker import facts, faults, replan, siblings
+from worker.hearing import ear
 from worker.lease import (
-    DrainFlag,
     Lease,
     LeaseLost,
     StepPostponed,
     StepStopped,
     WorkerDraining,
+    draining,
 )
 
 log = logging.getLogger(__name__)
-draining = DrainFlag()
 _parent = os.getpid()  # Celery imports this before it forks its children
 
 FINISH_RETRY_SECONDS = 2
 LENT_SECONDS = 5
+DEAF_END_SECONDS = 30
 # Of the child that this process is, if it serves the GPU queue.
 _device: str | None = None
 _gpu: str | None = None
@@ -59,7 +60,7 @@ def _adopt(**_: object) -> None:
     siblings.set_back_lost()
     queue = Queue(settings().worker_queue)
     if queue is Queue.CPU:
-        facts.register(queue, facts.measure(queue))
+        facts.register(queue, facts.measure(queue), _end_deaf)
         return
     try:
         found = facts.calibrated(facts.measure(queue), draining)
@@ -73,7 +74,7 @@ def _adopt(**_: object) -> None:
         return
     global _device, _gpu
     _device, _gpu = found.device, found.gpu
-    facts.register(queue, found)
+    facts.register(queue, found, _end_deaf)
 
 
 def _end_worker() -> None:
@@ -82,17 +83,27 @@ def _end_worker() -> None:
     os.kill(_parent, signal.SIGTERM)
 
 
+def _end_deaf() -> None:
+    """Who takes no messages may not take signals either, and is ended all the same."""
+    log.critical("there are steps and messages, and none comes to %s: ends", facts.name())
+    _end_worker()
+    time.sleep(DEAF_END_SECONDS)
+    log.critical("the worker of %s does not end: it is killed", facts.name())
+    os.kill(_parent, signal.SIGKILL)  # and with it goes this process
+
+
 @app.task(name=RUN_STEP)
 def run_step(step_id: str) -> None:
     """Run the step whose turn it is in this step's queue, and those after it while there are any.
 
     A message too many finds nothing to claim.
     """
-    with reading() as session:
-        knocked = session.get(Step, UUID(step_id))
-    queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
-    while not draining.is_set() and (claim := _claim_next(queue)) is not None:
-        run_claimed(claim)
+    with ear.heard():
+        with reading() as session:
+            knocked = session.get(Step, UUID(step_id))
+        queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
+        while not draining.is_set() and (claim := _claim_next(queue)) is not None:
+            run_claimed(claim)
 
 
 def _claim_next(queue: Queue) -> Claim | None:
@@ -116,7 +127,7 @@ def run_claimed(claim: Claim) -> None:
             _run(claim)
         except LeaseLost:
             log.warning("was given to another worker")
-        outbox.send_ready()
+        outbox.try_to_send()
 
 
 def _run(claim: Claim) -> None:
@@ -151,9 +162,12 @@ def _run(claim: Claim) -> None:
 
 
 def _set_back(claim: Claim, error: Exception) -> None:
-    if faults.is_out_of_memory(error) and _halved(claim):
+    if faults.is_out_of_memory(error) and replan.halve(claim):
         return
-    endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
+    try:
+        endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
+    except Exception:  # the database is away, say: then the lease runs out
+        log.exception("its end was not written")
     if faults.is_gpu_lost(error):  # nothing of CUDA works in this process any more
         os._exit(faults.EXIT_GPU_LOST)
 
@@ -176,11 +190,3 @@ def _finish(claim: Claim, output: dict[str, object]) -> None:
             return
         protection = steps.finish(session, claim, output)
     endings.clean(protection)
-
-
-def _halved(claim: Claim) -> bool:
-    try:
-        return replan.halve(claim)
-    except Exception:  # the database is away, say: then the step is set back as it is
-        log.exception("no smaller batches were planned")
-        return False

@@ -40,7 +40,7 @@ def _of_gpu() -> tuple[int, float | None]:
     free, total = torch.cuda.mem_get_info()
     try:
         load = torch.cuda.utilization() / 100
-    except Exception:  # noqa: BLE001  no nvidia-ml-py, a container without it, a part of a GPU
+    except Exception:  # noqa: BLE001  a container without the driver's library, a part of a GPU
         load = None
     return total - free, load
 

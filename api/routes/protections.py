@@ -86,7 +86,7 @@ def create(
         shown = _create(caller.owner_id, request, idempotency_key)
     except IntegrityError:  # the same key came twice at once: the other one made it
         shown = _create(caller.owner_id, request, idempotency_key)
-    outbox.send_ready()
+    outbox.try_to_send()
     response.headers["Location"] = f"/v1/protections/{shown.id}"
     poll_again(response, done=shown.done)
     return shown
@@ -142,7 +142,7 @@ def retry(protection_id: UUID, caller: CallerDep, response: Response) -> Protect
     with transaction() as session:
         protection = protections.retry(session, caller.owner_id, protection_id)
         shown = _detail(session, protection)
-    outbox.send_ready()
+    outbox.try_to_send()
     poll_again(response, done=shown.done)
     return shown
 

@@ -30,6 +30,7 @@ IMPATIENT = {
     "SEPGATE_SWEEP_SECONDS": "0.5",
     "SEPGATE_RESEND_SECONDS": "1",
     "SEPGATE_MAX_ATTEMPTS": "20",
+    "SEPGATE_DRAIN_SECONDS": "1",
     "SEPGATE_DEVICE": "auto",  # as the compose file does not say
 }
 

@@ -14,6 +14,7 @@ import pytest
 
 from api import launcher, workers
 from api.models import Queue
+from api.settings import settings
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -84,6 +85,20 @@ def test_each_gpu_has_its_worker_which_comes_again(
         process.terminate()
         process.wait(START_SECONDS)
     assert not any(Path(f"/proc/{pid}").exists() for pid in first.values())
+
+
+@pytest.mark.parametrize(("told", "given"), [(None, "2"), ("30", "30.0")])
+def test_who_serves_everything_waits_a_moment_for_steps_unless_told_otherwise(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, told: str | None, given: str
+) -> None:
+    assert environment
+    if told is not None:
+        monkeypatch.setenv("SEPGATE_DRAIN_SECONDS", told)
+        settings.cache_clear()
+    parts = [part for part in launcher._parts("127.0.0.1", 1) if part.name.startswith("worker")]
+    assert {part.environment["SEPGATE_DRAIN_SECONDS"] for part in parts} == {given}
+    assert {part.environment["SEPGATE_WORKER_QUEUE"] for part in parts} == {"gpu", "cpu"}
+    settings.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from api.db import reading, transaction
+from api.db import engine, reading, transaction
 from api.models import Dataset, Owner
 from tests.api.conftest import dataset, ingested, together
 
@@ -67,3 +67,16 @@ def test_times_come_back_in_utc(owner_id: UUID) -> None:
     found = dataset(made).created_at
     assert found == east
     assert found.tzinfo is UTC
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_host_that_does_not_answer_is_given_up_within_half_a_minute() -> None:
+    connection = engine().raw_connection()
+    given = connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    connection.close()
+    assert int(given["tcp_user_timeout"]) == 30_000
+    idle, interval, count = (
+        int(given[f"keepalives_{name}"]) for name in ("idle", "interval", "count")
+    )
+    assert idle + interval * count <= 30

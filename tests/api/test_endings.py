@@ -165,6 +165,19 @@ def test_a_day_of_setbacks_with_progress_is_none(asked: UUID) -> None:
         assert now(session) - train.setback_at < timedelta(minutes=1)
 
 
+def test_a_drain_that_keeps_something_ends_the_setbacks(asked: UUID) -> None:
+    try_once(asked, LOST)
+    began(step(asked, StepKind.TRAIN).id, timedelta(hours=20))
+    endings.end(must_claim(asked, StepKind.TRAIN), endings.stop)
+    assert step(asked, StepKind.TRAIN).setbacks == 1  # nothing was kept
+    claim = must_claim(asked, StepKind.TRAIN)
+    with transaction() as session:
+        leases.keep(session, claim, 7)
+    endings.end(claim, endings.stop)
+    train = step(asked, StepKind.TRAIN)
+    assert (train.setbacks, train.setback_at) == (0, None)
+
+
 def test_a_stop_holds_as_long_as_it_is_told_and_says_nothing(asked: UUID) -> None:
     claim = must_claim(asked, StepKind.TRAIN)
     endings.end(claim, partial(endings.postpone, hold_seconds=30))

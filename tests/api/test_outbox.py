@@ -1,22 +1,28 @@
 """What is sent when: once, again if it was lost, never if nobody would claim it."""
 
 import time
+from typing import Never
 from uuid import UUID
 
+import httpx2
 import pytest
 from redis import Redis
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from api import endings, outbox, protections, queue
 from api.db import transaction
-from api.models import Queue, StepKind
+from api.models import Queue, Step, StepKind, StepState
 from api.settings import settings
 from tests import servers
 from tests.api.conftest import (
     Change,
+    claimed,
     finish,
     freeze,
     ingested,
     must_claim,
+    protected,
     queued,
     requested,
     step,
@@ -130,3 +136,50 @@ def test_what_could_not_be_sent_stays_unsent(owner_id: UUID, change: Change) -> 
     change(REDIS_URL=broker)
     outbox.send_ready()
     assert queued(Queue.GPU) == 3
+
+
+def test_who_is_woken_finds_the_row_free(asked: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would pass over it, and idle until that is sent again."""
+    claims, send = [], queue.send
+
+    def sent_and_heard(step_id: UUID, name: Queue) -> bool:
+        was_sent = send(step_id, name)
+        claims.append(claimed(step_id))
+        return was_sent
+
+    monkeypatch.setattr(queue, "send", sent_and_heard)
+    outbox.send_ready()
+    assert len(claims) == 1
+    assert claims[0] is not None
+    assert step(asked, StepKind.TRAIN).sent_at is not None
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_row_that_another_holds_is_not_waited_for(asked: UUID) -> None:
+    """Who locks many does so in an order of its own: the two could wait for each other."""
+    train(asked)
+    shard = select(Step).where(Step.kind == StepKind.PERTURB, Step.index == 0)
+    before = queued(Queue.GPU)
+    with transaction() as session:
+        session.scalars(shard.with_for_update()).one()
+        outbox.send_ready()
+    sent = [step(asked, StepKind.PERTURB, index).sent_at is not None for index in (0, 1)]
+    assert sent == [False, True]
+    assert queued(Queue.GPU) == before + 2  # the other shard, and the originals
+    outbox.send_ready()
+    assert queued(Queue.GPU) == before + 3
+
+
+def test_what_was_made_is_answered_though_it_can_t_be_sent(
+    client: httpx2.Client, ready_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> Never:
+        raise OperationalError("SELECT", {}, Exception("the server closed the connection"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "reading", away)
+        made = protected(client, ready_dataset)  # 202
+    assert step(UUID(made["id"]), StepKind.TRAIN).state is StepState.READY
+    before = queued(Queue.GPU)
+    outbox.send_ready()
+    assert queued(Queue.GPU) == before + 1

@@ -3,6 +3,7 @@
 There is none on a machine without one: a plan for it, and a worker that needs it, are real there.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -29,7 +30,14 @@ pytestmark = [
 ]
 
 PROGRAM = """
+import sys
+from sqlalchemy.exc import OperationalError
+from api import endings
 from tests.worker import jobs
+def away(*_):
+    raise OperationalError("SELECT", {}, Exception("the database is away"))
+if "away" in sys.argv:
+    endings.end = away
 jobs.run(jobs.ready()[0].id)
 """
 
@@ -58,6 +66,15 @@ def test_the_step_goes_back_uncounted_and_the_process_ends() -> None:
     assert shard.error is not None
     assert shard.error.startswith("The GPU of this worker failed: ")
     assert jobs.show(made).state is ProtectionState.RUNNING
+
+
+def test_the_process_ends_though_the_database_is_away() -> None:
+    """It would take the next step, which can't run either."""
+    planned_for_a_gpu()
+    words = [sys.executable, "-c", PROGRAM, "away"]
+    ran = subprocess.run(words, timeout=120, check=False, capture_output=True, text=True)
+    assert ran.returncode == faults.EXIT_GPU_LOST, ran.stderr
+    assert "its end was not written" in ran.stderr
 
 
 def test_a_worker_that_needs_a_gpu_ends_without_one(
@@ -96,11 +113,21 @@ def test_a_worker_that_needs_a_gpu_ends_without_one(
         (torch.AcceleratorError("unspecified launch failure"), True, False, False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False, True),
         (ValueError("CUDA error"), False, False, True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), False, True, True),
+        (OSError(errno.EIO, "Input/output error"), False, False, False),
     ],
 )
 def test_what_errors_say(error: Exception, *, lost: bool, full: bool, suspect: bool) -> None:
     assert (faults.is_gpu_lost(error), faults.is_out_of_memory(error)) == (lost, full)
     assert faults.setback(error).suspect is suspect
+    assert (faults.setback(error).code == "OUT_OF_MEMORY") is full
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_or_a_quota_that_is_used_up_is_full(number: int) -> None:
+    setback = faults.setback(OSError(number, "no room", "/data/blobs"))
+    assert (setback.code, setback.suspect) == ("STORAGE_FULL", False)
+    assert "/data/blobs" in setback.message
 
 
 def test_the_cpu_queue_packages_what_a_gpu_has_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,13 +69,20 @@ def test_tick_stops_who_has_lost_the_lease(claim: Claim, monkeypatch: pytest.Mon
             held.tick(1, 7)
 
 
-def test_tick_stops_a_worker_that_is_to_end(claim: Claim) -> None:
+def test_tick_stops_a_worker_that_is_to_end_after_a_while(
+    claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drain = DrainFlag()
+    monkeypatch.setattr(settings(), "drain_seconds", 0.5)
     with Lease(claim, drain) as held:
-        held.tick(1, 7)
         drain.set()
+        held.tick(1, 7)
+        time.sleep(0.3)
+        drain.set()  # once more: that gives no more time
+        held.tick(2, 7)
+        time.sleep(0.3)
         with pytest.raises(WorkerDraining):
-            held.tick(2, 7)
+            held.tick(3, 7)
 
 
 def test_the_thread_renews_while_ticks_come(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,29 +96,44 @@ def test_the_thread_renews_while_ticks_come(claim: Claim, monkeypatch: pytest.Mo
     assert after > before
 
 
-def test_a_process_that_hangs_ends(claim: Claim) -> None:
-    """Nobody could claim its step again as long as it held the device."""
+def hanging(claim: Claim, more: str = "") -> "subprocess.CompletedProcess[bytes]":
+    """A process that claims the step, does `more` and nothing after it."""
     program = textwrap.dedent(
         f"""
-        import time
+        import threading, time
         from uuid import UUID
+        from api import leases
         from api.leases import Claim
         from api.models import StepKind
+        from worker import lease
         from worker.lease import DrainFlag, Lease
+        {more}
         claim = {claim!r}
         with Lease(claim, DrainFlag()):
             time.sleep(60)
         """
     ).replace(repr(claim.kind), "StepKind.TRAIN")
     variables = {"SEPGATE_LEASE_RENEW_SECONDS": "0.1", "SEPGATE_STALL_SECONDS": "0.5"}
-    ended = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | variables,
         timeout=30,
         check=False,
         capture_output=True,
     )
+
+
+def test_a_process_that_hangs_ends(claim: Claim) -> None:
+    """Nobody could claim its step again as long as it held the device."""
+    ended = hanging(claim)
     assert ended.returncode == lease.EXIT_STALLED
     assert b"stalled" in ended.stderr
     waits = row(claim)
     assert (waits.state, waits.attempt, waits.error_code) == (StepState.READY, 1, "STALLED")
+
+
+def test_a_process_that_hangs_ends_though_the_database_does_too(claim: Claim) -> None:
+    stuck = "leases.renew = leases.held = lambda *_: time.sleep(60); lease.TELL_SECONDS = 1"
+    ended = hanging(claim, stuck)
+    assert ended.returncode == lease.EXIT_STALLED
+    assert row(claim).state is StepState.RUNNING  # until its lease runs out

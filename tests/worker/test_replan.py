@@ -1,5 +1,7 @@
 """A perturbation that does not fit begins again by smaller batches, which is on record."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,9 +14,11 @@ from torch import Tensor
 from api import leases, protections, storage
 from api.db import reading, transaction
 from api.models import Event, Protection, ProtectionState, Step, StepKind, StepState
+from api.settings import settings
 from sep_core.protection import protect
 from tests import pictures
 from tests.worker import jobs
+from worker import facts, siblings
 from worker.steps import perturb
 
 pytestmark = [
@@ -77,6 +81,45 @@ def test_one_image_that_does_not_fit_fails_by_name(monkeypatch: pytest.MonkeyPat
     failed = jobs.show(made)
     assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "OUT_OF_MEMORY")
     assert plans(made)[-1] == 1
+
+
+def die(step_id: UUID) -> None:
+    """A process of this worker is killed in the middle of a step, and another follows it."""
+    dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    dead.wait()
+    with transaction() as session:
+        assert leases.claim(session, step_id, f"{facts.worker()}:{dead.pid}") is not None
+    siblings.set_back_lost()
+    jobs.wait()
+
+
+def test_what_kills_its_process_again_and_again_goes_on_by_halves() -> None:
+    """For a lack of memory Linux kills; nobody is told."""
+    made = jobs.ask(jobs.upload(ARCHIVE).id, epochs=2)
+    jobs.work(until=StepKind.PERTURB)
+    batches = plans(made)
+    for deaths in range(1, settings().max_attempts + 1):
+        assert plans(made) == batches
+        shard = jobs.ready()[0]
+        assert (shard.kind, shard.attempt) == (StepKind.PERTURB, deaths - 1)
+        die(shard.id)
+    assert plans(made) == [*batches, batches[0] // 2]
+    assert jobs.ready()[0].attempt == 0
+    jobs.work()
+    assert jobs.show(made).state is ProtectionState.SUCCEEDED
+
+
+def test_what_kills_its_process_by_single_images_fails() -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id, epochs=2)
+    jobs.work(until=StepKind.PERTURB)
+    with transaction() as session:
+        row = session.get_one(Protection, made)
+        assert row.plan is not None
+        row.plan = row.plan | {"batch_size": 1}
+    for _ in range(settings().max_attempts):
+        die(jobs.ready()[0].id)
+    failed = jobs.show(made)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "PROCESS_DIED")
 
 
 def test_another_s_shard_of_the_old_plan_counts_for_nothing(

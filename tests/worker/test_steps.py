@@ -18,6 +18,7 @@ from tests import pictures
 from tests.worker import jobs
 from worker import resume
 from worker.data import checkpoint_key, load_index, training_key
+from worker.lease import DrainFlag, WorkerDraining
 from worker.steps import train
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -314,6 +315,35 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
     assert storage.read(key) == whole
     assert protection.state is ProtectionState.SUCCEEDED
     assert storage.read_if_there(training_key(protection_id)) is None
+
+
+def test_a_worker_that_is_to_end_keeps_the_epoch_that_it_is_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draining = DrainFlag()
+    monkeypatch.setattr(resume, "draining", draining)
+    archive = pictures.zipped(FILES)
+    _, whole = jobs.protect(archive)
+    protection_id = jobs.ask(jobs.upload(archive).id)
+    with transaction() as session:
+        claim = leases.claim(session, jobs.ready()[0].id, "a test")
+        assert claim is not None
+        steps.start(session, claim)
+    work = train.run(claim)
+    while next(work)[0] == 0:
+        assert storage.read_if_there(training_key(protection_id)) is None
+    draining.set()
+    with pytest.raises(WorkerDraining):
+        list(work)
+    stored = resume.load(training_key(protection_id))
+    assert stored is not None
+    assert stored["training"]["epoch"] == 1
+    with transaction() as session:
+        assert session.get_one(Step, claim.step_id).progress_kept == stored["done"] > 0
+    endings.end(claim, endings.stop)
+    monkeypatch.setattr(resume, "draining", DrainFlag())
+    jobs.work()
+    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
 
 
 @pytest.mark.parametrize("damaged", ["state", "checkpoint"])
