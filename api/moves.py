@@ -1,8 +1,12 @@
 """The states' legal moves, and the one function that moves."""
 
+import hashlib
+import os
+import socket
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -58,23 +62,35 @@ def move(session: Session, row: Dataset | Protection | Step, to: State, **values
         raise ValueError(f"expected a legal move from {row.state}, got {to}")
     if to is StepState.READY:
         values["ready_at"] = now(session)
+    ended = row.lease_token if isinstance(row, Step) else None
     found = session.execute(
         update(model).where(model.id == row.id, model.state == row.state).values(state=to, **values)
     )
     if found.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
         return False
     session.refresh(row)
-    events.record(session, f"{model.__name__.lower()}.{to}", row, **_told(row))
+    events.record(session, f"{model.__name__.lower()}.{to}", row, **_told(row, ended))
     return True
 
 
-def _told(row: Dataset | Protection | Step) -> dict[str, Any]:
-    """What of a row is news in its new state."""
+def lease_name(token: UUID) -> str:
+    """A lease as events name it: whoever knows its token may write, so that is in none."""
+    return hashlib.sha256(token.bytes).hexdigest()[:12]
+
+
+def _told(row: Dataset | Protection | Step, ended: UUID | None) -> dict[str, Any]:
+    """What of a row is news in its new state; of a step with the lease that began or `ended`.
+
+    Which process ended it is told beside: a row knows who holds it, not who writes.
+    """
     told = {"error_code": row.error_code, "error": row.error} if row.error_code else {}
     if not isinstance(row, Step):
         return told
-    if row.state is StepState.RUNNING:
-        return {"attempt": row.attempt, "worker": row.lease_owner}
+    if row.state is StepState.RUNNING and row.lease_token is not None:
+        lease = lease_name(row.lease_token)
+        return {"attempt": row.attempt, "worker": row.lease_owner, "lease": lease}
+    if ended is not None:
+        told |= {"lease": lease_name(ended), "process": f"{socket.gethostname()}:{os.getpid()}"}
     if row.state is StepState.READY and row.not_before is not None:
-        return told | {"not_before": row.not_before.isoformat()}
+        told |= {"not_before": row.not_before.isoformat()}
     return told

@@ -1,6 +1,7 @@
 """What has happened is on record: in order, for its owner alone, page by page and as it happens."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +16,8 @@ from sqlalchemy import delete, select
 from api import endings, events
 from api.db import reading, transaction
 from api.endings import Setback
-from api.models import Event, StepKind
+from api.models import Event, Step, StepKind
+from api.moves import lease_name
 from tests.api.conftest import (
     JSON,
     finish,
@@ -67,6 +69,24 @@ def test_the_life_of_a_protection(client: httpx2.Client, asked: str) -> None:
     lost = whole(client, asked)[-1]["data"]
     assert (lost["error_code"], lost["error"]) == ("WORKER_LOST", "It was lost.")
     assert lost["not_before"]
+
+
+def test_a_claim_is_told_by_its_name_and_its_end_with_who_wrote_it(
+    client: httpx2.Client, asked: str
+) -> None:
+    lost = must_claim(UUID(asked), StepKind.TRAIN)
+    endings.end(lost, partial(endings.set_back, setback=LOST))
+    with transaction() as session:
+        session.get_one(Step, lost.step_id).not_before = None
+    claim = must_claim(UUID(asked), StepKind.TRAIN)
+    finish(claim)
+    found = whole(client, asked)
+    told = [event["data"] for event in found if event["what"].startswith("step.")]
+    assert [data["lease"] for data in told] == [
+        lease_name(c.token) for c in (lost, lost, claim, claim)
+    ]
+    assert [data["process"].rpartition(":")[2] for data in told[1::2]] == [str(os.getpid())] * 2
+    assert not any(str(c.token) in json.dumps(found) for c in (lost, claim))
 
 
 def test_a_success_a_deletion_and_what_stays(client: httpx2.Client, asked: str) -> None:

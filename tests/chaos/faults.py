@@ -1,96 +1,125 @@
-"""What goes wrong: each does harm, and leaves a world that can be mended by waiting."""
+"""What goes wrong: each does harm, and leaves a world that can be mended by waiting.
+
+A fault tells what it did, or gives None where it found nothing to do harm to.
+"""
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Thread
 
+from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.chaos.world import QUEUES, WORKERS, World
+from api.models import Queue, Step, StepState
+from api.moves import lease_name
+from tests.acceptance.stack import pid_of
+from tests.chaos.world import MAX_ATTEMPTS, World
 
-Fault = Callable[[World, random.Random], str]
-
-
-def child_killed(world: World, draws: random.Random) -> str:
-    """The process that computes."""
-    part = draws.choice(WORKERS)
-    for pid in world.children(part):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return part
+Fault = Callable[[World, random.Random], str | None]
+TAKEN_SECONDS = 90
 
 
-def part_killed(world: World, draws: random.Random) -> str:
-    """A worker with its child, the API or the sweep; it is started again a little later."""
-    part = draws.choice((*WORKERS, "api", "sweep"))
+def child_killed(world: World, draws: random.Random) -> str | None:
+    """The process that computes, unless its step would be blamed for it once too often."""
+    running = [found for found in world.running() if found[1].attempt < MAX_ATTEMPTS]
+    if not running:
+        return None
+    part, step = draws.choice(running)
+    pid = pid_of(step.lease_owner or "")
+    if not _stopped([pid], world, step):
+        return None
+    _signal([pid], signal.SIGKILL)
+    return f"{part} at {_named(step)}"
+
+
+def part_killed(world: World, draws: random.Random) -> str | None:
+    """A worker at work with its child, the API or the sweep; it is started again a little later."""
+    part = draws.choice(["api", "sweep", *(part for part, _ in world.running())])
+    if world.stack.has_ended(part):
+        return None
     world.stack.kill(part)
     time.sleep(draws.uniform(0, 1))
     return part
 
 
-def worker_drained(world: World, draws: random.Random) -> str:
-    """As an upgrade does."""
-    part = draws.choice(WORKERS)
+def worker_drained(world: World, draws: random.Random) -> str | None:
+    """As an upgrade does, in the middle of a step."""
+    running = world.running()
+    if not running:
+        return None
+    part, step = draws.choice(running)
     world.stack.stop(part)
-    return part
+    return f"{part} at {_named(step)}"
 
 
-def worker_stopped(world: World, draws: random.Random) -> str:
-    """It wakes up after its lease was given to another, which it does not know."""
-    part = draws.choice(WORKERS)
+def worker_stopped(world: World, _draws: random.Random) -> str | None:
+    """It wakes up as soon as its step was given to another, which it does not know."""
+    running = world.running()
+    if not running:
+        return None
+    part, step = running[0]  # of the oldest protection: its turn comes next when it is ready again
     pids = [world.stack.pid(part), *world.children(part)]
-    seconds = float(world.environment["SEPGATE_LEASE_SECONDS"]) + draws.uniform(1, 3)
-    _signal(pids, signal.SIGSTOP)
-
-    def wake() -> None:
-        time.sleep(seconds)
+    if not _stopped(pids, world, step):
+        return None
+    try:
+        taker = _taker(world, step)
+    finally:
         _signal(pids, signal.SIGCONT)
+    if taker is None or step.lease_token is None:
+        return None
+    world.taken_leases.add(lease_name(step.lease_token))
+    return f"{part} at {_named(step)}, which {taker} took"
 
-    Thread(target=wake).start()
-    return f"{part} for {seconds:.1f} s"
 
-
-def queue_flushed(world: World, _draws: random.Random) -> str:
+def queue_flushed(world: World, _draws: random.Random) -> str | None:
     """All messages are gone, and what Celery keeps there besides."""
     with suppress(RedisError), world.messages() as queue:
-        queue.flushall()
-    return ""
+        lying = len(_lying(queue))
+        if lying and queue.flushall():
+            return f"with {lying}"
+    return None
 
 
 def queue_killed(world: World, draws: random.Random) -> str:
     """It comes back empty."""
+    seconds = draws.uniform(0, 2)
     world.redis.end(signal.SIGKILL)
-    time.sleep(draws.uniform(0, 2))
+    time.sleep(seconds)
     world.redis.start()
-    return ""
+    return f"for {seconds:.1f} s"
 
 
-def messages_doubled(world: World, draws: random.Random) -> str:
+def messages_doubled(world: World, draws: random.Random) -> str | None:
     """Every message that lies there, and one of a step that is over."""
     doubled = 0
     with suppress(RedisError), world.messages() as queue:
-        for name in QUEUES:
-            for message in queue.lrange(name, 0, -1):
-                queue.lpush(name, *[message] * draws.randint(1, 3))
-                doubled += 1
-    return str(doubled)
+        for name, message in _lying(queue):
+            queue.lpush(name, *[message] * draws.randint(1, 3))
+            doubled += 1
+    over = world.steps(StepState.DONE)
+    if not doubled or not over:
+        return None
+    step = draws.choice(over)
+    world.knock(step)
+    return f"{doubled}, and one of {_named(step)}, which is over"
 
 
-def messages_dropped(world: World, _draws: random.Random) -> str:
+def messages_dropped(world: World, _draws: random.Random) -> str | None:
     """Every message that lies there."""
     with suppress(RedisError), world.messages() as queue:
-        return str(sum(queue.delete(name) for name in QUEUES))
-    return ""
+        lying = len(_lying(queue))
+        if lying and queue.delete(*Queue):
+            return str(lying)
+    return None
 
 
 def database_restarted(world: World, draws: random.Random) -> str:
     """By a kill of all its processes, or in order."""
-    if world.postgres is None:
-        return "not here: a file"
+    assert world.postgres is not None
     how = draws.choice((signal.SIGQUIT, signal.SIGINT))
     world.postgres.end(how)
     time.sleep(draws.uniform(0, 3))
@@ -98,17 +127,18 @@ def database_restarted(world: World, draws: random.Random) -> str:
     return how.name
 
 
-def disk_filled(world: World, draws: random.Random) -> str:
+def disk_filled(world: World, draws: random.Random) -> str | None:
     """To the last byte, for a while."""
-    if not world.has_disk:
-        return "not here: no right to mount"
+    assert world.has_disk
     filler = world.blobs / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(2**16))
-    time.sleep(draws.uniform(1, 4))
+    is_full = shutil.disk_usage(world.blobs).free == 0
+    seconds = draws.uniform(1, 4)
+    time.sleep(seconds)
     filler.unlink()
-    return ""
+    return f"for {seconds:.1f} s" if is_full else None
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -123,6 +153,42 @@ FAULTS: tuple[Fault, ...] = (
     database_restarted,
     disk_filled,
 )
+
+
+def possible(world: World) -> list[Fault]:
+    """Those that there can be here: a file is no server, and not everybody may mount a disk."""
+    absent: list[Fault] = []
+    absent += [database_restarted] if world.postgres is None else []
+    absent += [] if world.has_disk else [disk_filled]
+    return [fault for fault in FAULTS if fault not in absent]
+
+
+def _stopped(pids: list[int], world: World, step: Step) -> bool:
+    """Stop processes; they go on at once if the step is theirs no more."""
+    _signal(pids, signal.SIGSTOP)
+    if world.holds(step):
+        return True
+    _signal(pids, signal.SIGCONT)
+    return False
+
+
+def _taker(world: World, step: Step) -> str | None:
+    """Who was given the step of a process that is stopped; None if nobody is for a long time."""
+    deadline = time.monotonic() + TAKEN_SECONDS
+    while time.monotonic() < deadline:
+        found = world.step(step.id)
+        if found is not None and found.lease_token not in {step.lease_token, None}:
+            return found.lease_owner
+        time.sleep(0.05)
+    return None
+
+
+def _lying(queue: Redis) -> list[tuple[Queue, bytes | str]]:
+    return [(name, message) for name in Queue for message in queue.lrange(name, 0, -1)]
+
+
+def _named(step: Step) -> str:
+    return f"{step.kind} {step.index}"
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

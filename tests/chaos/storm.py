@@ -3,96 +3,55 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
-from uuid import uuid4
-
-import httpx2
+from itertools import islice
 
 from tests import pictures
-from tests.acceptance.stack import SMALL_JOB
-from tests.chaos.faults import FAULTS
+from tests.chaos import history, store
+from tests.chaos.client import PATIENCE_SECONDS, Client
+from tests.chaos.faults import Fault, worker_stopped
+from tests.chaos.faults import possible as faults_of
 from tests.chaos.world import World, world
 
 AT_ONCE = 3
 SEEDS = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210")
-PATIENCE_SECONDS = 600
-COLLECT_SECONDS = 60
-
-
-class Client:
-    """Who asks again until it is heard, by keys that make asking twice harmless."""
-
-    def __init__(self, made: World) -> None:
-        key = made.stack.authorisation
-        self._http = httpx2.Client(
-            base_url=made.stack.url, timeout=10, headers={"Authorization": key}
-        )
-
-    def close(self) -> None:
-        """Its connections."""
-        self._http.close()
-
-    def ask(self, dataset_id: str, seed: str) -> str:
-        """A protection's id."""
-        body = {"dataset_id": dataset_id, "config": SMALL_JOB | {"seed": seed}}
-        headers = {"Idempotency-Key": uuid4().hex}
-        return str(
-            self._patiently("POST", "/v1/protections", json=body, headers=headers).json()["id"]
-        )
-
-    def show(self, path: str) -> Any:
-        """A resource."""
-        return self._patiently("GET", path).json()
-
-    def content(self, path: str) -> bytes:
-        """A download."""
-        return self._patiently("GET", path).content
-
-    def delete(self, path: str) -> None:
-        """A resource, which may be gone already if the answer was lost."""
-        self._patiently("DELETE", path, gone=True)
-
-    def _patiently(
-        self, method: str, path: str, *, gone: bool = False, **more: Any
-    ) -> httpx2.Response:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                answer = self._http.request(method, path, **more)
-            except httpx2.TransportError:
-                answer = None
-            if answer is not None and answer.status_code < 500:
-                absent = gone and answer.status_code == 404
-                assert answer.is_success or absent, f"{method} {path}: {answer.text}"
-                return answer
-            assert time.monotonic() < deadline, f"{method} {path}: no answer"
-            time.sleep(0.2)
+FAULT_SECONDS = 30
+"""For a fault to find something to do harm to, before another takes its place."""
+KINDS_IN_VAIN = 5
 
 
 class Asked:
-    """Protections that were asked for, and are checked and deleted when they have ended."""
+    """Protections that were asked for, and are checked when they have ended.
 
-    def __init__(self, made: World, dataset_id: str) -> None:
-        self._made, self._dataset_id = made, dataset_id
+    Each is deleted when the next has ended, so that there always is one to be kept.
+    """
+
+    def __init__(self, made: World) -> None:
+        self._made = made
         self.client = Client(made)
+        self._dataset = made.stack.upload(pictures.zipped(pictures.class_folders(60, 12)))
+        assert made.stack.finish(f"/v1/datasets/{self._dataset}")["state"] == "ready"
         self._going: dict[str, str] = {}
         self._whole: dict[str, bytes] = {}
+        self._kept: str | None = None
         self.ended = 0
         self.setbacks: Counter[str] = Counter()
+        self.lost_leases: set[str] = set()
 
     def ask(self, seed: str) -> None:
         """One more."""
-        self._going[self.client.ask(self._dataset_id, seed)] = seed
+        self._going[self.client.ask(self._dataset, seed)] = seed
 
-    @property
-    def going(self) -> int:
-        """How many have not been seen to end."""
-        return len(self._going)
+    def tend(self, draws: random.Random) -> None:
+        """Start again what was killed, look at what has ended, and ask for others instead."""
+        self._made.supervise()
+        self.look()
+        while len(self._going) < AT_ONCE:
+            self.ask(draws.choice(SEEDS))
 
     def look(self) -> None:
-        """Check and delete what has ended. The first of each seed is what the others must equal."""
+        """Check what has ended. The first of each seed is what the others must equal."""
         for protection_id, seed in list(self._going.items()):
             shown = self.client.show(f"/v1/protections/{protection_id}")
             if not shown["done"]:
@@ -100,10 +59,25 @@ class Asked:
             assert shown["state"] == "succeeded", f"{protection_id}: {shown['error']}"
             found = self.client.content(f"/v1/protections/{protection_id}/archive")
             assert found == self._whole.setdefault(seed, found), f"{protection_id}: other bytes"
-            self.setbacks += _check_events(self.client, shown)
-            self.client.delete(f"/v1/protections/{protection_id}")
+            told = history.told(self.client.events(protection_id))
+            assert told.done == {(step["kind"], step["index"]): 1 for step in shown["steps"]}
+            self.setbacks += told.setbacks
+            self.lost_leases |= told.lost
+            self.forget()
+            self._kept = protection_id
             del self._going[protection_id]
             self.ended += 1
+
+    def forget(self) -> None:
+        """Delete the one that is kept."""
+        if self._kept is not None:
+            self.client.delete(f"/v1/protections/{self._kept}")
+        self._kept = None
+
+    def forget_all(self) -> None:
+        """The data set, too."""
+        self.forget()
+        self.client.delete(f"/v1/datasets/{self._dataset}")
 
     def close(self) -> None:
         """Its connections."""
@@ -119,64 +93,60 @@ class Asked:
             time.sleep(0.3)
 
 
-def storm(database: str, faults: int, seed: int, tell: Callable[[str], None]) -> None:
+def storm(
+    database: str, faults: int, seed: int, tell: Callable[[str], None], only: str = ""
+) -> None:
     """Do harm so many times, let all protections end, and check what is left.
+
+    Args:
+        only: the name of a fault, if there is to be no other.
 
     Raises:
         AssertionError: something was lost, accepted twice, changed or left behind.
     """
     draws = random.Random(seed)
-    with world(database) as made:
-        dataset_id = made.stack.upload(pictures.zipped(pictures.class_folders(60, 12)))
-        assert made.stack.finish(f"/v1/datasets/{dataset_id}")["state"] == "ready"
-        with closing(Asked(made, dataset_id)) as asked:
-            for each in SEEDS:
-                asked.ask(each)
-            asked.finish()  # undisturbed
-            for number in range(faults):
-                while asked.going < AT_ONCE:
-                    asked.ask(draws.choice(SEEDS))
-                fault = draws.choice(FAULTS)
-                told = fault(made, draws)
-                tell(f"{number + 1}/{faults} {fault.__name__} {told}")
-                time.sleep(draws.uniform(0, 2))
-                made.supervise()
-                asked.look()
-            asked.finish()
+    with world(database) as made, closing(Asked(made)) as asked:
+        for each in SEEDS:
+            asked.ask(each)
+        asked.finish()  # undisturbed
+        possible = [kind for kind in faults_of(made) if only in {"", kind.__name__}]
+        kinds = _cycle(possible, random.Random(seed))
+        done: Counter[Fault] = Counter()
+        for number in range(faults):
+            fault, told = _harm(made, asked, draws, kinds)
+            tell(f"{number + 1}/{faults} {fault.__name__} {told}")
+            done[fault] += 1
+            time.sleep(draws.uniform(0, 2))
+        store.check(made)
+        asked.finish()
         tell(f"{asked.ended} protections, each to the bytes of an undisturbed one")
         tell(f"steps were begun again because of {dict(asked.setbacks)}")
-        _check_blobs(made)
+        taken = made.taken_leases & asked.lost_leases
+        tell(f"{len(taken)} leases changed hands while those who had held them lived on")
+        assert len(taken) == done[worker_stopped]
+        store.check(made)
+        asked.forget_all()
+        store.check(made)
         made.stack.stop_all()
         assert made.processes() == []
 
 
-def _check_events(client: Client, shown: dict[str, Any]) -> Counter[str]:
-    """No step's result was accepted twice, and every one was. Why steps were begun again."""
-    done: Counter[tuple[str, int]] = Counter()
-    setbacks: Counter[str] = Counter()
-    after: int | None = 0
-    while after is not None:
-        page = client.show(f"/v1/protections/{shown['id']}/events?limit=200&after={after}")
-        for event in page["items"]:
-            if event["what"] == "step.done":
-                done[event["data"]["kind"], event["data"]["index"]] += 1
-            if event["what"] == "step.ready" and event["data"].get("error_code"):
-                setbacks[event["data"]["error_code"]] += 1
-        after = page["next_after"]
-    assert done == {(step["kind"], step["index"]): 1 for step in shown["steps"]}
-    return setbacks
+def _cycle(kinds: Sequence[Fault], draws: random.Random) -> Iterator[Fault]:
+    """All of them in some order, then in another, and so on."""
+    while True:
+        yield from draws.sample(kinds, len(kinds))
 
 
-def _check_blobs(made: World) -> None:
-    """Every protection was deleted: not a file of one is left."""
-    made.stack.kill("sweep")  # it collects when it starts, and then every few minutes
-    made.supervise()
-    deadline = time.monotonic() + COLLECT_SECONDS
-    while (extra := _files(made)) and time.monotonic() < deadline:
-        time.sleep(1)
-    assert not extra
-
-
-def _files(made: World) -> list[str]:
-    folder = made.blobs / "protections"
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+def _harm(
+    made: World, asked: Asked, draws: random.Random, kinds: Iterator[Fault]
+) -> tuple[Fault, str]:
+    """The next fault that finds something to do harm to, and what it did."""
+    for fault in islice(kinds, KINDS_IN_VAIN):
+        deadline = time.monotonic() + FAULT_SECONDS
+        while time.monotonic() < deadline:
+            asked.tend(draws)
+            told = fault(made, draws)
+            if told is not None:
+                return fault, told
+            time.sleep(0.2)
+    raise AssertionError("expected something to do harm to, found nothing")

@@ -4,11 +4,11 @@ import pytest
 
 from tests.chaos.storm import storm
 
-FAULTS = 8
+FAULTS = 10
 
 
 @pytest.mark.parametrize(("database", "seed"), [("sqlite", 1), ("postgresql", 2)])
 def test_nothing_is_lost_doubled_changed_or_left_behind(database: str, seed: int) -> None:
     told: list[str] = []
     storm(database, FAULTS, seed, told.append)
-    assert len(told) == FAULTS + 2
+    assert len(told) == FAULTS + 3

