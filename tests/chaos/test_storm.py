@@ -7,6 +7,7 @@ from tests.chaos.storm import storm
 FAULTS = 10
 
 
+@pytest.mark.timeout(1200)  # of all kinds of faults some wait for others to go on
 @pytest.mark.parametrize(("database", "seed"), [("sqlite", 1), ("postgresql", 2)])
 def test_nothing_is_lost_doubled_changed_or_left_behind(database: str, seed: int) -> None:
     told: list[str] = []
