@@ -1,5 +1,9 @@
-"""The life of a data set: ingesting -> ready | rejected. The sole writer of its state."""
+"""The life of a data set: ingesting -> ready | rejected. The sole writer of its state.
 
+One that was rejected for no fault of its upload may be read again: rejected -> ingesting.
+"""
+
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,10 +24,16 @@ from api.models import (
     StepState,
 )
 from api.moves import move
+from api.settings import settings
 
 SOURCE = "source.zip"
 INDEX = "index.npz"
 OLDER_INDEX = "index.json"
+OURS = (
+    *("PROCESS_DIED", "WORKER_LOST", "STALLED", "OUT_OF_MEMORY", "GPU_LOST"),
+    *("STORAGE_FULL", "INFRASTRUCTURE", "INTERNAL"),
+)
+"""Codes of what is no fault of an upload: see `endings.Setback`."""
 RETRY_AFTER_SECONDS = 2
 
 
@@ -83,6 +93,34 @@ def ready(session: Session, claim: Claim, output: dict[str, Any]) -> None:
     dataset = session.get_one(Dataset, claim.dataset_id)
     leases.finish(session, step, {}, dataset.sha256)
     move(session, dataset, DatasetState.READY, finished_at=now(session), **output)
+
+
+def may_be_retried(dataset: Dataset) -> bool:
+    """Whether it was rejected for no fault of its upload, which is kept for a while then."""
+    return dataset.error_code in OURS
+
+
+def retry(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    """Read an upload again that was rejected for no fault of its own.
+
+    Raises:
+        AppError: 409, it was not, or the upload is gone.
+    """
+    dataset = get(session, owner_id, dataset_id, lock=True)
+    if not may_be_retried(dataset):
+        expected = "Expected a data set that was rejected for a fault of the service's"
+        state = dataset.error_code or dataset.state
+        raise AppError(409, "DATASET_NOT_RETRIABLE", f"{expected}, {dataset_id} is {state}.")
+    assert dataset.finished_at is not None
+    kept_until = dataset.finished_at + timedelta(seconds=settings().failed_keep_seconds)
+    if now(session) > kept_until:
+        until = f"{kept_until:%Y-%m-%d %H:%M} UTC"
+        gone = f"The upload of data set {dataset_id} was kept until {until}; send it again."
+        raise AppError(409, "RETRY_TOO_LATE", gone)
+    values = {"error_code": None, "error": None, "finished_at": None}
+    if move(session, dataset, DatasetState.INGESTING, **values):
+        leases.revive(session, ingest_step(session, dataset_id))
+    return dataset
 
 
 def reject(session: Session, step: Step, code: str, message: str) -> Dataset:

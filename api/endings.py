@@ -94,7 +94,8 @@ def set_back(session: Session, step: Step, setback: Setback) -> Owner:
 def clean(ended: Owner) -> None:
     """Remove what a data set or a protection that is over has no more use for, after the commit."""
     if isinstance(ended, Dataset):
-        datasets.clean(ended)
+        if not datasets.may_be_retried(ended):
+            datasets.clean(ended)
     else:
         protections.clean(ended)
 

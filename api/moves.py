@@ -28,6 +28,7 @@ LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProx
     {
         Dataset: {
             DatasetState.INGESTING: frozenset({DatasetState.READY, DatasetState.REJECTED}),
+            DatasetState.REJECTED: frozenset({DatasetState.INGESTING}),
         },
         Protection: {
             ProtectionState.QUEUED: frozenset(

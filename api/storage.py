@@ -5,6 +5,7 @@ on the disk before whoever stores it goes on.
 """
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -277,14 +278,17 @@ class _Blob(io.RawIOBase):
         return len(data)
 
 
+# obstore names the operating system's errors only in its text.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def _translating() -> Iterator[None]:
     """Obstore's own errors become StorageFull or an OSError, which is worth another try."""
     try:
         yield
     except (BaseError, OSError) as error:
-        # obstore names the operating system's ENOSPC only in its text (os error 28).
-        if "os error 28" in str(error):
+        if any(f"(os error {code})" in str(error) for code in _FULL):
             raise StorageFull("Expected room for the blob, got a full disk.") from error
         if isinstance(error, OSError):
             raise

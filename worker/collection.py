@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from api import adoption, protections, storage
+from api import adoption, datasets, protections, storage
 from api.db import now, reading, transaction
 from api.models import ACTIVE, Dataset, Orphan, Protection, ProtectionState, Worker
 from api.settings import settings
@@ -79,19 +79,19 @@ def _overdue(session: Session, orphans: set[str]) -> list[str]:
 
 def _kept(session: Session) -> set[str]:
     """Keys of the owners whose blobs rows want."""
-    of_datasets = session.scalars(select(Dataset.id).where(Dataset.error_code.is_(None)))
-    of_protections = session.scalars(select(Protection.id).where(_keeps_blobs(now(session))))
+    # For an hour more than that: a retry is refused before anything is removed.
+    limit = now(session) - timedelta(seconds=settings().failed_keep_seconds + 3600)
+    retriable = and_(Dataset.error_code.in_(datasets.OURS), Dataset.finished_at > limit)
+    wanted = or_(Dataset.error_code.is_(None), retriable)
+    of_datasets = session.scalars(select(Dataset.id).where(wanted))
+    of_protections = session.scalars(select(Protection.id).where(_keeps_blobs(limit)))
     return {storage.dataset_key(i) for i in of_datasets} | {
         storage.protection_key(i) for i in of_protections
     }
 
 
-def _keeps_blobs(at: datetime) -> ColumnElement[bool]:
-    """Protections that go on, that have succeeded, or that may still be tried again.
-
-    For an hour more than that: a retry is refused before anything is removed.
-    """
-    limit = at - timedelta(seconds=settings().failed_keep_seconds + 3600)
+def _keeps_blobs(limit: datetime) -> ColumnElement[bool]:
+    """Protections that go on, that have succeeded, or that may still be tried again."""
     failed = and_(
         Protection.state == ProtectionState.FAILED,
         Protection.finished_at > limit,

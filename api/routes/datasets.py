@@ -54,7 +54,7 @@ async def upload(
     await _store(dataset_id, body)
     # A commit whose answer is lost may have been made: the blob stays, and goes if no row keeps it.
     shown = await run_in_threadpool(_record, caller.owner_id, dataset_id, name, body)
-    await run_in_threadpool(outbox.send_ready)
+    await run_in_threadpool(outbox.try_to_send)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
     poll_again(response, done=False)
     return shown
@@ -81,6 +81,18 @@ def show(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetDeta
         shown = _shown(session, dataset, datasets.ingest_step(session, dataset_id))
     poll_again(response, done=shown.done)
     return DatasetDetail.model_validate(shown.model_dump() | {"refused": dataset.refused})
+
+
+@router.post("/{dataset_id}/retry", status_code=202, responses=responses(404, 409))
+def retry(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetOut:
+    """Read an upload again that was rejected for no fault of its own: for a lost worker, a full
+    disk, a defect. It is kept for a week, unless the operator has set another time."""
+    with transaction() as session:
+        dataset = datasets.retry(session, caller.owner_id, dataset_id)
+        shown = _shown(session, dataset, datasets.ingest_step(session, dataset_id))
+    outbox.try_to_send()
+    poll_again(response, done=shown.done)
+    return shown
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=responses(404, 409))

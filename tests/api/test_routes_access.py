@@ -37,7 +37,7 @@ def refused(answer: httpx2.Response, status: int, code: str) -> None:
 
 
 def test_all_routes_are_known() -> None:
-    assert len(GUARDED) == 17
+    assert len(GUARDED) == 18
     assert ("HEAD", "/v1/protections/{protection_id}/archive") in GUARDED
     assert ("DELETE", "/v1/datasets/{dataset_id}") in GUARDED
 

@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api import datasets
-from api.db import reading, transaction
-from api.models import Dataset, Queue
+from api.db import now, reading, transaction
+from api.models import Dataset, DatasetState, Queue, StepState
 from tests import servers
 from tests.api.archives import png, zip_bytes
 from tests.api.conftest import (
@@ -247,3 +247,18 @@ def test_refused_files_are_listed(client: httpx2.Client) -> None:
     assert {refused["name"] for refused in found["refused"]} == set(broken)
     assert all(refused["code"].isupper() and refused["reason"] for refused in found["refused"])
     assert "refused" not in client.get("/v1/datasets").json()["items"][0]
+
+
+def test_only_what_was_rejected_for_no_fault_of_its_own_is_read_again(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    refused = client.post(f"/v1/datasets/{ready_dataset}/retry")
+    problem(refused, 409, "DATASET_NOT_RETRIABLE")
+    with transaction() as session:
+        row = session.get_one(Dataset, UUID(ready_dataset))
+        row.state, row.error_code, row.finished_at = DatasetState.REJECTED, "INTERNAL", now(session)
+        datasets.ingest_step(session, row.id).state = StepState.FAILED
+    answer = client.post(f"/v1/datasets/{ready_dataset}/retry")
+    assert (answer.status_code, answer.json()["state"]) == (202, "ingesting")
+    work()
+    assert client.get(f"/v1/datasets/{ready_dataset}").json()["state"] == "ready"

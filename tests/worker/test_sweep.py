@@ -91,9 +91,36 @@ def test_a_step_lost_for_too_long_fails_with_a_reason_and_leaves_nothing(
     assert refused.value.code == "RETRY_TOO_LATE"
 
 
-def test_an_upload_whose_workers_are_lost_for_too_long_is_rejected(
+def test_an_upload_whose_workers_are_lost_for_too_long_is_kept_to_be_read_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
+    dataset_id, who = lost_upload(monkeypatch)
+    monkeypatch.setattr(settings(), "give_up_seconds", 86_400)
+    sweep.collect()
+    with transaction() as session:
+        dataset = datasets.retry(session, who, dataset_id)
+    assert (dataset.state, dataset.error_code) == (DatasetState.INGESTING, None)
+    jobs.work()
+    with transaction() as session:
+        assert datasets.get(session, who, dataset_id).state is DatasetState.READY
+    with pytest.raises(AppError) as refused, transaction() as session:
+        datasets.retry(session, who, dataset_id)
+    assert refused.value.code == "DATASET_NOT_RETRIABLE"
+
+
+def test_it_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
+    dataset_id, who = lost_upload(monkeypatch)
+    monkeypatch.setattr(settings(), "failed_keep_seconds", -3601)
+    sweep.collect()
+    assert storage.idle_owners("datasets", 0) == set()
+    with pytest.raises(AppError) as refused, transaction() as session:
+        datasets.retry(session, who, dataset_id)
+    assert refused.value.code == "RETRY_TOO_LATE"
+
+
+def lost_upload(monkeypatch: pytest.MonkeyPatch) -> tuple[UUID, UUID]:
     dataset_id = uuid4()
     key = storage.dataset_key(dataset_id, "source.zip")
     digest = storage.write(key, ARCHIVE)
@@ -108,7 +135,8 @@ def test_an_upload_whose_workers_are_lost_for_too_long_is_rejected(
         dataset = datasets.get(session, who, dataset_id)
     assert dataset.state is DatasetState.REJECTED
     assert dataset.error_code == "WORKER_LOST"
-    assert storage.idle_owners("datasets", 0) == set()
+    assert storage.idle_owners("datasets", 0) == {dataset_id}
+    return dataset_id, who
 
 
 def test_a_dead_sibling_s_step_is_given_back_at_once_and_counts() -> None:

@@ -158,4 +158,4 @@ def _release(claim: Claim) -> None:
     """Others can train on the originals meanwhile; they find them decoded."""
     with transaction() as session:
         steps.release(session, claim)
-    outbox.send_ready()
+    outbox.try_to_send()
