@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from api import storage
 from api.db import reading, transaction
 from api.models import Dataset, Identity, Orphan, Protection
+from api.settings import settings
 
 MARKER = "database"
 
@@ -16,8 +17,8 @@ MARKER = "database"
 def objection(session: Session) -> str | None:
     """Why these may be another database's blobs, and what to do; None if they are this one's.
 
-    Without a marker they are where rows know one of them, or there is none: before there were
-    markers there was none either.
+    Without a marker they are where rows know one of them, or there is none but young ones: before
+    there were markers there was none either.
     """
     ours, marker = _ours(session), storage.read_if_there(MARKER)
     if marker == ours or (marker is None and _may_be_ours(session)):
@@ -51,6 +52,8 @@ def _ours(session: Session) -> bytes:
 
 
 def _may_be_ours(session: Session) -> bool:
-    stored = [set(storage.changes(kind)) for kind in ("datasets", "protections")]
+    # What is young may be an upload, whose row is still to come.
+    grace = settings().orphan_grace_seconds
+    stored = [storage.idle_owners(kind, grace) for kind in ("datasets", "protections")]
     known = [set(session.scalars(select(model.id))) for model in (Dataset, Protection)]
     return not any(stored) or any(a & b for a, b in zip(stored, known, strict=True))

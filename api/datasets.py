@@ -113,7 +113,8 @@ def retry(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
         raise AppError(409, "DATASET_NOT_RETRIABLE", f"{expected}, {dataset_id} is {state}.")
     assert dataset.finished_at is not None
     kept_until = dataset.finished_at + timedelta(seconds=settings().failed_keep_seconds)
-    if now(session) > kept_until:
+    upload = storage.size_if_there(storage.dataset_key(dataset_id, SOURCE))
+    if now(session) > kept_until or upload is None:
         until = f"{kept_until:%Y-%m-%d %H:%M} UTC"
         gone = f"The upload of data set {dataset_id} was kept until {until}; send it again."
         raise AppError(409, "RETRY_TOO_LATE", gone)

@@ -62,9 +62,9 @@ class UTCDateTime(TypeDecorator[datetime]):
 def make_engine(url: str) -> Engine:
     """An engine for SQLite (WAL, immediate write transactions) or PostgreSQL."""
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(
-            url, pool_pre_ping=True, hide_parameters=True, connect_args=POSTGRESQL_LIMITS
-        )
+        told = make_url(url).query
+        limits = {name: value for name, value in POSTGRESQL_LIMITS.items() if name not in told}
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
     database = make_url(url).database
     if database:
         Path(database).parent.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,13 @@ They outlive what they are about, so that a deletion is on record too.
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.db import now
 from api.models import Dataset, Event, Protection, Step
 
-RETRY_REQUESTED = "protection.retry_requested"
+PLANNED, RETRY_REQUESTED = "protection.planned", "protection.retry_requested"
 
 
 def record(session: Session, what: str, row: Dataset | Protection | Step, **data: object) -> None:
@@ -59,6 +59,12 @@ def last(session: Session, protection_id: UUID, what: str) -> Event | None:
     """The newest of its kind."""
     found = select(Event).where(Event.protection_id == protection_id, Event.what == what)
     return session.scalar(found.order_by(Event.id.desc()).limit(1))
+
+
+def number(session: Session, protection_id: UUID, what: str) -> int:
+    """How many there are of a kind."""
+    found = select(func.count()).where(Event.protection_id == protection_id, Event.what == what)
+    return session.scalar(found) or 0
 
 
 def _subject(row: Dataset | Protection | Step) -> tuple[UUID | None, UUID | None]:

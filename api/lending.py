@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import groupby
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from api.db import now
@@ -18,7 +18,7 @@ from api.leases import Claim
 from api.models import ACTIVE, WORKER_FRESH_SECONDS, Protection, Queue, Step, StepState, Worker
 
 HELD_SECONDS = 60
-"""For a training that was broken off, from when it may go on."""
+"""For a training that was broken off; where it has to wait for longer, others may have them."""
 
 
 def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str]:
@@ -45,8 +45,10 @@ def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str
 
 def give_back(session: Session, claim: Claim) -> None:
     """The training needs no other card any more."""
-    lent = update(Worker).where(Worker.lent_to == claim.step_id).values(lent_to=None)
-    session.execute(lent.execution_options(synchronize_session="fetch"))
+    lent = select(Worker).where(Worker.lent_to == claim.step_id).order_by(Worker.name)
+    for worker in session.scalars(lent.with_for_update()):  # in the order of all who lock several
+        worker.lent_to = None
+    session.flush()
 
 
 def is_lent(session: Session, worker: str, gpu: str) -> bool:
@@ -87,7 +89,6 @@ def _is_wanted(session: Session, worker: Worker, step_id: UUID | None) -> bool:
         return False
     since = now(session) - timedelta(seconds=HELD_SECONDS)
     host = Step.lease_owner.startswith(f"{_host(worker.name)}/", autoescape=True)
-    begins = func.coalesce(Step.not_before, Step.ready_at)
     query = (
         select(Step.id)
         .join(Protection, Step.protection_id == Protection.id)
@@ -96,7 +97,7 @@ def _is_wanted(session: Session, worker: Worker, step_id: UUID | None) -> bool:
             Protection.state.in_(ACTIVE),
             or_(
                 and_(Step.state == StepState.RUNNING, host),
-                and_(Step.state == StepState.READY, begins > since),
+                and_(Step.state == StepState.READY, Step.ready_at > since),
             ),
         )
     )

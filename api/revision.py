@@ -24,10 +24,19 @@ def needed() -> str | None:
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
+@lru_cache
+def _known() -> frozenset[str]:
+    return frozenset(
+        each.revision for each in ScriptDirectory.from_config(config()).walk_revisions()
+    )
+
+
 def objection(connection: Connection) -> str | None:
     """Why this version can't work on these tables, and what to do; None if it can."""
     found = MigrationContext.configure(connection).get_current_revision()
     if found == needed():
         return None
-    name = connection.dialect.name
-    return f"{name}: expected migration {needed()}, got {found}; run `sepgate migrate`."
+    told = f"{connection.dialect.name}: expected migration {needed()}, got {found}"
+    if found is None or found in _known():
+        return f"{told}; run `sepgate migrate`."
+    return f"{told}, which is of a later version: run that one here, too."

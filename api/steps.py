@@ -85,7 +85,7 @@ def freeze(
         return protection
     protection.config, protection.plan = as_dict(config), as_dict(plan)
     protection.evaluation = asdict(evaluation)
-    events.record(session, "protection.planned", protection, plan=protection.plan)
+    events.record(session, events.PLANNED, protection, plan=protection.plan)
     add(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
     for step in of(session, protection.id):
         step.cost = costs[step.kind][step.index]
@@ -122,7 +122,7 @@ def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[flo
     session.flush()  # the new ones have the same indices
     add(session, protection, StepKind.PERTURB, StepState.READY, costs)
     why = "The device has too little memory for the batches that were planned."
-    events.record(session, "protection.planned", protection, plan=protection.plan, why=why)
+    events.record(session, events.PLANNED, protection, plan=protection.plan, why=why)
     return protection
 
 

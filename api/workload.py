@@ -148,13 +148,13 @@ def batches(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> li
     order = np.lexsort((widths, heights, channels))  # by the last one first
     result: list[list[int]] = []
     room = before = 0
-    for index, (height, width, now) in zip(
+    for index, (height, width, depth) in zip(
         members[order].tolist(), sizes[order].tolist(), strict=True
     ):
         full = not result or len(result[-1]) == plan.batch_size or height * width > room
-        if full or now != before:
+        if full or depth != before:
             result.append([])
-            room, before = plan.max_batch_pixels, now
+            room, before = plan.max_batch_pixels, depth
         result[-1].append(index)
         room -= height * width
     return result

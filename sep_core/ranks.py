@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar, no_type_check
+from typing import Any, Literal, TypeVar, no_type_check
 
 from jaxtyping import Float32
 from torch import Tensor, distributed, nn
@@ -21,6 +21,11 @@ TIMEOUT = timedelta(hours=1)
 """The others wait while the first one looks at all images, for class means."""
 LEAST_SLICE = 16
 """Images: batch norm is of the slice, and a GPU is hardly faster through fewer."""
+
+# The newer name of the same.
+_all_gather: Any = (
+    getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+)
 
 Backend = Literal["nccl", "gloo"]
 State = TypeVar("State")
@@ -92,7 +97,6 @@ def _sum_in_order(size: int, bucket: GradBucket) -> Future[Tensor]:
     """In the order of the ranks, so that the bytes depend on neither backend nor network."""
     own = bucket.buffer()
     sent = own if distributed.get_backend() == "nccl" else own.cpu()
-    gathered = sent.new_empty(size, len(sent))
-    # Into a list, since the calls that gather into one tensor go by another name in each version.
-    work = distributed.all_gather(list(gathered), sent, async_op=True)
-    return work.get_future().then(lambda _: gathered.to(own.device).sum(0))
+    gathered = sent.new_empty(size * len(sent))
+    work = _all_gather(gathered, sent, async_op=True)
+    return work.get_future().then(lambda _: gathered.to(own.device).view(size, -1).sum(0))

@@ -65,7 +65,6 @@ def load(key: str, sha256: str) -> Any:
     Raises:
         AppError: BLOB_CHANGED.
     """
-    with io.BytesIO(storage.read(key)) as file:
-        check_digest(key, file, sha256)
-        file.seek(0)
-        return torch.load(file, weights_only=True)
+    content = storage.read(key)
+    check_digest(key, hashlib.sha256(content).hexdigest(), sha256)
+    return torch.load(io.BytesIO(content), weights_only=True)

@@ -27,7 +27,9 @@ def collect() -> None:
     """One round."""
     with transaction() as session:
         limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
-        session.execute(delete(Worker).where(Worker.heartbeat_at < limit))
+        old = select(Worker.name).where(Worker.heartbeat_at < limit)
+        names = session.scalars(old.with_for_update(skip_locked=True)).all()
+        session.execute(delete(Worker).where(Worker.name.in_(names)))
     with reading() as session:
         objection = adoption.objection(session)
     if objection is not None:

@@ -1,6 +1,5 @@
 """A data set as the steps need it: its index, its parts, and pixels decoded from an archive."""
 
-import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,13 +94,12 @@ def outputs(protection_id: UUID, kind: StepKind) -> list[Any]:
         return list(session.scalars(query.order_by(Step.index)))
 
 
-def check_digest(key: str, file: IO[bytes], sha256: str) -> None:
-    """Of a blob that another step has left: what leaves hangs on it.
+def check_digest(key: str, found: str, sha256: str) -> None:
+    """SHA-256 of a blob that another step has left, and of what that step has stored.
 
     Raises:
         AppError: BLOB_CHANGED, it is not what that step has stored.
     """
-    found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     if found != sha256:
         raise AppError(
             500,

@@ -33,6 +33,11 @@ Signs = Generator[tuple[int, int], None, Tensor]
 """Yields (0, 0), signs of life, since a step's own work comes afterwards; returns the pixels."""
 
 
+def prepare_originals(job: Job, part: Part) -> Generator[tuple[int, int], None, None]:
+    """Have them lie there for others."""
+    yield from _prepared(job, "originals", part, open_source(job.dataset_id))
+
+
 def originals(job: Job, part: Part) -> Signs:
     """Uploaded images at the size that networks see: (n, 3, s, s) uint8, perhaps mapped."""
     return _pixels(job, "originals", part, open_source(job.dataset_id))
@@ -44,12 +49,22 @@ def released(job: Job, part: Part) -> Signs:
 
 
 def _pixels(job: Job, source: str, part: Part, opened: AbstractContextManager[Reader]) -> Signs:
+    key = yield from _prepared(job, source, part, opened)
+    return (yield from _load(key, _shape(job, part)))
+
+
+def _prepared(
+    job: Job, source: str, part: Part, opened: AbstractContextManager[Reader]
+) -> Generator[tuple[int, int], None, str]:
     side = job.config.input_pixels
-    shape = (len(part), 3, side, side)
     key = decoded_key(job.protection_id, source, _digest(part, side))
-    if not _is_whole(key, shape):
+    if not _is_whole(key, _shape(job, part)):
         yield from _decode(key, opened, part, side)
-    return (yield from _load(key, shape))
+    return key
+
+
+def _shape(job: Job, part: Part) -> tuple[int, int, int, int]:
+    return len(part), 3, job.config.input_pixels, job.config.input_pixels
 
 
 def _is_whole(key: str, shape: Sequence[int]) -> bool:

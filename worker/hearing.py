@@ -14,7 +14,7 @@ from api.db import transaction
 from api.models import Queue
 
 DEAF_SECONDS = 60
-BEATS = 2
+BEATS = 4  # longer than the pause in which Celery does not look whether its broker is back
 
 
 class Ear:
@@ -44,7 +44,7 @@ class Ear:
         """
         idle = self._idle_since
         long = idle is not None and time.monotonic() - idle >= DEAF_SECONDS
-        # Twice: what lies in the queue may have been put there this moment.
+        # Several times: what lies in the queue may have been put there this moment.
         missed = long and _is_called(name, device, worker, gpu)
         self._missed = self._missed + 1 if missed else 0
         return self._missed >= BEATS

@@ -17,9 +17,9 @@ from api.db import transaction
 from api.endings import Setback
 from api.leases import Claim, Word
 from api.settings import settings
+from worker.faults import EXIT_STALLED
 
 REPORT_SECONDS = 1.0
-EXIT_STALLED = 75
 TELL_SECONDS = 30
 """That a process which hangs has to say so before it ends."""
 
@@ -44,6 +44,24 @@ class WorkerDraining(Exception):
 
 class LeaseLost(Exception):
     """The step was given to somebody else: nothing may be written any more."""
+
+
+def check_held(claim: Claim) -> None:
+    """Before a blob is stored that whoever has the step by now may have stored already.
+
+    While the database is away nobody else can have got it.
+
+    Raises:
+        LeaseLost: break off.
+    """
+    try:
+        with transaction() as session:
+            lost = leases.held(session, claim) is None
+    except OperationalError:
+        log.exception("whose step it is was not found out")
+        return
+    if lost:
+        raise LeaseLost
 
 
 class Lease:

@@ -1,5 +1,6 @@
 """What `perturb` left, picked from its shards by image."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
@@ -12,17 +13,22 @@ from api.archive import Pixels
 from api.models import StepKind
 from worker.data import Job, check_digest, outputs, shard_key
 
+PIECE_BYTES = 2**24
 
-def check(job: Job) -> None:
-    """Whether all are what was perturbed.
+
+def check(job: Job) -> Iterator[None]:
+    """Whether all are what was perturbed; yields whenever a piece is read.
 
     Raises:
         AppError: BLOB_CHANGED.
     """
     for index, found in enumerate(outputs(job.protection_id, StepKind.PERTURB)):
-        key = shard_key(job.protection_id, job.plan, index)
+        key, digest = shard_key(job.protection_id, job.plan, index), hashlib.sha256()
         with storage.open_blob(key) as file:
-            check_digest(key, file, found["sha256"])
+            while piece := file.read(PIECE_BYTES):
+                digest.update(piece)
+                yield
+        check_digest(key, digest.hexdigest(), found["sha256"])
 
 
 class Shards:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, logs
+from api import endings, events, leases, logs
 from api.db import reading
 from api.endings import Setback
 from api.leases import Claim
@@ -21,6 +21,8 @@ from api.settings import settings
 from worker import facts, replan
 
 DIED = "PROCESS_DIED"
+MAX_HALVINGS = 2
+"""For deaths that say nothing of memory: each throws away what was perturbed."""
 log = logging.getLogger(__name__)
 
 
@@ -54,10 +56,17 @@ def _is_dead(step: Step) -> bool:
     return False
 
 
+def _plans(claim: Claim) -> int:
+    if claim.protection_id is None:
+        return 0
+    with reading() as session:
+        return events.number(session, claim.protection_id, events.PLANNED)
+
+
 def _set_back(step: Step, claim: Claim) -> None:
     """Where it would fail, it may be that the host's memory is too small for its batches."""
     again = step.error_code == DIED and leases.attempts(step) >= settings().max_attempts
-    if again and replan.halve(claim):
+    if again and _plans(claim) <= MAX_HALVINGS and replan.halve(claim):
         return
     message = (
         f"The process was killed in the middle of {step.kind}; the worker's log, or the kernel's "

@@ -87,7 +87,7 @@ def _end_deaf() -> None:
     """Who takes no messages may not take signals either, and is ended all the same."""
     log.critical("there are steps and messages, and none comes to %s: ends", facts.name())
     _end_worker()
-    time.sleep(DEAF_END_SECONDS)
+    time.sleep(settings().drain_seconds + DEAF_END_SECONDS)  # it may just have begun a step
     log.critical("the worker of %s does not end: it is killed", facts.name())
     os.kill(_parent, signal.SIGKILL)  # and with it goes this process
 

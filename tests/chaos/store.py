@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api import datasets, protections
+from api.adoption import MARKER
 from api.models import ACTIVE, Dataset, Protection, ProtectionState
 from api.storage import dataset_key, protection_key
 from tests.chaos.world import GRACE_SECONDS, World
@@ -18,8 +19,6 @@ KEPT = (
     *(protections.PREVIEW, protections.WORST),
     *(f"{protections.CHECKPOINTS}/{name}" for name in CHECKPOINTS),
 )
-MARKER = "database"
-"""May say whose store it is."""
 
 
 def check(made: World) -> None:

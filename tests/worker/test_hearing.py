@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("environment")
 
 GPU = "GPU-of-ours"
 ARCHIVE = pictures.zipped(pictures.class_folders(3))
+IMPATIENT = {"SEPGATE_WORKER_QUEUE": "cpu", "SEPGATE_DRAIN_SECONDS": "1"}
 PROGRAM = """
 import sys
 from celery.__main__ import main
@@ -69,7 +70,8 @@ def test_who_is_called_for_long_and_hears_nothing_is_deaf(
 ) -> None:
     assert not deaf(ear)  # it was called just now
     wait_long(monkeypatch)
-    assert not ear.is_deaf(Queue.GPU, "cpu", facts.name(), GPU)
+    for _ in range(hearing.BEATS - 1):
+        assert not ear.is_deaf(Queue.GPU, "cpu", facts.name(), GPU)
     assert ear.is_deaf(Queue.GPU, "cpu", facts.name(), GPU)
     assert not Ear().is_deaf(Queue.GPU, "cpu", facts.name(), GPU)
     with ear.heard():
@@ -163,7 +165,7 @@ def test_a_worker_that_takes_no_messages_ends(
         log.open("wb") as output,
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            env=os.environ | environment | {"SEPGATE_WORKER_QUEUE": "cpu"},
+            env=os.environ | environment | IMPATIENT,
             stdout=output,
             stderr=output,
         ) as worker,

@@ -109,6 +109,20 @@ def test_what_kills_its_process_again_and_again_goes_on_by_halves() -> None:
     assert jobs.show(made).state is ProtectionState.SUCCEEDED
 
 
+def test_what_kills_its_process_whatever_the_batch_fails() -> None:
+    """A decoder that crashes, say: every plan throws away what was perturbed by the one before."""
+    made = jobs.ask(jobs.upload(ARCHIVE).id, epochs=2)
+    jobs.work(until=StepKind.PERTURB)
+    batches = plans(made)
+    assert batches[0] >= 2 ** (siblings.MAX_HALVINGS + 1)
+    for _ in range((siblings.MAX_HALVINGS + 1) * settings().max_attempts):
+        assert jobs.show(made).state is ProtectionState.RUNNING
+        die(jobs.ready()[0].id)
+    failed = jobs.show(made)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "PROCESS_DIED")
+    assert plans(made) == [batches[0] // 2**halvings for halvings in (0, 1, 2)]
+
+
 def test_what_kills_its_process_by_single_images_fails() -> None:
     made = jobs.ask(jobs.upload(ARCHIVE).id, epochs=2)
     jobs.work(until=StepKind.PERTURB)

@@ -20,7 +20,7 @@ from tests.servers import wait_for
 from tests.worker import jobs
 from worker import facts, resume, tasks
 from worker.data import checkpoint_key, load_job
-from worker.faults import EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY
+from worker.faults import EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY, EXIT_RANK_LOST
 from worker.steps import Work, train
 from worker.together import Followers
 
@@ -159,7 +159,7 @@ def test_nobody_waits_for_one_that_died_before_they_met(
     program.write_text(ENDS.format(status=status))
     program.chmod(0o755)
     leader = subprocess.run([sys.executable, "-c", WAITS, program], check=False, timeout=120)
-    assert leader.returncode == train.EXIT_RANK_LOST
+    assert leader.returncode == EXIT_RANK_LOST
     (ready,) = (step for step in jobs.ready() if step.kind is StepKind.TRAIN)
     assert ready.error_code == code
     assert ready.attempt == (0 if code == "GPU_LOST" else 1)

@@ -11,9 +11,8 @@ from typing import IO, TypeVar
 
 from api import archive, protections, storage, workload
 from api.archive import ImageRecord
-from api.db import transaction
 from api.errors import AppError
-from api.leases import Claim, held
+from api.leases import Claim
 from worker import alive, facts, metrics, preview, shards
 from worker.alive import Progress
 from worker.data import (
@@ -22,6 +21,7 @@ from worker.data import (
     open_released,
     open_source,
 )
+from worker.lease import check_held
 from worker.listed import Files, Listed, write_json
 from worker.metrics import Change, Changes
 from worker.steps import Output, Work
@@ -81,19 +81,19 @@ def run(claim: Claim) -> Work:
     job = load_job(claim)
     total = 2 * len(job.records)
     half = len(job.records), total
-    yield from alive.at((0, total), alive.computing(lambda: shards.check(job)))
+    for _ in shards.check(job):
+        yield 0, total
     with tempfile.TemporaryFile() as file:
         files = yield from _write(job, file, total)
         size = file.tell()
         key = storage.protection_key(job.protection_id, protections.ARCHIVE)
+        check_held(claim)
         digest = yield from alive.at(half, alive.reading(lambda: storage.write(key, file), file))
     try:
         found = yield from _verify(job, files, total)
     except AppError:
-        with transaction() as session:
-            ours = held(session, claim) is not None
-        if ours:  # what must not leave does not lie there either
-            storage.remove_one(key)
+        check_held(claim)
+        storage.remove_one(key)  # what must not leave does not lie there either
         raise
     _store_pictures(job, found)
     yield from alive.at((total, total), _store_record(job, files, found))

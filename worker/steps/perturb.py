@@ -24,6 +24,7 @@ from worker.data import (
     patterns_key,
     shard_key,
 )
+from worker.lease import check_held
 from worker.steps import Work
 
 
@@ -46,6 +47,7 @@ def run(claim: Claim) -> Work:
                 yield event, total
             else:
                 protected.write(event.tobytes())
+        check_held(claim)
         key = shard_key(job.protection_id, job.plan, claim.index)
         writing = alive.reading(lambda: storage.write(key, protected), protected)
         digest = yield from alive.at((total, total), writing)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
@@ -23,13 +24,13 @@ from sep_core.surrogate import Checkpoint
 from sep_core.training import Epoch, Progress, most_ranks, prepare
 from worker import checkpoints, decoded, facts, faults, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
-from worker.faults import RankLost
+from worker.faults import EXIT_RANK_LOST, RankLost
+from worker.lease import check_held
 from worker.resume import Keeper
 from worker.steps import Work
 from worker.together import Followers
 
 log = logging.getLogger(__name__)
-EXIT_RANK_LOST = 78
 
 
 def run(claim: Claim) -> Work:
@@ -41,7 +42,7 @@ def run(claim: Claim) -> Work:
     job = load_job(claim)
     prepare(job.plan)
     train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
-    yield from decoded.originals(job, held)
+    yield from decoded.prepare_originals(job, held)
     pixels = yield from decoded.originals(job, train)
     _release(claim)
     labels = tensors.labels(train, job.index)
@@ -62,9 +63,11 @@ def run(claim: Claim) -> Work:
                     case Epoch() if keeper.is_due():
                         keeper.save({"training": event.state(), "kept": kept}, progress[0])
                     case Checkpoint():
+                        check_held(claim)
                         kept.append(checkpoints.keep(job, len(kept), event))
                         ensemble.append(event)
-    _give_back(claim)
+    if job.plan.world_size > 1:
+        _give_back(claim)
     patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
     return {
         "checkpoints": kept,
@@ -100,8 +103,11 @@ def _followers(claim: Claim, job: Job) -> Followers:
 
 
 def _give_back(claim: Claim) -> None:
-    with transaction() as session:
-        lending.give_back(session, claim)
+    try:
+        with transaction() as session:
+            lending.give_back(session, claim)
+    except OperationalError:  # then they are free when this step ends
+        log.exception("the GPUs of others were not given back")
 
 
 def _end_process(claim: Claim, lost: RankLost) -> None:
