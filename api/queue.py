@@ -14,26 +14,33 @@ from api.settings import settings
 
 RUN_STEP = "sepgate.run_step"
 
-app = Celery("sepgate", broker=settings().broker)
-app.conf.update(
-    task_ignore_result=True,
-    task_acks_late=False,
-    worker_prefetch_multiplier=1,
-    worker_disable_prefetch=True,
-    worker_hijack_root_logger=False,
-    worker_cancel_long_running_tasks_on_connection_loss=False,
-    worker_proc_alive_timeout=60,
-    broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,
-    broker_transport_options={
-        "socket_connect_timeout": 2,
-        "socket_timeout": 30,
-        # A request does not wait for a broker that is away; the sweep knocks again.
-        "max_retries": 0,
-        "interval_start": 0,
-    },
-    worker_send_task_events=False,
-)
+
+def _configuration() -> dict[str, Any]:
+    """Asked for when it is needed: who imports this may still decide on settings."""
+    return {
+        "broker_url": settings().broker,
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_proc_alive_timeout": 60,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "socket_connect_timeout": 2,
+            "socket_timeout": 30,
+            # A request does not wait for a broker that is away; the sweep knocks again.
+            "max_retries": 0,
+            "interval_start": 0,
+        },
+        "worker_send_task_events": False,
+    }
+
+
+app = Celery("sepgate")
+app.add_defaults(_configuration)
 
 
 def send(step_id: object, queue: Queue) -> bool:
