@@ -55,7 +55,7 @@ def mentioning(folder: Path) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if f"SEPGATE_DATA_DIR={folder / 'data'}\0".encode() in path.read_bytes():
+            if f"SEPGATE_DATA_DIR={folder}\0".encode() in path.read_bytes():
                 found.append(int(path.parent.name))
         except OSError:
             continue
@@ -69,14 +69,14 @@ def test_one_command_starts_all_and_one_signal_ends_all(tmp_path: Path) -> None:
         headers = {"Authorization": f"Bearer {key[1]}"}
         assert httpx2.get(f"{url}/v1/datasets", headers=headers).json()["items"] == []
         assert httpx2.get(f"{url}/v1/datasets").status_code == 401
-        assert len(mentioning(tmp_path)) >= 6  # itself, queue, API, two workers, sweep
+        assert len(mentioning(tmp_path / "data")) >= 6  # itself, queue, API, two workers, sweep
         socket = tmp_path / "data" / "queue" / "valkey.sock"
         if not socket.exists():  # the path was too long for a socket
             pytest.skip("the temporary folder's path is too long for a socket of its own")
         assert socket.stat().st_mode & 0o077 == 0
         process.send_signal(signal.SIGINT)
         process.wait(STOP_SECONDS)
-    assert mentioning(tmp_path) == []
+    assert mentioning(tmp_path / "data") == []
     with serving(tmp_path) as (_, url, output):
         assert "API keys exist" in output.read_text()
         assert httpx2.get(f"{url}/v1/datasets", headers=headers).status_code == 200
@@ -86,14 +86,14 @@ def test_kill_9_leaves_no_orphan(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, _, _output):
         process.kill()
         process.wait()
-        wait_for(lambda: mentioning(tmp_path) == [], STOP_SECONDS, "the children to end")
+        wait_for(lambda: mentioning(tmp_path / "data") == [], STOP_SECONDS, "the children to end")
 
 
 def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, _output):
         (api,) = [
             pid
-            for pid in mentioning(tmp_path)
+            for pid in mentioning(tmp_path / "data")
             if b"api.main:app" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
         os.kill(api, signal.SIGKILL)

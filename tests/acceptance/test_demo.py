@@ -1,0 +1,61 @@
+"""`sepgate demo`: the README's first command, on a small archive of somebody's own."""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import pictures
+from tests.acceptance.test_serve import mentioning
+
+SECONDS = 900
+
+
+def demo(folder: Path, data: Path) -> "subprocess.CompletedProcess[str]":
+    """As on a machine on which nothing of ours was ever set."""
+    return subprocess.run(
+        ["sepgate", "demo", "--out", "out", "--data", str(data)],
+        env={name: value for name, value in os.environ.items() if not name.startswith("SEPGATE_")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_it_protects_and_leaves_nothing_but_results_and_logs(tmp_path: Path) -> None:
+    data = tmp_path / "mine.zip"
+    data.write_bytes(pictures.zipped(pictures.class_folders(20, 6)))
+    ran = demo(tmp_path, data)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    out = tmp_path / "out"
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    results = {"protected.zip", "report.json", "report.html", "before-after.png"}
+    assert {name for name in files if not name.startswith("service/logs/")} == results
+    assert "service/logs/api.log" in files
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.zip", "out"}
+    record = json.loads((out / "report.json").read_bytes())
+    digest = hashlib.sha256((out / "protected.zip").read_bytes()).hexdigest()
+    assert digest in ran.stdout
+    assert record["change"]["largest_change_levels"] <= record["config"]["epsilon_levels"]
+    assert "trained on protected:" in ran.stdout
+    assert mentioning(out / "service") == []
+
+
+def test_what_is_no_archive_is_refused_in_words(tmp_path: Path) -> None:
+    data = tmp_path / "mine.zip"
+    data.write_bytes(b"no archive")
+    ran = demo(tmp_path, data)
+    assert ran.returncode == 1
+    assert "NOT_A_ZIP" in ran.stdout
+    # All parts had one folder, and it has gone with them.
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.zip", "out"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["service"]
+    assert [path.name for path in (tmp_path / "out" / "service").iterdir()] == ["logs"]
+    assert mentioning(tmp_path / "out" / "service") == []
