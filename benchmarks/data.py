@@ -15,8 +15,9 @@ from torch import Tensor
 Split = tuple[Tensor, Tensor]  # pixels (n, 3, s, s) uint8 and labels (n) int64
 
 TEST = ("test/", "val/")
-HALVES = ("choose", "judge", "whole")
-"""Recipes are chosen on the first half of every class and judged on the second."""
+HALVES = ("choose", "judge", "confirm", "whole")
+"""Recipes are chosen on the first half of every class and judged on the second. What the last third
+of a larger archive holds is in neither: there they are judged once more, by seeds of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +60,13 @@ def _split(
     chosen: list[str] = []
     for name in classes:
         members = [n for n in names if PurePosixPath(n).parent.name == name]
-        middle = len(members) // 2
-        chosen += {"choose": members[:middle], "judge": members[middle:], "whole": members}[half]
+        middle, last = len(members) // 2, len(members) * 2 // 3
+        chosen += {
+            "choose": members[:middle],
+            "judge": members[middle:],
+            "confirm": members[last:],
+            "whole": members,
+        }[half]
     decoded = [_decode(archive.read(name)) for name in chosen]
     if len(sizes := {pixels.shape for pixels in decoded}) != 1:
         raise ValueError(

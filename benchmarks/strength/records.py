@@ -88,8 +88,9 @@ def commands() -> Iterator[str]:
     yield (
         "Each command goes on where it was stopped: a training loses an epoch and half a minute at "
         "most, the images a batch and their patterns; only other methods' images begin anew. ZIP "
-        "holds `split/class/file`: for `two-levels` all of CIFAR-10, for the others the first 500 "
-        "training and 200 test images of every class, in its order, as PNG files; the pixels' "
+        "holds `split/class/file`: for `two-levels` all of CIFAR-10, for `confirm` the first 750 "
+        "training and 300 test images of every class, whose last third it takes, for the others "
+        "the first 500 and 200, in its order, as PNG files; the pixels' "
         "digest is above. `--full` measures what takes a bigger machine. Every training augments "
         "by crops and flips, as the paper's do (row `crop-flip`; `none` is without), which is the "
         "harder case; other than there it takes 30 epochs (15 on all images) and a cosine "

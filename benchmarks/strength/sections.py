@@ -20,6 +20,7 @@ from sep_core.config import PRETRAINED
 HALVES = {
     "choose": "First half of the images, where recipes are chosen",
     "judge": "Second half, where they are judged",
+    "confirm": "Images of neither half, judged once by seeds of their own",
     "whole": "All images",
     "paper": "The paper's row (`benchmarks.paper`)",
 }

@@ -26,6 +26,8 @@ CLAIMS: tuple[Countermeasure, ...] = (PLAIN, "grey", "jpeg-10")
 """Rows on which a claim rests: three seeds."""
 SEEDS = (1, 2, 3)
 """Of the surrogate; the appropriator's are ten more."""
+OWN_SEEDS = (21, 22, 23)
+"""Of `confirm`: chosen before anything was measured by them."""
 
 
 def choose() -> Iterator[Cell]:
@@ -50,6 +52,11 @@ def judge() -> Iterator[Cell]:
     yield from _cells("judge", ["sep-4x15"], [4], SEEDS[:1], ["small"], [PLAIN])
     for network, level, seed in product(JUDGES, [8, 4], SEEDS):
         yield from _cells("judge", [CLEAN, FAST, FULL], [level], [seed], [network], [PLAIN])
+
+
+def confirm() -> Iterator[Cell]:
+    """The same, once, on images and by seeds that no recipe was chosen or judged by."""
+    yield from _cells("confirm", [CLEAN, FAST, FULL], [8], OWN_SEEDS, ["small"], [PLAIN])
 
 
 def precision() -> Iterator[Cell]:
@@ -116,6 +123,7 @@ TABLES = {
     "choose": choose,
     "harden": harden,
     "judge": judge,
+    "confirm": confirm,
     "precision": precision,
     "two-levels": two_levels,
     "matrix": matrix,
