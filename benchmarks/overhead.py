@@ -5,9 +5,9 @@
 One side is `benchmarks.service`: upload, poll, download, with everything in between. The other, in
 this process, reads the same zip, trains the surrogate, perturbs every image and trains both
 appropriators, by the configuration, the plan and the draws that the service decided on; it writes
-and checks no archive. They take turns, and both find the same accuracy on the originals. Figures
-come last, one a line, `name: value unit`; the overhead is that of the median round. Exits 1 where
-it exceeds `--max-overhead`.
+and checks no archive. They take turns, and both find the same accuracies. After each round come the
+seconds of every phase on either side. Figures come last, one a line, `name: value unit`; the
+overhead is that of the median round. Exits 1 where it exceeds `--max-overhead`.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ def _round(options: argparse.Namespace) -> tuple[float, float, int]:
     """Seconds through the service and alone, and the number of images."""
     report, through = _through_the_service(options)
     began = time.monotonic()
-    accuracies = _alone(options.data, report)
+    accuracies, phases = _alone(options.data, report)
     alone = time.monotonic() - began
+    for name, seconds in _steps(report).items():
+        print(f"{name}: {seconds:.1f} s of steps, {phases.get(name, 0.0):.1f} s alone")
     for side, (last, peak) in accuracies.items():
         found = report["accuracy"][side]
         expected = found["accuracy_last"], found["accuracy_peak"]
@@ -76,8 +79,22 @@ def _through_the_service(options: argparse.Namespace) -> tuple[service.Resource,
         return report, seconds
 
 
-def _alone(path: Path, report: service.Resource) -> dict[str, tuple[float, float]]:
-    """Last and peak accuracy of either side, by nothing but `sep_core`."""
+def _steps(report: service.Resource) -> dict[str, float]:
+    """Seconds of the steps of each kind; `package` runs beside a training."""
+    found: dict[str, float] = {}
+    for step in report["timing"]:
+        began, ended = map(datetime.fromisoformat, (step["started_at"], step["finished_at"]))
+        name = step["kind"]
+        if name == "evaluate":
+            name = ("clean", "protected")[step["index"]]
+        found[name] = found.get(name, 0.0) + (ended - began).total_seconds()
+    return found
+
+
+def _alone(
+    path: Path, report: service.Resource
+) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """Last and peak accuracy of either side, and the seconds of each phase: of `sep_core` alone."""
     from api.planning import load_config, load_plan  # noqa: PLC0415
     from benchmarks.data import read  # noqa: PLC0415
     from sep_core import surrogate  # noqa: PLC0415
@@ -88,19 +105,23 @@ def _alone(path: Path, report: service.Resource) -> dict[str, tuple[float, float
     prepare(plan)
     data = read(path)
     clean, held_out = trial.seen(data.train, config), trial.seen(data.test, config)
-    events = surrogate.train(*clean, data.classes, config, plan)
-    ensemble = [event for event in events if isinstance(event, surrogate.Checkpoint)]
-    patterns = trial.patterns_of(clean, data.classes, ensemble, config, plan)
-    released, _ = (
-        trial.perturbed(split, ensemble, config, plan, patterns)
-        for split in (data.train, data.test)
-    )
+    phases: dict[str, float] = {}
+    with trial.timed(phases, "train"):
+        events = surrogate.train(*clean, data.classes, config, plan)
+        ensemble = [event for event in events if isinstance(event, surrogate.Checkpoint)]
+        patterns = trial.patterns_of(clean, data.classes, ensemble, config, plan)
+    with trial.timed(phases, "perturb"):
+        released, _ = (
+            trial.perturbed(split, ensemble, config, plan, patterns)
+            for split in (data.train, data.test)
+        )
     accuracies = {}
     appropriator = cell_config(config, Cell(config.appropriator, "crop-flip", 1, clean=True))
     for side, split in (("clean", clean), ("protected", trial.seen(released, config))):
-        curve = list(trial.accuracies(split, held_out, data.classes, appropriator, plan))
+        with trial.timed(phases, side):
+            curve = list(trial.accuracies(split, held_out, data.classes, appropriator, plan))
         accuracies[side] = curve[-1], max(curve)
-    return accuracies
+    return accuracies, phases
 
 
 def _change(text: str) -> tuple[str, Any]:

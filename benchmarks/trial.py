@@ -67,15 +67,15 @@ def measure(
     """One surrogate, one protection of its images, an appropriator on clean and on protected."""
     figures: Figures = {}
     clean = seen(train, config)
-    with _timed(figures, "surrogate time"):
+    with timed(figures, "surrogate time"):
         kept = list(surrogate.train(*clean, classes, config, plan))
         ensemble = [event for event in kept if isinstance(event, surrogate.Checkpoint)]
-    with _timed(figures, "perturb time"):
+    with timed(figures, "perturb time"):
         protect = _protect_enlarged if enlarge else perturbed
         patterns = patterns_of(clean, classes, ensemble, config, plan)
         released = protect(train, ensemble, config, plan, patterns)
     for name, split in (("clean", clean), ("protected", seen(released, config))):
-        with _timed(figures, f"{name} training time"):
+        with timed(figures, f"{name} training time"):
             curve = list(accuracies(split, seen(test, config), classes, config, plan))
         figures |= {f"{name} last": curve[-1], f"{name} peak": max(curve)}
     figures["largest change"] = (released[0].int() - train[0].int()).abs().max().item()
@@ -156,7 +156,7 @@ def accuracies(
 
 
 @dataclasses.dataclass
-class _timed:  # noqa: N801  used as a statement, like contextlib's
+class timed:  # noqa: N801  used as a statement, like contextlib's
     """Add the seconds that a block takes to `figures`."""
 
     figures: Figures
