@@ -9,7 +9,11 @@ _ENCODER = json.JSONEncoder(sort_keys=True, indent=1, ensure_ascii=False)
 
 
 class Listed(list[Any]):
-    """In JSON a list; its items are made one by one, when they are written."""
+    """In JSON a list; its items are made one by one, when they are written.
+
+    By the encoder that is in Python: it goes through them, where the one in C would find it empty,
+    but makes no indents.
+    """
 
     def __init__(self, number: int, item: Callable[[int], Any]) -> None:
         super().__init__()

@@ -302,24 +302,23 @@ def finish(claim: Claim, output: JSON | None = None) -> None:
     protections.clean(ended)
 
 
-def beat(queue: Queue, device: str = "cuda", silent_seconds: float = 0) -> None:
+def beat(
+    queue: Queue = Queue.GPU, device: str = "cuda", silent_seconds: float = 0, **fields: Any
+) -> None:
     """A worker registers, or did and has said nothing for so long."""
+    told = {
+        "name": f"host/0:{queue}-{device}-{silent_seconds}",
+        "queue": queue,
+        "device": device,
+        "device_name": "H100",
+        "memory_bytes": 1,
+        "bfloat16": True,
+        "threads": 1,
+        "versions": {},
+    }
     with db.transaction() as session:
         at = db.now(session) - timedelta(seconds=silent_seconds)
-        session.add(
-            Worker(
-                name=f"host/0:{queue}-{device}-{silent_seconds}",
-                queue=queue,
-                device=device,
-                device_name="H100",
-                memory_bytes=1,
-                bfloat16=True,
-                threads=1,
-                versions={},
-                started_at=at,
-                heartbeat_at=at,
-            )
-        )
+        session.add(Worker(started_at=at, heartbeat_at=at, **told | fields))
 
 
 def train(protection_id: UUID) -> None:

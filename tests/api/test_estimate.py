@@ -1,7 +1,6 @@
 """`validate_only`: what a request would come to, and that nothing comes of it."""
 
 import hashlib
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,9 +9,9 @@ import pytest
 from sqlalchemy import func, select
 
 from api import datasets, storage
-from api.db import now, reading, transaction
-from api.models import Protection, Queue, Step, Worker
-from tests.api.conftest import JSON, give_weights, small_zip
+from api.db import reading
+from api.models import Protection, Queue, Step
+from tests.api.conftest import JSON, beat, give_weights, small_zip
 from tests.api.test_routes_datasets import problem
 
 MATRIX = {"countermeasures": ["crop-flip", "adversarial-2"], "seeds": 3}
@@ -32,22 +31,13 @@ def planned(client: httpx2.Client, dataset_id: str, **body: Any) -> JSON:
 
 
 def worker(name: str, gradient: float | None, training: float | None, **others: Any) -> None:
-    with transaction() as session:
-        at = now(session) - timedelta(seconds=others.pop("silent_seconds", 0))
-        row: dict[str, Any] = {
-            "queue": Queue.GPU,
-            "device": "cpu",
-            "device_name": "a processor",
-            "memory_bytes": 2**33,
-            "bfloat16": False,
-            "threads": 2,
-            "versions": {},
-        }
-        if gradient and training:
-            at_32 = {"input_pixels": 32, "gradient_gflops": gradient, "training_gflops": training}
-            halved = {"gradient_gflops": gradient / 2, "training_gflops": training / 2}
-            row["speeds"] = [at_32, halved | {"input_pixels": 64}]
-        session.add(Worker(name=name, started_at=at, heartbeat_at=at, **row | others))
+    row: dict[str, Any] = {"device": "cpu", "device_name": "a processor"}
+    row |= {"memory_bytes": 2**33, "bfloat16": False, "threads": 2}
+    if gradient and training:
+        at_32 = {"input_pixels": 32, "gradient_gflops": gradient, "training_gflops": training}
+        halved = {"gradient_gflops": gradient / 2, "training_gflops": training / 2}
+        row["speeds"] = [at_32, halved | {"input_pixels": 64}]
+    beat(**{"name": name} | row | others)
 
 
 def rows() -> tuple[int | None, int | None]:

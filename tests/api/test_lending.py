@@ -2,45 +2,23 @@
 
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 
 from api import endings, leases, lending
-from api.db import now, transaction
+from api.db import transaction
 from api.leases import Claim
 from api.models import WORKER_FRESH_SECONDS, Queue, Step, StepKind, Worker
-from tests.api.conftest import claimed, requested, step, together, train
+from tests.api.conftest import beat, claimed, requested, step, together, train
 
 US = "host/a:1"
 
 
-def add(
-    name: str,
-    *,
-    queue: Queue = Queue.GPU,
-    gpu: str | None = "",
-    age: float = 0,
-    device_name: str = "a card",
-) -> None:
-    with transaction() as session:
-        at = now(session) - timedelta(seconds=age)
-        session.add(
-            Worker(
-                name=name,
-                queue=queue,
-                device="cuda",
-                device_name=device_name,
-                memory_bytes=1,
-                bfloat16=True,
-                threads=1,
-                versions={},
-                gpu=f"GPU-{name}" if gpu == "" else gpu,
-                started_at=at,
-                heartbeat_at=at,
-            )
-        )
+def add(name: str, **fields: Any) -> None:
+    beat(name=name, **{"gpu": f"GPU-{name}"} | fields)
 
 
 @pytest.fixture
@@ -111,8 +89,8 @@ def test_a_training_that_is_broken_off_finds_its_cards_again_for_a_while(trainin
 
 def test_a_card_is_lent_once_whichever_process_serves_it(training: Claim) -> None:
     """One that was killed leaves a row that looks alive and idle for a while."""
-    add("host/b:1", gpu="GPU-host/b:2", age=20)
-    add("host/a:0", gpu=f"GPU-{US}", age=20)
+    add("host/b:1", gpu="GPU-host/b:2", silent_seconds=20)
+    add("host/a:0", gpu=f"GPU-{US}", silent_seconds=20)
     assert lend(training) == ["GPU-host/b:2", "GPU-host/c:3"]
     add("host/b:3", gpu="GPU-host/b:2")
     assert is_lent("host/b:3", "GPU-host/b:2")  # as its predecessor's was
@@ -122,7 +100,7 @@ def test_a_card_is_lent_once_whichever_process_serves_it(training: Claim) -> Non
 def test_what_runs_on_a_card_keeps_it_from_being_lent(
     training: Claim, owner_id: UUID, ready: UUID
 ) -> None:
-    add("host/b:1", gpu="GPU-host/b:2", age=20)
+    add("host/b:1", gpu="GPU-host/b:2", silent_seconds=20)
     made = requested(owner_id, ready)
     assert claimed(step(made, StepKind.TRAIN).id, "host/b:1") is not None
     assert lend(training) == ["GPU-host/c:3"]
@@ -152,7 +130,7 @@ def test_whoever_is_no_idle_gpu_of_the_host_is_not(
 ) -> None:
     add("host/d:4", queue=Queue.CPU)
     add("host/e:5", gpu=None)  # which one it has is not known
-    add("host/f:6", age=WORKER_FRESH_SECONDS + 5)
+    add("host/f:6", silent_seconds=WORKER_FRESH_SECONDS + 5)
     add("other/g:7")
     with transaction() as session:
         busy = requested(owner_id, ready)

@@ -16,9 +16,9 @@ from sqlalchemy import update
 from api import endings, locks
 from api.db import now, transaction
 from api.endings import Setback
-from api.models import Queue, Step, StepKind, Worker
+from api.models import Step, StepKind
 from tests import servers
-from tests.api.conftest import Change, must_claim, protected, step, succeed, uploaded
+from tests.api.conftest import Change, beat, must_claim, protected, step, succeed, uploaded
 from tests.api.test_routes_datasets import problem
 
 Samples = dict[tuple[str, ...], float]
@@ -102,24 +102,9 @@ def test_what_was_done_lately(client: httpx2.Client, asked: UUID) -> None:
 
 
 def test_workers_and_what_they_use(client: httpx2.Client) -> None:
+    for name, ago in (("gpu-1/a:1", 0), ("gpu-2/b:1", 3600)):
+        beat(name=name, silent_seconds=ago, memory_bytes=80, memory_used_bytes=60, load=0.93)
     with transaction() as session:
-        for name, ago in (("gpu-1/a:1", 0), ("gpu-2/b:1", 3600)):
-            session.add(
-                Worker(
-                    name=name,
-                    queue=Queue.GPU,
-                    device="cuda",
-                    device_name="H100",
-                    memory_bytes=80,
-                    memory_used_bytes=60,
-                    load=0.93,
-                    bfloat16=True,
-                    threads=1,
-                    versions={},
-                    started_at=now(session),
-                    heartbeat_at=now(session) - timedelta(seconds=ago),
-                )
-            )
         assert locks.hold(session, locks.SWEEP, "sweeper", 60)
     found = read(client)
     alive = {("H100", "gpu", "gpu-1/a:1")}

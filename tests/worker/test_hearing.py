@@ -19,9 +19,9 @@ from api.db import reading, transaction
 from api.models import Dataset, Owner, Protection, Queue, Worker
 from api.settings import settings
 from tests import pictures
+from tests.api.conftest import beat
 from tests.servers import wait_for
 from tests.worker import jobs
-from tests.worker.test_health import beat
 from worker import facts, hearing
 from worker.hearing import Ear
 
@@ -55,9 +55,7 @@ def deaf(ear: Ear, device: str = "cpu") -> bool:
 @pytest.fixture
 def ear() -> Ear:
     """Of this process; a training waits for it, and its message lies in the queue."""
-    beat(facts.name())
-    with transaction() as session:
-        session.execute(update(Worker).values(gpu=GPU))
+    beat(device="cpu", name=facts.name(), gpu=GPU)
     jobs.ask(jobs.upload(ARCHIVE).id)
     outbox.send_ready()
     made = Ear()
