@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import groupby
 from uuid import UUID
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from api.db import now
@@ -27,7 +27,7 @@ def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str
     Each is of the borrower's kind and host, and its worker is alive and runs nothing.
     """
     # Locked: who is about to claim a step does so before us and is seen, or after us and sees.
-    workers = _on_host(session, borrower)
+    workers = _on_host(session, borrower, Worker.gpu.is_not(None))
     own = next((worker for worker in workers if worker.name == borrower), None)
     if own is None:
         return []
@@ -56,16 +56,16 @@ def is_lent(session: Session, worker: str, gpu: str) -> bool:
 
     True also as long as the worker's row is not written: who lends would not see what it runs.
     """
-    rows = [row for row in _on_host(session, worker) if row.gpu == gpu]
+    rows = _on_host(session, worker, Worker.gpu == gpu)
     lent = any(_is_wanted(session, row, row.lent_to) for row in rows)
     return lent or all(row.name != worker for row in rows)
 
 
-def _on_host(session: Session, worker: str) -> Sequence[Worker]:
-    """Locked; of each GPU the rows of all processes that served it, the last alive comes last."""
+def _on_host(session: Session, worker: str, which: ColumnElement[bool]) -> Sequence[Worker]:
+    """Locked; of each GPU all processes that ever served it, the one that was last alive last."""
     query = select(Worker).where(
         Worker.queue == Queue.GPU,
-        Worker.gpu.is_not(None),
+        which,
         Worker.name.startswith(f"{_host(worker)}/", autoescape=True),
     )
     locked = query.order_by(Worker.name).with_for_update()
