@@ -26,6 +26,7 @@ class Claim:
     attempt: int
     dataset_id: UUID | None
     protection_id: UUID | None
+    request_id: str | None = None
 
 
 class Word(enum.Enum):
@@ -75,6 +76,7 @@ def claim_of(step: Step) -> Claim:
         step.attempt,
         step.dataset_id,
         step.protection_id,
+        step.request_id,
     )
 
 

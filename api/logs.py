@@ -20,9 +20,10 @@ UVICORN = ("uvicorn", "uvicorn.error")
 def about(step: Claim | Step) -> dict[str, str]:
     """What lines about a step are bound to."""
     owner = {"protection_id": step.protection_id, "dataset_id": step.dataset_id}
+    told = owner | {"request_id": step.request_id}
     named = {"step_id": str(step.step_id if isinstance(step, Claim) else step.id)}
     named |= {"step": f"{step.kind} {step.index}", "attempt": str(step.attempt)}
-    return named | {name: str(value) for name, value in owner.items() if value is not None}
+    return named | {name: str(value) for name, value in told.items() if value is not None}
 
 
 @cache

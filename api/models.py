@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, UniqueConstraint, Uuid
 from sqlalchemy import Enum as SQLEnum
 from sqlalchemy.orm import Mapped, mapped_column
+from structlog.contextvars import get_contextvars
 
 from api.db import Base, UTCDateTime
 
@@ -187,6 +188,11 @@ class Baseline(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
+def _request_id() -> str | None:
+    """Of the request, or of the step, that a process is at: what its log lines are bound to."""
+    return get_contextvars().get("request_id")
+
+
 class Step(Base):
     """One unit of queued work, of a data set or of a protection, held by a lease while it runs."""
 
@@ -229,6 +235,7 @@ class Step(Base):
     lease_token: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    request_id: Mapped[str | None] = mapped_column(default=_request_id)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

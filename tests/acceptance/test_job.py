@@ -37,6 +37,9 @@ def _check_logs(lines: list[dict[str, Any]], protection_id: str) -> None:
     begun = [line["step"] for line in of_steps if line.get("protection_id") == protection_id]
     assert {"train 0", "perturb 0", "package 0", "evaluate 0", "evaluate 1"} <= set(begun)
     asked = [line for line in lines if line["logger"] == "sepgate.requests"]
+    (made,) = (line["request_id"] for line in asked if "POST /v1/protections:" in line["event"])
+    ours = [line for line in of_steps if line.get("protection_id") == protection_id]
+    assert {line["request_id"] for line in ours} == {made}  # of steps made by workers, too
     assert len({line["request_id"] for line in asked}) == len(asked) > 0
     assert any(line.get("protection_id") == protection_id for line in asked)
 
