@@ -14,6 +14,9 @@ Progress = tuple[int, int]
 Item = TypeVar("Item")
 
 SECONDS, MOST_SECONDS = 1.0, 60.0
+TOGETHER = 16
+"""Small images that a thread takes in a row: to hand over each costs as much as to decode it, and
+wakes threads on cores on which another process may be computing."""
 
 
 def computing(call: Callable[[], T]) -> Generator[None, None, T]:

@@ -20,10 +20,9 @@ from api.workload import sizes_bytes
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.reading import read_ahead
+from worker.alive import TOGETHER
 from worker.data import Reader
 
-TOGETHER = 16
-"""Small images that a thread decodes in a row: to hand over each costs as much as to decode it."""
 MAPPED_BYTES = 2**26
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
 DECODED_BYTES = 192_000_000
@@ -141,8 +140,12 @@ def room(shape: Sequence[int]) -> Tensor:
 
 
 def tensor(pixels: Sequence[Pixels]) -> Tensor:
-    """Images of like shape, (h, w, c) each, to (b, c, h, w) uint8."""
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    """Images of like shape, (h, w, c) each, to (b, c, h, w) uint8.
+
+    By NumPy, which stays in this thread: torch would start a team of threads in every one that
+    reads ahead, and those that compute would no longer have the processor to themselves.
+    """
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)))
 
 
 def parts(pixels: Sequence[Pixels]) -> list[Tensor]:

@@ -17,6 +17,7 @@ from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
 from worker import alive, metrics, preview
+from worker.steps import package
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -107,6 +108,8 @@ def test_signs_of_life_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings(), "threads", 5)  # only now: PyTorch's are part of the plan
     monkeypatch.setattr(alive, "SECONDS", 0.0)
     monkeypatch.setattr(metrics, "STRIP_PIXELS", 1)
+    monkeypatch.setattr(package, "SHARED_BYTES", 0)
+    monkeypatch.setattr(alive, "TOGETHER", 2)
     jobs.work()
     second = jobs.show(again_id)
     assert blob(second, protections.ARCHIVE) == archive

@@ -1,5 +1,7 @@
 """Room for pixels: in memory, or in a file that has no name any more; decoding by threads."""
 
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -65,3 +67,23 @@ def test_threads_decode_the_same_in_order_and_fewer_where_images_are_large(
         assert 1 <= threading.active_count() - before <= threads
         images += work
     assert torch.equal(torch.stack(images), to_pixels(to_input(torch.cat(alone), 20)))
+
+
+def test_who_stacks_a_batch_starts_no_team_of_threads() -> None:
+    """It is read ahead while another is perturbed, which then would have to share the cores."""
+    script = """
+import os, threading, numpy as np, torch
+from worker import tensors
+torch.set_num_threads(2)
+images = [np.zeros((64, 64, 3), np.uint8)] * 256
+found = []
+def read():
+    before = len(os.listdir("/proc/self/task"))
+    parts = tensors.parts(images)
+    found.append((len(os.listdir("/proc/self/task")) - before, [part.shape for part in parts]))
+thread = threading.Thread(target=read)
+thread.start()
+thread.join()
+assert found == [(0, [(256, 3, 64, 64)])], found
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
