@@ -24,43 +24,51 @@ from typing import Any
 from benchmarks import service, trial
 from benchmarks.files import versions
 
+Phases = dict[str, tuple[float, float]]
+
 
 def main() -> int:
     """Run the rounds, print, judge."""
     options = _options()
     rounds = [_round(options) for _ in range(options.rounds)]
-    ratios = [through / alone for through, alone, _ in rounds]
+    ratios = [through / alone for through, alone, *_ in rounds]
     figures = {
-        "through the service": (statistics.median(through for through, _, _ in rounds), "s"),
-        "sep_core alone": (statistics.median(alone for _, alone, _ in rounds), "s"),
+        "through the service": (statistics.median(through for through, *_ in rounds), "s"),
+        "sep_core alone": (statistics.median(alone for _, alone, *_ in rounds), "s"),
         "images": (rounds[0][2], "images"),
         "overhead": (100 * (statistics.median(ratios) - 1), "%"),
         "least overhead": (100 * (min(ratios) - 1), "%"),
         "most overhead": (100 * (max(ratios) - 1), "%"),
     }
     if options.record:
-        whole = {"figures": {n: list(v) for n, v in figures.items()}, "versions": versions()}
+        whole = {
+            "figures": {n: list(v) for n, v in figures.items()},
+            "seconds of steps, and alone": [phases for *_, phases in rounds],
+            "versions": versions(),
+        }
         options.record.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     for name, (value, unit) in figures.items():
         print(f"{name}: {value:.4g} {unit}")
     return int(figures["overhead"][0] > options.max_overhead)
 
 
-def _round(options: argparse.Namespace) -> tuple[float, float, int]:
-    """Seconds through the service and alone, and the number of images."""
+def _round(options: argparse.Namespace) -> tuple[float, float, int, Phases]:
+    """Seconds through the service and alone, the number of images, and the seconds by phase."""
     report, through = _through_the_service(options)
     began = time.monotonic()
-    accuracies, phases = _alone(options.data, report)
+    accuracies, bare = _alone(options.data, report)
     alone = time.monotonic() - began
-    for name, seconds in _steps(report).items():
-        print(f"{name}: {seconds:.1f} s of steps, {phases.get(name, 0.0):.1f} s alone")
+    steps = _steps(report).items()
+    phases = {name: (round(s, 1), round(bare.get(name, 0.0), 1)) for name, s in steps}
+    for name, (in_steps, in_script) in phases.items():
+        print(f"{name}: {in_steps} s of steps, {in_script} s alone")
     for side, (last, peak) in accuracies.items():
         found = report["accuracy"][side]
         expected = found["accuracy_last"], found["accuracy_peak"]
         print(f"{side}: {expected} through the service, {(last, peak)} alone")
     images: int = report["change"]["images"]
     print(f"{through:.0f} s through the service, {alone:.0f} s alone", flush=True)
-    return through, alone, images
+    return through, alone, images, phases
 
 
 def _through_the_service(options: argparse.Namespace) -> tuple[service.Resource, float]:
