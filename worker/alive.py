@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, TypeVar
 
@@ -17,6 +17,8 @@ SECONDS, MOST_SECONDS = 1.0, 60.0
 TOGETHER = 16
 """Small images that a thread takes in a row: to hand over each costs as much as to decode it, and
 wakes threads on cores on which another process may be computing."""
+AT_ONCE_BYTES = 192_000_000
+"""Of pixels that threads hold at once: no more than the largest accepted image takes."""
 
 
 def computing(call: Callable[[], T]) -> Generator[None, None, T]:
@@ -26,6 +28,21 @@ def computing(call: Callable[[], T]) -> Generator[None, None, T]:
     """
     with ThreadPoolExecutor(1) as pool:
         return (yield from _result(pool.submit(call)))
+
+
+def groups(number: int, bytes_each: int, threads: int) -> tuple[int, Iterator[range]]:
+    """How many threads take images 0 to `number - 1`, and what each takes in a row.
+
+    Fewer of both where images are large.
+
+    Args:
+        bytes_each: that the largest takes while a thread is at it.
+        threads: the most.
+    """
+    room = AT_ONCE_BYTES // bytes_each
+    threads = max(1, min(threads, room))
+    together = max(1, min(TOGETHER, room // threads))
+    return threads, (range(at, min(at + together, number)) for at in range(0, number, together))
 
 
 def in_order(

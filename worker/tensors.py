@@ -20,13 +20,11 @@ from api.workload import sizes_bytes
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.reading import read_ahead
-from worker.alive import TOGETHER
+from worker import alive
 from worker.data import Reader
 
 MAPPED_BYTES = 2**26
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
-DECODED_BYTES = 192_000_000
-"""Of images at their own size that are decoded at once: no more than the largest accepted takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +93,12 @@ def at_input_size(
     generator ends PyTorch has one: to share a single image is slower than to take turns.
     """
 
-    def read(group: Sequence[ImageRecord]) -> list[Tensor]:
-        images = (to_images(tensor([reader.pixels(record)])) for record in group)
+    def read(group: range) -> list[Tensor]:
+        images = (to_images(tensor([reader.pixels(records[index])])) for index in group)
         return [to_pixels(to_input(image, side).contiguous())[0] for image in images]
 
     largest = int(sizes_bytes(records).max(initial=1))
-    threads = max(1, min(torch.get_num_threads(), DECODED_BYTES // largest))
-    together = max(1, min(TOGETHER, DECODED_BYTES // (largest * threads)))
-    groups = (records[at : at + together] for at in range(0, len(records), together))
+    threads, groups = alive.groups(len(records), largest, torch.get_num_threads())
     with _one_thread(), warnings.catch_warnings():
         # `read_pixels` silences Pillow in the whole process and puts back what it found: threads
         # that do so in any order leave it silenced, until here.

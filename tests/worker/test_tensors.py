@@ -13,7 +13,7 @@ import torch
 from sep_core.pixels import to_images, to_input, to_pixels
 from tests import pictures
 from tests.worker import jobs
-from worker import tensors
+from worker import alive, tensors
 from worker.data import load_index, open_source
 
 FILES = pictures.class_folders(3)
@@ -59,8 +59,8 @@ def test_threads_decode_the_same_in_order_and_fewer_where_images_are_large(
     records = load_index(dataset.id).records
     with open_source(dataset.id) as reader:
         alone = [to_images(tensors.tensor([reader.pixels(record)])) for record in records]
-        monkeypatch.setattr(tensors, "DECODED_BYTES", decoded_bytes)
-        monkeypatch.setattr(tensors, "TOGETHER", 2)
+        monkeypatch.setattr(alive, "AT_ONCE_BYTES", decoded_bytes)
+        monkeypatch.setattr(alive, "TOGETHER", 2)
         before = threading.active_count()
         work = tensors.at_input_size(reader, records, 20)
         images = [next(work)]

@@ -29,9 +29,6 @@ from worker.steps import Output, Work
 FORMAT_VERSION = 1
 PREVIEW_COLUMNS = 8
 WORST = 5
-AT_ONCE_BYTES = 192_000_000
-"""Of pixels that are encoded or compared at once: no more than the largest accepted takes."""
-
 SHARED_BYTES = 3 * 96**2
 """Of an image on average, from which on several threads are faster. Below, each call is so short
 that they wait for the interpreter's lock: at 32 pixels two compare images in twice the time of one,
@@ -148,11 +145,9 @@ def _emptied(
 def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, None]:
     """The call for each image in order: several at once where that pays and there is room."""
     number, sizes = len(job.records), workload.sizes_bytes(job.records)
-    most = AT_ONCE_BYTES // (2 * int(sizes.max(initial=1)))  # before and after
     wanted = facts.threads() if sizes.sum() >= SHARED_BYTES * number else 1
-    threads = max(1, min(wanted, most))
-    together = max(1, min(alive.TOGETHER, most // threads))
-    groups = (range(at, min(at + together, number)) for at in range(0, number, together))
+    before_and_after = 2 * int(sizes.max(initial=1))
+    threads, groups = alive.groups(number, before_and_after, wanted)
 
     def call_each(group: range) -> list[T]:
         return [call(index) for index in group]
