@@ -30,18 +30,21 @@ def computing(call: Callable[[], T]) -> Generator[None, None, T]:
         return (yield from _result(pool.submit(call)))
 
 
-def groups(number: int, bytes_each: int, threads: int) -> tuple[int, Iterator[range]]:
-    """How many threads take images 0 to `number - 1`, and what each takes in a row.
+def groups(
+    number: int, bytes_each: int, threads: int, together: int | None = None
+) -> tuple[int, Iterator[range]]:
+    """How many threads take images 0 to `number - 1`, and which of them each takes in a row.
 
     Fewer of both where images are large.
 
     Args:
         bytes_each: that the largest takes while a thread is at it.
         threads: the most.
+        together: the most that one takes in a row; `TOGETHER` unless it is told.
     """
     room = AT_ONCE_BYTES // bytes_each
     threads = max(1, min(threads, room))
-    together = max(1, min(TOGETHER, room // threads))
+    together = max(1, min(together or TOGETHER, room // threads))
     return threads, (range(at, min(at + together, number)) for at in range(0, number, together))
 
 

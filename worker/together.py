@@ -3,6 +3,7 @@
 `python -m worker.together` is such a process: it trains along until the training ends.
 """
 
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bound_contextvars, get_contextvars
 from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
@@ -100,8 +101,15 @@ class Followers:
 
     def _start(self, number: int, path: Path) -> subprocess.Popen[bytes]:
         device = self._devices[number]
-        words = [self._job.protection_id, number, path, self._backend, self._sharing(number)]
-        command = [sys.executable, "-m", "worker.together", *map(str, words), str(os.getpid())]
+        words: list[object] = [
+            self._job.protection_id,
+            number,
+            path,
+            self._backend,
+            self._sharing(number),
+        ]
+        words += [os.getpid(), json.dumps(get_contextvars())]
+        command = [sys.executable, "-m", "worker.together", *map(str, words)]
         environment = os.environ | ({} if device is None else {VISIBLE: device})
         return subprocess.Popen(command, env=environment)  # noqa: S603  our own command
 
@@ -174,10 +182,10 @@ def _read(job: Job, part: tensors.Part) -> Tensor:
 
 def main() -> int:
     """The exit status of one that failed."""
-    protection_id, number, meeting, backend, sharing, parent = sys.argv[1:]
+    protection_id, number, meeting, backend, sharing, parent, about = sys.argv[1:]
     die_with_parent(signal.SIGKILL, int(parent))
     logs.configure()
-    with bound_contextvars(protection_id=protection_id, rank=int(number)):
+    with bound_contextvars(**json.loads(about), rank=int(number)):
         try:
             follow(
                 UUID(protection_id),

@@ -102,16 +102,32 @@ def test_the_worst_are_pictured_and_go_with_the_data_set() -> None:
 
 def test_signs_of_life_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same archive, record and pictures with many images encoded at once and in strips."""
+    monkeypatch.setattr(package, "SMALL_BYTES", 2**40)
     first, archive = jobs.protect(pictures.zipped(FILES))
     again_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
     jobs.work(until=StepKind.PACKAGE)
     monkeypatch.setattr(settings(), "threads", 5)  # only now: PyTorch's are part of the plan
     monkeypatch.setattr(alive, "SECONDS", 0.0)
     monkeypatch.setattr(metrics, "STRIP_PIXELS", 1)
-    monkeypatch.setattr(package, "SHARED_BYTES", 0)
-    monkeypatch.setattr(alive, "TOGETHER", 2)
+    monkeypatch.setattr(package, "SMALL_BYTES", 0)
     jobs.work()
     second = jobs.show(again_id)
     assert blob(second, protections.ARCHIVE) == archive
     for name in (protections.RECORD, protections.WORST, protections.PREVIEW):
         assert blob(first, name) == blob(second, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("sides", "small"),
+    [
+        ({32: 100}, True),
+        ({224: 3}, False),
+        ({32: 20_000, 1400: 64}, False),
+        ({32: 99, 112: 1}, True),
+    ],
+)
+def test_it_is_where_most_pixels_are_that_says_whether_threads_pay(
+    sides: dict[int, int], small: bool
+) -> None:
+    sizes = np.concatenate([np.full(images, 3 * side**2) for side, images in sides.items()])
+    assert package.are_small(sizes) is small

@@ -10,8 +10,9 @@ from uuid import UUID
 
 import pytest
 import torch
+from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, protections, steps, storage
+from api import endings, leases, logs, protections, steps, storage
 from api.db import transaction
 from api.leases import Claim
 from api.models import Protection, ProtectionState, StepKind
@@ -20,7 +21,7 @@ from tests.servers import wait_for
 from tests.worker import jobs
 from worker import facts, resume, tasks
 from worker.data import checkpoint_key, load_job
-from worker.faults import EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY, EXIT_RANK_LOST
+from worker.faults import EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY, EXIT_RANK_LOST, RankLost
 from worker.steps import Work, train
 from worker.together import Followers
 
@@ -181,3 +182,19 @@ def test_the_leader_s_own_error_is_not_taken_for_the_others_death(error: Runtime
         training()
     assert raised.value is error
     assert followers() == []
+
+
+def test_lines_of_who_trains_along_name_the_step_and_its_request(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    claimed = planned(jobs.upload(ARCHIVE).id)
+    job = load_job(claimed)
+    storage.remove(storage.dataset_key(job.dataset_id))  # so that it has something to say
+    about = logs.about(claimed) | {"request_id": "theirs"}
+    with bound_contextvars(**about):  # noqa: SIM117  first of all
+        with Followers(job, [], print) as others, pytest.raises(RankLost):
+            list(others.start())
+    (line,) = (text for text in capfd.readouterr().err.splitlines() if "broken off" in text)
+    assert "request_id=theirs" in line
+    assert f"step_id={claimed.step_id}" in line
+    assert "rank=1" in line

@@ -29,10 +29,10 @@ from worker.steps import Output, Work
 FORMAT_VERSION = 1
 PREVIEW_COLUMNS = 8
 WORST = 5
-SHARED_BYTES = 3 * 96**2
-"""Of an image on average, from which on several threads are faster. Below, each call is so short
-that they wait for the interpreter's lock: at 32 pixels two compare images in twice the time of one,
-at 64 in 1.2, at 112 in 0.85, at 224 in half of it."""
+SMALL_BYTES = 3 * 96**2
+"""Images that take less are compared faster by one thread than by several: each call is so short
+that they wait for the interpreter's lock. Two take twice the time of one at 32 pixels, 1.2 times at
+64, 0.85 at 112, half of it at 224."""
 
 T = TypeVar("T")
 
@@ -144,10 +144,12 @@ def _emptied(
 
 def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, None]:
     """The call for each image in order: several at once where that pays and there is room."""
-    number, sizes = len(job.records), workload.sizes_bytes(job.records)
-    wanted = facts.threads() if sizes.sum() >= SHARED_BYTES * number else 1
+    sizes = workload.sizes_bytes(job.records)
     before_and_after = 2 * int(sizes.max(initial=1))
-    threads, groups = alive.groups(number, before_and_after, wanted)
+    if are_small(sizes):
+        threads, groups = alive.groups(len(sizes), before_and_after, 1)
+    else:  # neighbours at once, which lie in one piece that is read of the archive
+        threads, groups = alive.groups(len(sizes), before_and_after, facts.threads(), together=1)
 
     def call_each(group: range) -> list[T]:
         return [call(index) for index in group]
@@ -156,7 +158,16 @@ def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, No
         warnings.simplefilter("ignore")
         with closing(alive.in_order(call_each, groups, threads)) as results:
             for result in results:
-                yield from result if result is not None else [None]
+                if result is None:
+                    yield None
+                else:
+                    yield from result
+                    result.clear()  # or it would be held until the next is there
+
+
+def are_small(sizes: archive.Numbers) -> bool:
+    """Whether most of the pixels are in small images."""
+    return bool(2 * sizes[sizes < SMALL_BYTES].sum() > sizes.sum())
 
 
 def _manifest(job: Job, files: Files) -> Output:
