@@ -16,8 +16,10 @@ Split = tuple[Tensor, Tensor]  # pixels (n, 3, s, s) uint8 and labels (n) int64
 
 TEST = ("test/", "val/")
 HALVES = ("choose", "judge", "confirm", "whole")
-"""Recipes are chosen on the first half of every class and judged on the second. What the last third
-of a larger archive holds is in neither: there they are judged once more, by seeds of their own."""
+"""Recipes are chosen on the first half of every class and judged on the second. What comes after
+`HALVED` in a larger archive is in neither: there they are judged once more."""
+HALVED = {"train": 500, "test": 200}
+"""Images of a class in the archive that the committed halves are of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,32 +43,35 @@ def read(path: Path, half: str = "whole") -> Data:
     """One half of the archive, or the whole; tested on `test/` or `val/`.
 
     Raises:
-        ValueError: images of more than one size in a split, or none.
+        ValueError: images of more than one size in a split, or none; to `confirm`, none that are in
+            neither half.
     """
     with zipfile.ZipFile(path) as archive:
         files = [n for n in archive.namelist() if n.count("/") == 2 and not n.endswith("/")]
         names = sorted(name for name in files if name.startswith(("train/", *TEST)))
         classes = sorted({PurePosixPath(name).parent.name for name in names})
         train, test = (
-            _split(archive, [name for name in names if name.startswith(splits)], classes, half)
-            for splits in (("train/",), TEST)
+            _split(archive, [n for n in names if n.startswith(splits)], classes, half, halved)
+            for splits, halved in (("train/", HALVED["train"]), (TEST, HALVED["test"]))
         )
     return Data(train, test, len(classes))
 
 
 def _split(
-    archive: zipfile.ZipFile, names: Sequence[str], classes: Sequence[str], half: str
+    archive: zipfile.ZipFile, names: Sequence[str], classes: Sequence[str], half: str, halved: int
 ) -> Split:
     chosen: list[str] = []
     for name in classes:
         members = [n for n in names if PurePosixPath(n).parent.name == name]
-        middle, last = len(members) // 2, len(members) * 2 // 3
+        middle = len(members) // 2
         chosen += {
             "choose": members[:middle],
             "judge": members[middle:],
-            "confirm": members[last:],
+            "confirm": members[halved:],
             "whole": members,
         }[half]
+    if half == "confirm" and not chosen:
+        raise ValueError(f"data: expected more than {halved} images of a class, got no more")
     decoded = [_decode(archive.read(name)) for name in chosen]
     if len(sizes := {pixels.shape for pixels in decoded}) != 1:
         raise ValueError(

@@ -55,7 +55,7 @@ def judge() -> Iterator[Cell]:
 
 
 def confirm() -> Iterator[Cell]:
-    """The same, once, on images and by seeds that no recipe was chosen or judged by."""
+    """The same, once, on images of neither half and by seeds of their own."""
     yield from _cells("confirm", [CLEAN, FAST, FULL], [8], OWN_SEEDS, ["small"], [PLAIN])
 
 

@@ -190,3 +190,15 @@ def test_a_table_costs_its_trainings_images_and_surrogates(bench: Bench) -> None
     poison = replace(CELL, recipe="last")  # 30 steps through one of the two checkpoints
     steps = 2 * forward * 30 * images
     assert work.missing_gflop([poison], bench) == pytest.approx(2 * training + steps)
+
+
+def test_what_confirms_is_in_neither_half(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bench.data("whole")
+    with pytest.raises(ValueError, match="expected more than 500 images of a class"):
+        bench.data("confirm")
+    monkeypatch.setattr("benchmarks.data.HALVED", {"train": 16, "test": 20})
+    confirming = bench.data("confirm")
+    for split, halved in (("train", 16), ("test", 20)):
+        pixels, labels = getattr(whole, split)
+        expected = torch.cat([pixels[labels == label][halved:] for label in range(CLASSES)])
+        assert torch.equal(getattr(confirming, split)[0], expected)
