@@ -55,7 +55,9 @@ def _store() -> ObjectStore:
     folder = _folder()
     if folder is None:
         return from_url(settings().storage)
-    return LocalStore(folder, mkdir=True, automatic_cleanup=True)
+    # Folders that are empty stay until `remove`: obstore's own clean-up takes them from under those
+    # who are about to write there.
+    return LocalStore(folder, mkdir=True)
 
 
 def _folder() -> Path | None:
@@ -227,7 +229,15 @@ def check() -> None:
     key = probe_key()
     with _translating():
         obstore.put(_store(), key, b"")
-        obstore.delete(_store(), key)
+    remove_probe(key)
+
+
+def remove_probe(key: str) -> None:
+    """Remove a probe, and in a folder what held it."""
+    remove_one(key)
+    folder = _folder()
+    if folder is not None:
+        shutil.rmtree((folder / key).parent, ignore_errors=True)
 
 
 def _changes(kind: str) -> Iterator[tuple[str, datetime]]:
