@@ -3,6 +3,8 @@
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 
 from api import logs
 from api.routes import datasets, events, health, problems, protections, results
@@ -17,7 +19,8 @@ Poll until `done` is true, waiting `Retry-After` seconds in between. Errors are 
 
 def build() -> FastAPI:
     """The application with its routes and error handlers."""
-    application = FastAPI(
+    # FastAPI's own pages at /docs and /redoc load their scripts from the internet.
+    application = FastAPIOffline(
         title="sepgate",
         version=version("sepgate"),
         description=DESCRIPTION,
@@ -27,7 +30,13 @@ def build() -> FastAPI:
     problems.install(application)
     for module in (datasets, protections, results, events, health):
         application.include_router(module.router)
+    application.get("/", include_in_schema=False)(show_the_way)
     return application
+
+
+def show_the_way() -> RedirectResponse:
+    """To the API's description; by a relative address, which holds behind a proxy's prefix too."""
+    return RedirectResponse("docs")
 
 
 logs.configure()

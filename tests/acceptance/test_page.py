@@ -1,13 +1,17 @@
-"""The report's page in a real browser."""
+"""Pages in a real browser: the report, and the API's description."""
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from api import report
 from tests import pictures
+from tests.acceptance.stack import ROOT
+from tests.servers import free_port, is_open, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -61,13 +65,26 @@ RECORD: report.Record = {
 }
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+
+def shown_at(address: str, folder: Path) -> str:
+    """What the page has become when its scripts have run, without the internet."""
+    nobody_else = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    profile = f"--user-data-dir={folder / 'profile'}"
+    words = [str(CHROMIUM), *FLAGS, nobody_else, profile, "--virtual-time-budget=20000"]
+    ran = subprocess.run(
+        [*words, "--dump-dom", address], capture_output=True, text=True, check=True
+    )
+    return ran.stdout
+
+
+@needs_chromium
 def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(report.render(RECORD, pictures.encoded(pictures.image(0, 1))))
-    words = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    ran = subprocess.run([*words, page.as_uri()], capture_output=True, text=True, check=True)
-    assert "<title>sepgate report: &lt;b&gt;photographs&lt;/b&gt;</title>" in ran.stdout
+    shows = shown_at(page.as_uri(), tmp_path)
+    assert "<title>sepgate report: &lt;b&gt;photographs&lt;/b&gt;</title>" in shows
     for shown in (
         "The protection holds.",
         "25.0 %",
@@ -78,7 +95,29 @@ def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> Non
         "94.00 %",
         "15.0 %",
     ):
-        assert shown in ran.stdout
-    assert "&lt;u&gt;ant&lt;/u&gt;" in ran.stdout
-    assert "&lt;i&gt;sky&lt;/i&gt;.png" in ran.stdout
-    assert "owned'</script>" not in ran.stdout
+        assert shown in shows
+    assert "&lt;u&gt;ant&lt;/u&gt;" in shows
+    assert "&lt;i&gt;sky&lt;/i&gt;.png" in shows
+    assert "owned'</script>" not in shows
+
+
+@contextmanager
+def described() -> Iterator[str]:
+    """The address of an API process alone, which needs nothing else to describe itself."""
+    port = free_port()
+    words = ["uvicorn", "api.main:app", "--port", str(port), "--log-level", "warning"]
+    with subprocess.Popen(words, cwd=ROOT) as process:
+        try:
+            wait_for(lambda: is_open(port), 60, "the API")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@needs_chromium
+def test_the_api_describes_itself_without_the_internet(tmp_path: Path) -> None:
+    with described() as address:
+        assert "Upload" in shown_at(f"{address}/", tmp_path)
+        shows = shown_at(f"{address}/docs", tmp_path)
+    for operation in ("/v1/datasets", "/v1/protections/{protection_id}/archive"):
+        assert f'data-path="{operation}"' in shows

@@ -1,12 +1,16 @@
 """The API describes itself: what comes, what may go wrong, and as which kind of document."""
 
 import json
+import re
 from typing import Any
+
+import httpx2
 
 from api.main import build
 from api.routes.problems import MEDIA_TYPE
 from sep_core.cells import Evaluation
 from sep_core.config import COUNTERMEASURES, SEPConfig
+from tests.api.test_routes_datasets import problem
 
 SCHEMA: dict[str, Any] = build().openapi()
 OPERATIONS = {
@@ -98,3 +102,18 @@ def test_every_route_wants_a_key() -> None:
         "sepgate keys create"
         in SCHEMA["components"]["securitySchemes"]["HTTPBearer"]["description"]
     )
+
+
+def test_pages_load_nothing_from_elsewhere(anonymous: httpx2.Client) -> None:
+    for page in ("/docs", "/redoc"):
+        found = re.findall(r'(?:src|href)="([^"]+)"', anonymous.get(page).text)
+        assert len(found) >= 2
+        for address in found:
+            assert address.startswith("/")
+            assert anonymous.get(address).status_code == 200
+    problem(anonymous.get("/static-offline-docs/nothing.js"), 404, "NOT_FOUND")
+
+
+def test_the_address_alone_leads_there(anonymous: httpx2.Client) -> None:
+    answer = anonymous.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "docs")
