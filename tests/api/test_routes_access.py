@@ -103,7 +103,7 @@ def test_odd_requests(client: httpx2.Client) -> None:
             answer = client.request(method, fill(path, "not-an-id"))
             refused(answer, 422, "INVALID_REQUEST")
     refused(client.get("/v1/nothing"), 404, "NOT_FOUND")
-    refused(client.get("/"), 404, "NOT_FOUND")
+    refused(client.get("/nothing"), 404, "NOT_FOUND")
     refused(client.get("/v1/datasets/"), 404, "NOT_FOUND")
     for method, path in (("PUT", "/v1/datasets"), ("POST", "/readyz"), ("DELETE", "/v1/datasets")):
         answer = client.request(method, path)
