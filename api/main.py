@@ -19,8 +19,9 @@ Poll until `done` is true, waiting `Retry-After` seconds in between. Errors are 
 
 def build() -> FastAPI:
     """The application with its routes and error handlers."""
-    # FastAPI's own pages at /docs and /redoc load their scripts from the internet.
+    # FastAPI's own pages load their scripts from the internet, and ReDoc a logo even so.
     application = FastAPIOffline(
+        redoc_url=None,
         title="sepgate",
         version=version("sepgate"),
         description=DESCRIPTION,
@@ -35,7 +36,7 @@ def build() -> FastAPI:
 
 
 def show_the_way() -> RedirectResponse:
-    """To the API's description; by a relative address, which holds behind a proxy's prefix too."""
+    """To the API's description; by a relative address, which names no scheme and no host."""
     return RedirectResponse("docs")
 
 

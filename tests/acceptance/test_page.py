@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,7 +106,16 @@ def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> Non
 def described() -> Iterator[str]:
     """The address of an API process alone, which needs nothing else to describe itself."""
     port = free_port()
-    words = ["uvicorn", "api.main:app", "--port", str(port), "--log-level", "warning"]
+    words = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "api.main:app",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
     with subprocess.Popen(words, cwd=ROOT) as process:
         try:
             wait_for(lambda: is_open(port), 60, "the API")

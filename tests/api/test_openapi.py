@@ -105,12 +105,12 @@ def test_every_route_wants_a_key() -> None:
 
 
 def test_pages_load_nothing_from_elsewhere(anonymous: httpx2.Client) -> None:
-    for page in ("/docs", "/redoc"):
-        found = re.findall(r'(?:src|href)="([^"]+)"', anonymous.get(page).text)
-        assert len(found) >= 2
-        for address in found:
-            assert address.startswith("/")
-            assert anonymous.get(address).status_code == 200
+    found = re.findall(r'(?:src|href)="([^"]+)"', anonymous.get("/docs").text)
+    assert len(found) >= 2
+    for address in found:
+        assert address.startswith("/")
+        assert anonymous.get(address).status_code == 200
+    problem(anonymous.get("/redoc"), 404, "NOT_FOUND")  # it asks another host for a logo
     problem(anonymous.get("/static-offline-docs/nothing.js"), 404, "NOT_FOUND")
 
 
