@@ -97,12 +97,13 @@ def _queue() -> Iterator[Finding]:
 
 
 def _storage() -> Iterator[Finding]:
-    key, content = storage.probe_key(), uuid4().bytes
+    probe = uuid4()
+    key, content = storage.probe_key(probe, "content"), probe.bytes
     storage.write(key, content)
     try:
         same = storage.read(key) == content
     finally:
-        storage.remove_probe(key)
+        storage.remove(storage.probe_key(probe))
     if not same:
         yield Finding("storage", "fail", "Read other bytes than were written.")
         return

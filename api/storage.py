@@ -44,9 +44,9 @@ def protection_key(protection_id: UUID, name: str = "") -> str:
     return f"protections/{protection_id}/{name}".rstrip("/")
 
 
-def probe_key() -> str:
-    """Of a blob that is written to see whether that works, and is nobody's: several may at once."""
-    return f"probes/{uuid4()}/probe"
+def probe_key(probe_id: UUID, name: str = "") -> str:
+    """Key of what is written to see whether that works, and is nobody's: several may at once."""
+    return f"probes/{probe_id}/{name}".rstrip("/")
 
 
 @lru_cache
@@ -226,18 +226,10 @@ def changes(kind: str) -> dict[UUID, datetime]:
 
 def check() -> None:
     """Raise unless a blob can be written and removed: what readiness asks."""
-    key = probe_key()
+    probe = uuid4()
     with _translating():
-        obstore.put(_store(), key, b"")
-    remove_probe(key)
-
-
-def remove_probe(key: str) -> None:
-    """Remove a probe, and in a folder what held it."""
-    remove_one(key)
-    folder = _folder()
-    if folder is not None:
-        shutil.rmtree((folder / key).parent, ignore_errors=True)
+        obstore.put(_store(), probe_key(probe, "empty"), b"")
+    remove(probe_key(probe))
 
 
 def _changes(kind: str) -> Iterator[tuple[str, datetime]]:

@@ -103,7 +103,7 @@ def s3_server() -> Iterator[dict[str, str]]:
     url = f"http://127.0.0.1:{port}"
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(words):
-        wait_for(lambda: is_open(port), START_SECONDS, "the S3 server")
+        wait_for(lambda: _is_open(port), START_SECONDS, "the S3 server")
         asked = urllib.request.Request(f"{url}/sepgate", method="PUT")
         urllib.request.urlopen(asked, timeout=10).close()
         yield {
@@ -123,8 +123,7 @@ def s3_keys(variables: Mapping[str, str]) -> list[str]:
         return re.findall("<Key>(.*?)</Key>", answer.read().decode())
 
 
-def is_open(port: int) -> bool:
-    """Whether anybody listens there."""
+def _is_open(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False

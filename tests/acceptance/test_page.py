@@ -2,17 +2,13 @@
 
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from api import report
+from api import main, report
 from tests import pictures
-from tests.acceptance.stack import ROOT
-from tests.servers import free_port, is_open, wait_for
+from tests.api.conftest import serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -102,31 +98,9 @@ def test_the_page_shows_the_record_and_runs_nothing_of_it(tmp_path: Path) -> Non
     assert "owned'</script>" not in shows
 
 
-@contextmanager
-def described() -> Iterator[str]:
-    """The address of an API process alone, which needs nothing else to describe itself."""
-    port = free_port()
-    words = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "api.main:app",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-    ]
-    with subprocess.Popen(words, cwd=ROOT) as process:
-        try:
-            wait_for(lambda: is_open(port), 60, "the API")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
 @needs_chromium
 def test_the_api_describes_itself_without_the_internet(tmp_path: Path) -> None:
-    with described() as address:
+    with serving(main.app) as address:
         assert "Upload" in shown_at(f"{address}/", tmp_path)
         shows = shown_at(f"{address}/docs", tmp_path)
     for operation in ("/v1/datasets", "/v1/protections/{protection_id}/archive"):

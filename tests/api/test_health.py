@@ -29,7 +29,8 @@ def test_a_whole_service(anonymous: httpx2.Client, tmp_path: Path) -> None:
     assert anonymous.get("/livez").json() == {"status": "ok"}
     answers = together(*[partial(anonymous.get, "/readyz") for _ in range(8)])
     assert [answer.status_code for answer in answers] == [200] * 8
-    assert list((tmp_path / "blobs").glob("*/*")) == []
+    blobs = tmp_path / "blobs"
+    assert list(blobs.rglob("*")) == [blobs / "probes"]
 
 
 def test_the_database_is_away(client: httpx2.Client, change: Change) -> None:

@@ -104,7 +104,7 @@ def test_every_route_wants_a_key() -> None:
     )
 
 
-def test_pages_load_nothing_from_elsewhere(anonymous: httpx2.Client) -> None:
+def test_the_page_loads_nothing_from_elsewhere(anonymous: httpx2.Client) -> None:
     found = re.findall(r'(?:src|href)="([^"]+)"', anonymous.get("/docs").text)
     assert len(found) >= 2
     for address in found:

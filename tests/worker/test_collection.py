@@ -151,11 +151,11 @@ def test_what_was_never_whole_goes_and_what_it_lies_beside_stays() -> None:
 
 def test_probes_of_processes_that_died_go() -> None:
     for half in ("", "#1"):
-        probe = storage.probe_key()
+        probe = storage.probe_key(uuid4(), "probe")
         storage.write(probe, b"")
         path_of(probe).rename(path_of(probe).with_name(f"probe{half}"))
     age("probes", 3 * DAY)
-    living = storage.probe_key()
+    living = storage.probe_key(uuid4(), "probe")
     storage.write(living, b"")
     collect_after(DAY + 60)
     left = [path for path in path_of("probes").rglob("*") if path.is_file()]
