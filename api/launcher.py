@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
-from alembic import command
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import select
@@ -83,7 +82,7 @@ def service(host: str, port: int) -> Iterator[Service]:
     queue = None if settings().redis_url else _start_valkey(logs)
     running = Service(f"http://{host}:{port}", logs)
     try:
-        migrate()
+        revision.migrate()
         for part in _parts(host, port):
             part.log = logs / f"{part.name}.log"
             part.start()
@@ -95,11 +94,6 @@ def service(host: str, port: int) -> Iterator[Service]:
         stop(started, STOP_SECONDS + _drain_seconds())
         if queue is not None:
             stop([queue], STOP_SECONDS)
-
-
-def migrate() -> None:
-    """Bring the database's tables up to date."""
-    command.upgrade(revision.config(), "head")
 
 
 def first_key(owner: str = "default") -> str | None:

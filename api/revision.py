@@ -1,14 +1,22 @@
-"""Which migration the tables are at, and which one this version needs."""
+"""Which migration the tables are at, which one this version needs, and the way there."""
 
+import logging
+import time
 from functools import lru_cache
 from pathlib import Path
 
+import psycopg
+from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+ATTEMPTS, PAUSE_SECONDS = 60, 2
+
+log = logging.getLogger(__name__)
 
 
 def config() -> Config:
@@ -16,6 +24,31 @@ def config() -> Config:
     made = Config()
     made.set_main_option("script_location", str(MIGRATIONS))
     return made
+
+
+def migrate(scripts: Config | None = None, to: str = "head") -> None:
+    """Bring the tables up to date, whoever works on them meanwhile.
+
+    On PostgreSQL a table can't be changed while any transaction uses it. Whoever asks for it next
+    waits behind the migration, so that gives up soon (`migrations/env.py`) and tries again.
+
+    Args:
+        scripts: Alembic's configuration; this version's unless it is given.
+
+    Raises:
+        OperationalError: the database does not answer, or a table was in use for minutes.
+    """
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            command.upgrade(scripts or config(), to)
+        except OperationalError as error:
+            busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
+            if not isinstance(error.orig, busy) or not attempts_left:
+                raise
+            log.warning("others use a table that is to change, will try again: %s", error.orig)
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
 
 
 @lru_cache

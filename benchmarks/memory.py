@@ -142,13 +142,13 @@ def _begin(kind: str) -> None:
 
     from sqlalchemy import select  # noqa: PLC0415
 
-    from api import datasets, keys, launcher, protections, storage  # noqa: PLC0415
+    from api import datasets, keys, protections, revision, storage  # noqa: PLC0415
     from api.db import transaction  # noqa: PLC0415
     from api.models import Dataset, Owner  # noqa: PLC0415
     from api.settings import settings  # noqa: PLC0415
 
     if kind == "ingest":
-        launcher.migrate()
+        revision.migrate()
         path, dataset_id = settings().data_dir / "data.zip", uuid4()
         with path.open("rb") as file:
             digest = storage.write(storage.dataset_key(dataset_id, datasets.SOURCE), file)

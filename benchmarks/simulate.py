@@ -34,7 +34,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
-from api import db, keys, launcher, leases, planning, protections, steps, turns, workload
+from api import db, keys, leases, planning, protections, revision, steps, turns, workload
 from api.archive import ImageRecord
 from api.leases import Claim
 from api.models import (
@@ -344,7 +344,7 @@ class _cluster:  # noqa: N801  reads as a function at its call
 
         settings.cache_clear()
         db.engine.cache_clear()
-        launcher.migrate()
+        revision.migrate()
         clock = Clock()
         event.listen(db.engine(), "connect", lambda connection, _: _virtual(connection, clock))
         db.engine().dispose()

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from api import db, launcher, queue, storage
+from api import db, queue, revision, storage
 from api.settings import settings
 from tests import servers
 
@@ -57,7 +57,7 @@ def postgres_tables(postgres_url: str) -> Iterator[str]:
     name = f"sepgate_test_{uuid4().hex}"
     with servers.database(postgres_url, name) as url:
         with _settings(SEPGATE_DATABASE_URL=url):
-            launcher.migrate()
+            revision.migrate()
         yield url
 
 
@@ -66,7 +66,7 @@ def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with all tables, to be copied."""
     path = tmp_path_factory.mktemp("sqlite") / "sepgate.sqlite3"
     with _settings(SEPGATE_DATABASE_URL=f"sqlite:///{path}"):
-        launcher.migrate()
+        revision.migrate()
     return path
 
 

@@ -1,6 +1,10 @@
 """Migrations make the tables of `api.models`, on both databases, there and back."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -12,7 +16,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, MetaData, inspect, select, text
 
-from api import db, endings, launcher, turns
+from api import db, endings, turns
 from api.db import Base
 from api.models import (
     Dataset,
@@ -24,9 +28,10 @@ from api.models import (
     StepKind,
     StepState,
 )
-from api.revision import MIGRATIONS, config
+from api.revision import MIGRATIONS, config, migrate, objection
 from api.settings import settings
 from tests import servers
+from tests.servers import wait_for
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -60,9 +65,9 @@ def tables() -> set[str]:
 def test_up_from_nothing_down_and_up_again(empty: Config) -> None:
     wanted = set(Base.metadata.tables)
     assert tables() == set()
-    launcher.migrate()
+    migrate()
     assert tables() == wanted
-    launcher.migrate()  # again is harmless
+    migrate()  # again is harmless
     command.downgrade(empty, "base")
     assert tables() == set()
     command.upgrade(empty, "head")
@@ -105,7 +110,7 @@ def test_baselines_stay_and_those_begun_go_with_their_column(empty: Config) -> N
 
 
 def test_models_and_migrations_agree(empty: Config) -> None:
-    launcher.migrate()
+    migrate()
     command.check(empty)
     for name, table in Base.metadata.tables.items():
         columns = {column["name"]: column for column in inspect(db.engine()).get_columns(name)}
@@ -178,7 +183,7 @@ def test_rows_in_every_state_survive_the_way_to_the_newest(empty: Config, revisi
     queued = {"protection_id": made[ProtectionState.QUEUED], "index": 0}
     train = insert(tables, "steps", **queued, kind=StepKind.TRAIN, state=StepState.READY)
 
-    launcher.migrate()
+    migrate()
     with db.reading() as session:
         assert {row.state for row in session.scalars(select(Dataset))} == set(DatasetState)
         assert {row.state for row in session.scalars(select(Protection))} == set(ProtectionState)
@@ -188,3 +193,39 @@ def test_rows_in_every_state_survive_the_way_to_the_newest(empty: Config, revisi
         assert claim is not None
         assert claim.step_id == train
         assert endings.stop(session, session.get_one(Step, train)) is not None
+
+
+@pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
+def test_a_table_in_use_keeps_others_waiting_for_no_longer_than_it_must(empty: Config) -> None:
+    command.upgrade(empty, REVISIONS[0])  # the one before the newest changes `steps`
+    with db.engine().connect() as user, ThreadPoolExecutor() as threads:
+        user.execute(text("SELECT * FROM steps"))
+        migrating = threads.submit(migrate)
+        for _ in range(3):
+            wait_for(is_waiting_for_a_table, 30, "the migration")
+            began = time.monotonic()
+            with db.engine().begin() as other:
+                other.execute(text("SELECT * FROM steps"))
+            assert time.monotonic() - began < 5  # and not for as long as `user` goes on
+        assert not migrating.done()
+        user.rollback()
+        migrating.result(timeout=60)
+    with db.reading() as session:
+        assert objection(session.connection()) is None
+
+
+def is_waiting_for_a_table() -> bool:
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+    with db.engine().begin() as connection:
+        return bool(connection.scalar(text(query)))
+
+
+@pytest.mark.usefixtures("empty")
+def test_several_may_migrate_at_once() -> None:
+    """As hosts do that are brought up together: each in a process of its own."""
+    at = time.time() + 5
+    wait = f"import time; from api import revision; time.sleep(max(0, {at} - time.time()))"
+    words = [sys.executable, "-c", f"{wait}; revision.migrate()"]
+    hosts = [subprocess.Popen(words) for _ in range(4)]
+    assert [host.wait(60) for host in hosts] == [0] * 4
+    assert tables() == set(Base.metadata.tables)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from api import launcher, workers
+from api import launcher, revision, workers
 from api.models import Queue
 from api.settings import settings
 from tests.servers import wait_for
@@ -33,7 +33,7 @@ def two_gpus(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     tool.parent.mkdir()
     tool.write_text(TOOL)
     tool.chmod(0o755)
-    launcher.migrate()
+    revision.migrate()
     path = os.pathsep.join([str(tool.parent), os.environ["PATH"]])
     given = {k: v for k, v in os.environ.items() if k != workers.VISIBLE}
     return given | {"PATH": path, "SEPGATE_DEVICE": "auto"} | environment

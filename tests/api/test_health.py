@@ -10,7 +10,7 @@ import httpx2
 from alembic import command
 from redis import Redis
 
-from api import launcher, main, outbox, queue, revision
+from api import main, outbox, queue, revision
 from api.models import Queue
 from api.routes.requests import Requests
 from tests import servers
@@ -58,7 +58,7 @@ def test_the_database_is_of_an_earlier_version(
     command.upgrade(revision.config(), "20261123h")
     found = problem(quickly(anonymous, "GET", "/readyz"), 503, "NOT_READY")
     assert "got 20261123h; run `sepgate migrate`" in found["detail"]
-    launcher.migrate()
+    revision.migrate()
     assert anonymous.get("/readyz").status_code == 200
 
 
