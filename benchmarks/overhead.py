@@ -1,13 +1,18 @@
 """What the service costs: the whole job through it against the same calls of `sep_core` alone.
 
     python -m benchmarks.overhead --data ZIP [--rounds 2] [--set epochs=10 ...] [--record FILE]
+                                  [--in-turns]
 
-One side is `benchmarks.service`: upload, poll, download, with everything in between. The other, in
-this process, reads the same zip, trains the surrogate, perturbs every image and trains both
-appropriators, by the configuration, the plan and the draws that the service decided on; it writes
-and checks no archive. They take turns, and both find the same accuracies. After each round come the
-seconds of every phase on either side. Figures come last, one a line, `name: value unit`; the
-overhead is that of the median round. Exits 1 where it exceeds `--max-overhead`.
+One side is `benchmarks.service`: upload, poll, download, with everything in between. The other
+reads the same zip, trains the surrogate, perturbs every image and trains both appropriators, by
+the configuration, the plan and the draws that the service decided on; it writes and checks no
+archive. Both find the same accuracies. They run at the same time, so that whatever slows the
+machine slows both, the whole service on one core and the script on another; every round they
+change cores. With `--in-turns` each has all cores, and what the machine does meanwhile counts.
+
+After each round come the seconds of every phase on either side. Figures come last, one a line,
+`name: value unit`; the overhead is that of the median round. Exits 1 where it exceeds
+`--max-overhead`.
 """
 
 import argparse
@@ -17,20 +22,33 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import service, trial
 from benchmarks.files import versions
 
 Phases = dict[str, tuple[float, float]]
+LOOK_SECONDS, LOOKS = 0.5, 600
+
+
+class Alone(NamedTuple):
+    """What the script found, and its seconds, in all and by phase."""
+
+    accuracies: dict[str, tuple[float, float]]
+    seconds: float
+    phases: dict[str, float]
 
 
 def main() -> int:
     """Run the rounds, print, judge."""
     options = _options()
-    rounds = [_round(options) for _ in range(options.rounds)]
+    rounds = [_round(options, number) for number in range(options.rounds)]
     ratios = [through / alone for through, alone, *_ in rounds]
     figures = {
         "through the service": (statistics.median(through for through, *_ in rounds), "s"),
@@ -43,6 +61,8 @@ def main() -> int:
     if options.record:
         whole = {
             "figures": {n: list(v) for n, v in figures.items()},
+            "at the same time": not options.in_turns,
+            "seconds, and alone": [(through, alone) for through, alone, *_ in rounds],
             "seconds of steps, and alone": [phases for *_, phases in rounds],
             "versions": versions(),
         }
@@ -52,12 +72,16 @@ def main() -> int:
     return int(figures["overhead"][0] > options.max_overhead)
 
 
-def _round(options: argparse.Namespace) -> tuple[float, float, int, Phases]:
+def _round(options: argparse.Namespace, number: int) -> tuple[float, float, int, Phases]:
     """Seconds through the service and alone, the number of images, and the seconds by phase."""
-    report, through = _through_the_service(options)
-    began = time.monotonic()
-    accuracies, bare = _alone(options.data, report)
-    alone = time.monotonic() - began
+    if options.in_turns:
+        report, through, _ = _through_the_service(options)
+        accuracies, alone, bare = _alone(options.data, report["config"], report["plan"])
+    else:
+        with _a_core_each(number) as other:
+            report, through, beside = _through_the_service(options, other)
+            assert beside is not None
+            accuracies, alone, bare = beside.result()
     steps = _steps(report).items()
     phases = {name: (round(s, 1), round(bare.get(name, 0.0), 1)) for name, s in steps}
     for name, (in_steps, in_script) in phases.items():
@@ -71,7 +95,25 @@ def _round(options: argparse.Namespace) -> tuple[float, float, int, Phases]:
     return through, alone, images, phases
 
 
-def _through_the_service(options: argparse.Namespace) -> tuple[service.Resource, float]:
+@contextmanager
+def _a_core_each(number: int) -> Iterator[Executor]:
+    """This process, with all that it starts, on one core, and the executor's process on another."""
+    cores = sorted(os.sched_getaffinity(0))
+    mine, other = cores[number % 2], cores[1 - number % 2]
+    os.sched_setaffinity(0, {mine})
+    os.environ["SEPGATE_THREADS"] = "1"
+    pin = os.sched_setaffinity, (0, {other})
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn"), *pin) as executor:
+            yield executor
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _through_the_service(
+    options: argparse.Namespace, other: Executor | None = None
+) -> tuple[service.Resource, float, Future[Alone] | None]:
+    """The report and the seconds; and what `other` does as soon as the plan is there."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SEPGATE_DATA_DIR"] = folder
         from api import db, launcher  # noqa: PLC0415  reads the environment set above
@@ -83,8 +125,9 @@ def _through_the_service(options: argparse.Namespace) -> tuple[service.Resource,
             time.sleep(15)  # until its workers have measured how fast they are
             curl = service.Curl(running.url, launcher.new_key())
             config = {"preset": "quick"} | dict(map(_change, options.set))
+            beside = other.submit(_alone_when_planned, options.data) if other else None
             report, seconds, _ = service.job(curl, options.data, config, Path(folder))
-        return report, seconds
+        return report, seconds, beside
 
 
 def _steps(report: service.Resource) -> dict[str, float]:
@@ -99,17 +142,31 @@ def _steps(report: service.Resource) -> dict[str, float]:
     return found
 
 
-def _alone(
-    path: Path, report: service.Resource
-) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    """Last and peak accuracy of either side, and the seconds of each phase: of `sep_core` alone."""
+def _alone_when_planned(path: Path) -> Alone:
+    from sqlalchemy import select  # noqa: PLC0415
+
+    from api.db import reading  # noqa: PLC0415
+    from api.models import Protection  # noqa: PLC0415
+
+    for _ in range(LOOKS):
+        with reading() as session:
+            asked = session.scalars(select(Protection)).first()
+        if asked is not None and asked.config and asked.plan:
+            return _alone(path, asked.config, asked.plan)
+        time.sleep(LOOK_SECONDS)
+    raise TimeoutError(f"nothing was planned within {LOOKS * LOOK_SECONDS:.0f} s")
+
+
+def _alone(path: Path, frozen: service.Resource, planned: service.Resource) -> Alone:
+    """The same calls of `sep_core`, and nothing else."""
+    began = time.monotonic()
     from api.planning import load_config, load_plan  # noqa: PLC0415
     from benchmarks.data import read  # noqa: PLC0415
     from sep_core import surrogate  # noqa: PLC0415
     from sep_core.cells import Cell, cell_config  # noqa: PLC0415
     from sep_core.training import prepare  # noqa: PLC0415
 
-    config, plan = load_config(report["config"]), load_plan(report["plan"])
+    config, plan = load_config(frozen), load_plan(planned)
     prepare(plan)
     data = read(path)
     clean, held_out = trial.seen(data.train, config), trial.seen(data.test, config)
@@ -129,7 +186,7 @@ def _alone(
         with trial.timed(phases, side):
             curve = list(trial.accuracies(split, held_out, data.classes, appropriator, plan))
         accuracies[side] = curve[-1], max(curve)
-    return accuracies, phases
+    return Alone(accuracies, time.monotonic() - began, phases)
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -143,6 +200,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--max-overhead", type=float, default=5.0, help="%%")
+    parser.add_argument("--in-turns", action="store_true", help="each with all cores")
     parser.add_argument("--record", type=Path, help="docs/overhead.json")
     return parser.parse_args()
 
