@@ -195,6 +195,23 @@ def test_rows_in_every_state_survive_the_way_to_the_newest(empty: Config, revisi
         assert endings.stop(session, session.get_one(Step, train)) is not None
 
 
+@pytest.mark.parametrize("revision", REVISIONS[: REVISIONS.index("20261123a") + 1])
+def test_processes_of_that_version_still_find_and_write_their_columns(
+    empty: Config, revision: str
+) -> None:
+    """The rule since the one that took away the speeds that were not told by side."""
+    command.upgrade(empty, revision)
+    before, after = MetaData(), MetaData()
+    before.reflect(db.engine())
+    migrate()
+    after.reflect(db.engine())
+    for name, table in before.tables.items():
+        columns = after.tables[name].columns
+        assert set(table.columns.keys()) <= set(columns.keys())
+        added = [column for column in columns if column.name not in table.columns]
+        assert [c.name for c in added if not c.nullable and c.server_default is None] == []
+
+
 @pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
 def test_a_table_in_use_keeps_others_waiting_for_no_longer_than_it_must(empty: Config) -> None:
     command.upgrade(empty, REVISIONS[0])  # the one before the newest changes `steps`
