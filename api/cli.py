@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from api import adoption, doctor, keys, launcher, revision, workers
+from api import adoption, doctor, keys, launcher, logs, revision, workers
 from api.db import transaction
 from api.demo import run as run_demo
 from api.models import Queue
@@ -47,6 +47,7 @@ def worker(
 @app.command()
 def migrate() -> None:
     """Bring the database's tables up to date."""
+    logs.configure()
     revision.migrate()
 
 

@@ -1,6 +1,7 @@
 """Which migration the tables are at, which one this version needs, and the way there."""
 
 import logging
+import sqlite3
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,8 @@ def migrate(scripts: Config | None = None, to: str = "head") -> None:
     """Bring the tables up to date, whoever works on them meanwhile.
 
     On PostgreSQL a table can't be changed while any transaction uses it. Whoever asks for it next
-    waits behind the migration, so that gives up soon (`migrations/env.py`) and tries again.
+    waits behind the migration, so that gives up soon (`migrations/env.py`) and tries again. On
+    SQLite two that open a new file at once may find it locked, without being let wait.
 
     Args:
         scripts: Alembic's configuration; this version's unless it is given.
@@ -42,13 +44,19 @@ def migrate(scripts: Config | None = None, to: str = "head") -> None:
         try:
             command.upgrade(scripts or config(), to)
         except OperationalError as error:
-            busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
-            if not isinstance(error.orig, busy) or not attempts_left:
+            if not _is_busy(error) or not attempts_left:
                 raise
-            log.warning("others use a table that is to change, will try again: %s", error.orig)
+            log.warning("others are at the tables, will try again: %s", error.orig)
             time.sleep(PAUSE_SECONDS)
         else:
             return
+
+
+def _is_busy(error: OperationalError) -> bool:
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
+    return isinstance(error.orig, busy)
 
 
 @lru_cache

@@ -99,6 +99,8 @@ def _round(options: argparse.Namespace, number: int) -> tuple[float, float, int,
 def _a_core_each(number: int) -> Iterator[Executor]:
     """This process, with all that it starts, on one core, and the executor's process on another."""
     cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("expected two cores, got one: --in-turns needs no more")
     mine, other = cores[number % 2], cores[1 - number % 2]
     os.sched_setaffinity(0, {mine})
     os.environ["SEPGATE_THREADS"] = "1"

@@ -8,8 +8,9 @@ from api.db import Base, engine
 
 # Of two that migrate one waits for the other, and then finds nothing to do.
 ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtext('sepgate migrate'))")
-# While a migration waits for a table, everybody else waits behind it. It is given up before
-# PostgreSQL looks for deadlocks (1 s): so that it is never a worker's transaction that is broken.
+# While a migration waits for a table, everybody else waits behind it. It gives up before PostgreSQL
+# looks for deadlocks (by default 1 s), so that it is seldom a worker's transaction that is broken,
+# which would be tried again as well.
 SOON = text("SET LOCAL lock_timeout = '500ms'")
 
 

@@ -39,7 +39,7 @@ SGD_RATES: Mapping[NetworkName, float] = {"vgg16": 0.1}
 """What the recipe's rate is multiplied by. Without shortcuts VGG-16 learns next to nothing of 2,500
 images at 0.1, and its large form leaves the numbers; torchvision trains it at 0.01."""
 MALLOC_OPTIONS: Mapping[int, int] = {-1: 2**31 - 1, -3: 32 * 2**20}
-"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of `mallopt(3)`, each at the most that it takes."""
+"""M_TRIM_THRESHOLD, 2 GiB, and M_MMAP_THRESHOLD, 32 MiB, the most that `mallopt(3)` promises."""
 
 
 State = Mapping[str, Any]
@@ -226,9 +226,9 @@ def prepare(plan: Plan) -> None:
 
 
 def _keep_what_is_freed() -> None:
-    """Have glibc keep the memory of a batch for the next: 3 % of a small network's training.
+    """Have glibc keep blocks below 32 MiB for the next batch: 3 % of a small network's training.
 
-    By default it gives large blocks back to the system, which clears them anew page by page.
+    By default it gives them back to the system, which clears them anew page by page.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have none

@@ -210,18 +210,23 @@ def test_processes_of_that_version_still_find_and_write_their_columns(
         assert set(table.columns.keys()) <= set(columns.keys())
         added = [column for column in columns if column.name not in table.columns]
         assert [c.name for c in added if not c.nullable and c.server_default is None] == []
+        for column in table.columns:
+            assert str(columns[column.name].type) == str(column.type)  # statements are prepared
+            assert columns[column.name].nullable or not column.nullable
+            assert column.server_default is None or columns[column.name].server_default is not None
 
 
 @pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
 def test_a_table_in_use_keeps_others_waiting_for_no_longer_than_it_must(empty: Config) -> None:
     command.upgrade(empty, REVISIONS[0])  # the one before the newest changes `steps`
-    with db.engine().connect() as user, ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor() as threads, db.engine().connect() as user:
         user.execute(text("SELECT * FROM steps"))
         migrating = threads.submit(migrate)
         for _ in range(3):
             wait_for(is_waiting_for_a_table, 30, "the migration")
             began = time.monotonic()
             with db.engine().begin() as other:
+                other.execute(text("SET LOCAL lock_timeout = '5s'"))
                 other.execute(text("SELECT * FROM steps"))
             assert time.monotonic() - began < 5  # and not for as long as `user` goes on
         assert not migrating.done()
@@ -240,9 +245,20 @@ def is_waiting_for_a_table() -> bool:
 @pytest.mark.usefixtures("empty")
 def test_several_may_migrate_at_once() -> None:
     """As hosts do that are brought up together: each in a process of its own."""
-    at = time.time() + 5
-    wait = f"import time; from api import revision; time.sleep(max(0, {at} - time.time()))"
-    words = [sys.executable, "-c", f"{wait}; revision.migrate()"]
-    hosts = [subprocess.Popen(words) for _ in range(4)]
-    assert [host.wait(60) for host in hosts] == [0] * 4
+    script = "from api import revision; print(flush=True); input(); revision.migrate()"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for host in hosts:  # until each has imported what it needs
+        assert host.stdout is not None
+        host.stdout.readline()
+    for host in hosts:
+        assert host.stdin is not None
+        print(file=host.stdin, flush=True)
+    for host in hosts:
+        host.communicate(timeout=200)
+    assert [host.returncode for host in hosts] == [0] * 4
     assert tables() == set(Base.metadata.tables)

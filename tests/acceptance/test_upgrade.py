@@ -14,8 +14,8 @@ from api import revision
 from api.db import Base
 from api.models import StepKind
 from tests import pictures, servers
-from tests.acceptance.stack import Stack, running
-from tests.acceptance.test_violence import wait_for_the_middle_of
+from tests.acceptance.stack import running
+from tests.acceptance.test_violence import finished, wait_for_the_middle_of
 
 DATA = pictures.zipped(pictures.class_folders(150, 30, size=(64, 64)))
 MIGRATION = '''"""Of a later version.
@@ -37,7 +37,8 @@ def upgrade():
         op.add_column(table, sa.Column("{name}", sa.Integer(), nullable=False, server_default="0"))
         op.create_index("ix_{name}_" + table, table, ["{name}"])
 '''
-MOST, LEAST, PAUSE_SECONDS = 60, 8, 0.2
+NAMES = [f"later_{number:02d}" for number in range(60)]
+LEAST, PAUSE_SECONDS = 3, 0.2
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -53,10 +54,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 def later(tmp_path: Path) -> Config:
-    """This version's migrations, and `MOST` later ones, each of which changes every table."""
+    """This version's migrations, and later ones, each of which changes every table."""
     scripts, folder, before = revision.config(), tmp_path / "later", revision.needed()
     folder.mkdir()
-    for name in names():
+    for name in NAMES:
         tables = list(Base.metadata.tables)
         text = MIGRATION.format(name=name, before=before, tables=tables)
         (folder / f"{name}.py").write_text(text)
@@ -65,10 +66,6 @@ def later(tmp_path: Path) -> Config:
     scripts.set_main_option("version_locations", "\n".join(places))
     scripts.set_main_option("path_separator", "newline")
     return scripts
-
-
-def names() -> list[str]:
-    return [f"later_{number:02d}" for number in range(MOST)]
 
 
 def test_old_processes_go_on_while_the_tables_move_on(
@@ -82,7 +79,7 @@ def test_old_processes_go_on_while_the_tables_move_on(
         going = stack.ask(dataset_id)
         wait_for_the_middle_of(StepKind.TRAIN)
         made = 0
-        for name in names():
+        for name in NAMES:
             if stack.show(f"/v1/protections/{going}")["done"]:
                 break
             revision.migrate(later, name)
@@ -97,9 +94,3 @@ def test_old_processes_go_on_while_the_tables_move_on(
         with pytest.raises(subprocess.CalledProcessError) as found:
             stack.doctor()
         assert f"expected migration {revision.needed()}, got later_" in found.value.stdout
-
-
-def finished(stack: Stack, protection_id: str) -> bytes:
-    protection = stack.finish(f"/v1/protections/{protection_id}")
-    assert protection["state"] == "succeeded", protection["error"]
-    return stack.archive(protection_id)
