@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
-ATTEMPTS, PAUSE_SECONDS = 60, 2
+GIVE_UP_SECONDS, PAUSE_SECONDS = 150, 2
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,12 @@ def migrate(scripts: Config | None = None, to: str = "head") -> None:
     Raises:
         OperationalError: the database does not answer, or a table was in use for minutes.
     """
-    for attempts_left in reversed(range(ATTEMPTS)):
+    until = time.monotonic() + GIVE_UP_SECONDS
+    while True:
         try:
             command.upgrade(scripts or config(), to)
         except OperationalError as error:
-            if not _is_busy(error) or not attempts_left:
+            if not _is_busy(error) or time.monotonic() > until:
                 raise
             log.warning("others are at the tables, will try again: %s", error.orig)
             time.sleep(PAUSE_SECONDS)
@@ -53,8 +54,8 @@ def migrate(scripts: Config | None = None, to: str = "head") -> None:
 
 
 def _is_busy(error: OperationalError) -> bool:
-    if isinstance(error.orig, sqlite3.OperationalError):
-        return error.orig.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    if isinstance(error.orig, sqlite3.Error):  # whose codes tell more in their higher bytes
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
     busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
     return isinstance(error.orig, busy)
 

@@ -90,6 +90,8 @@ def _round(options: argparse.Namespace, number: int) -> tuple[float, float, int,
         found = report["accuracy"][side]
         expected = found["accuracy_last"], found["accuracy_peak"]
         print(f"{side}: {expected} through the service, {(last, peak)} alone")
+        if expected != (round(last, 6), round(peak, 6)):
+            sys.exit("expected the same accuracies: both sides did not do the same")
     images: int = report["change"]["images"]
     print(f"{through:.0f} s through the service, {alone:.0f} s alone", flush=True)
     return through, alone, images, phases

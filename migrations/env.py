@@ -6,7 +6,7 @@ from sqlalchemy import Connection, text
 from api import models  # noqa: F401  fills the metadata
 from api.db import Base, engine
 
-# Of two that migrate one waits for the other, and then finds nothing to do.
+# Of several that migrate one tries at a time; who comes after it has succeeded finds nothing to do.
 ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtext('sepgate migrate'))")
 # While a migration waits for a table, everybody else waits behind it. It gives up before PostgreSQL
 # looks for deadlocks (by default 1 s), so that it is seldom a worker's transaction that is broken,

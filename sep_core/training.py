@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -214,7 +215,7 @@ def prepare(plan: Plan) -> None:
 
     Operations that a GPU can't do the same way twice are refused.
     """
-    if plan.device == "cpu":
+    if plan.device == "cpu" and sys.platform == "linux":
         _keep_what_is_freed()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
@@ -228,7 +229,8 @@ def prepare(plan: Plan) -> None:
 def _keep_what_is_freed() -> None:
     """Have glibc keep blocks below 32 MiB for the next batch: 3 % of a small network's training.
 
-    By default it gives them back to the system, which clears them anew page by page.
+    By default it gives them back to the system, which clears them anew page by page. (On ARM
+    PyTorch has an allocator of its own.)
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have none
