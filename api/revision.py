@@ -6,7 +6,6 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -16,6 +15,8 @@ from sqlalchemy.exc import OperationalError
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 GIVE_UP_SECONDS, PAUSE_SECONDS = 150, 2
+LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
+"""PostgreSQL's codes. Its driver is not imported for them: who works on SQLite never needs it."""
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ def migrate(scripts: Config | None = None, to: str = "head") -> None:
 def _is_busy(error: OperationalError) -> bool:
     if isinstance(error.orig, sqlite3.Error):  # whose codes tell more in their higher bytes
         return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-    busy = psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
-    return isinstance(error.orig, busy)
+    return getattr(error.orig, "sqlstate", None) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}
 
 
 @lru_cache

@@ -1,8 +1,6 @@
 """The one training loop: the surrogate and every appropriator are trained by it."""
 
-import ctypes
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,8 +37,6 @@ ADAM_RATE, ADAM_WEIGHT_DECAY = 0.01, 0.05
 SGD_RATES: Mapping[NetworkName, float] = {"vgg16": 0.1}
 """What the recipe's rate is multiplied by. Without shortcuts VGG-16 learns next to nothing of 2,500
 images at 0.1, and its large form leaves the numbers; torchvision trains it at 0.01."""
-MALLOC_OPTIONS: Mapping[int, int] = {-1: 2**31 - 1, -3: 32 * 2**20}
-"""M_TRIM_THRESHOLD, 2 GiB, and M_MMAP_THRESHOLD, 32 MiB, the most that `mallopt(3)` promises."""
 
 
 State = Mapping[str, Any]
@@ -211,12 +207,10 @@ def _cross_entropy(
 
 
 def prepare(plan: Plan) -> None:
-    """Settings of this process that the bytes depend on; on a CPU one that only time depends on.
+    """Settings of this process that the bytes depend on.
 
     Operations that a GPU can't do the same way twice are refused.
     """
-    if plan.device == "cpu" and sys.platform == "linux":
-        _keep_what_is_freed()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory that it has not written; to fill it costs time.
@@ -224,18 +218,6 @@ def prepare(plan: Plan) -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-
-
-def _keep_what_is_freed() -> None:
-    """Have glibc keep blocks below 32 MiB for the next batch: 3 % of a small network's training.
-
-    By default it gives them back to the system, which clears them anew page by page. (On ARM
-    PyTorch has an allocator of its own.)
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have none
-        for number, most in MALLOC_OPTIONS.items():
-            mallopt(number, most)
 
 
 def autocast(plan: Plan) -> torch.autocast:

@@ -1,7 +1,4 @@
 import io
-import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -507,32 +504,3 @@ def test_inference_takes_fewer_images_where_they_are_large(
 
 def _corners(images: Tensor) -> Tensor:
     return images[:, :, 0, 0]
-
-
-FAULTS = """
-import resource, sys, torch
-from sep_core.config import Plan
-from sep_core.training import prepare
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        [torch.ones(5 * 2**20) for _ in range(4)]  # 80 MiB, all freed at once
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-torch.set_num_threads(1)
-before = faults()
-prepare(Plan(device="cpu", precision="float32", threads=1))
-faults()
-print(before, faults())
-"""
-
-
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or platform.machine() != "x86_64",
-    reason="PyTorch takes its memory from another allocator",
-)
-def test_memory_that_a_batch_has_freed_stays_for_the_next() -> None:
-    ran = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
-    before, after = map(int, ran.stdout.split())
-    assert after < before / 10
