@@ -15,12 +15,11 @@ import torch
 from sqlalchemy import select
 
 from api.db import reading, transaction
-from api.models import Protection, ProtectionState, Queue, Step, StepKind, StepState
-from api.settings import settings
+from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from tests import pictures
 from tests.acceptance.stack import IMPATIENT
 from tests.worker import jobs
-from worker import faults, tasks
+from worker import faults
 
 pytestmark = [
     pytest.mark.usefixtures("environment"),
@@ -130,15 +129,24 @@ def test_a_disk_or_a_quota_that_is_used_up_is_full(number: int) -> None:
     assert "/data/blobs" in setback.message
 
 
-def test_the_cpu_queue_packages_what_a_gpu_has_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+# In a process of its own, as it is in a worker: its heartbeat goes on until it ends.
+CLAIM = """
+from api.models import Queue
+from worker import tasks
+
+tasks._adopt()
+print(tasks._claim_next(Queue.CPU).kind)
+"""
+
+
+def test_the_cpu_queue_packages_what_a_gpu_has_perturbed(environment: dict[str, str]) -> None:
     made = jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(4, 2))).id)
     jobs.work(until=StepKind.PACKAGE)
     with transaction() as session:
         row = session.get_one(Protection, made)
         assert row.plan is not None
         row.plan = row.plan | {"device": "cuda"}
-    monkeypatch.setattr(settings(), "worker_queue", "cpu")
-    tasks._adopt()
-    claim = tasks._claim_next(Queue.CPU)
-    assert claim is not None
-    assert claim.kind is StepKind.PACKAGE
+    variables = os.environ | environment | {"SEPGATE_WORKER_QUEUE": "cpu"}
+    words = [sys.executable, "-c", CLAIM]
+    ran = subprocess.run(words, env=variables, check=True, capture_output=True, text=True)
+    assert ran.stdout.split() == [StepKind.PACKAGE]
