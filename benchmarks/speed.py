@@ -256,7 +256,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--network", choices=("resnet18", "small"), default="resnet18")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--record", type=Path, help="docs/speed.json for docs/results.md")
+    parser.add_argument("--record", type=Path, help="docs/speed/NAME.json for docs/results.md")
     parser.add_argument("--min-float32", type=float, default=1.3)
     parser.add_argument("--min-bfloat16", type=float, default=2.2)
     return parser.parse_args()

@@ -58,7 +58,7 @@ def build(results: Path, page: Path) -> dict[Path, str]:
         "Other networks": sections.networks(cells),
         "Other methods": sections.baselines(cells),
         "Photographs, through the service": records.service(page.parent / "service"),
-        "Speed of a gradient pass": records.speed(page.parent / "speed.json"),
+        "Speed of a gradient pass": records.speed(page.parent / "speed"),
         "The data and the versions": chain(sections.provenance(cells), records.times(cells.all)),
         "How to reproduce": records.commands(),
     }
