@@ -95,6 +95,7 @@ def _record(measured: Measured, options: argparse.Namespace) -> None:
         "versions": versions(options.device),
         "figures": figures,
     }
+    options.record.parent.mkdir(parents=True, exist_ok=True)
     options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

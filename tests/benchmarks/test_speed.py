@@ -84,7 +84,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_compares_with_the_checkout_named(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = checkout / "speed.json"
+    record = checkout / "speed" / "here.json"
     assert run(monkeypatch, "--reference", str(checkout), "--record", str(record), *NO_LIMIT) == 0
     kept = json.loads(record.read_text())
     assert kept["reference"] == "the authors' code"
