@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sep_core.allocator import keep_for_the_next_batch
 from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, drawn_seed
 from sep_core.countermeasures import (
     RADIUS_LEVELS,
@@ -121,6 +122,8 @@ def fit(
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
     if ranks.size > 1 and countermeasure != "crop-flip":
         raise ValueError(f"ranks: expected 1 for {countermeasure}, got {ranks.size}")
+    if plan.device == "cpu":
+        keep_for_the_next_batch()
     asked, seed = config.learning_rate, drawn_seed(config)
     config = training_config(config, countermeasure)
     (pixels,) = place([pixels], plan.device, ranks.sharing)

@@ -1,0 +1,45 @@
+"""Memory that batches free is there for the next; what was freed before them has gone."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or platform.machine() != "x86_64",
+    reason="PyTorch takes its memory from another allocator",
+)
+
+PROGRAM = """
+import resource, torch
+from pathlib import Path
+from sep_core.allocator import keep_for_the_next_batch
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(5 * 2**20) for _ in range(4)]  # 80 MiB, all freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+torch.set_num_threads(1)
+usual = faults()
+keep_for_the_next_batch()
+first, then = faults(), faults()
+kept = resident_mib()
+keep_for_the_next_batch()
+print(usual, first, then, kept - resident_mib())
+"""
+
+
+def test_batches_find_memory_and_a_new_training_begins_without_it() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True
+    )
+    usual, first, then, given_back_mib = map(int, ran.stdout.split())
+    assert usual > 10 * first > 0
+    assert then < first / 10
+    assert given_back_mib > 60
