@@ -13,7 +13,7 @@ from sep_core.config import SEPConfig, drawn_seed, stable_integer
 CLASSES_SHOWN = 20
 
 
-def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> list[int]:
+def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> archive.Numbers:
     """Indices of the images that are changed, rising: of each split and class the share asked for.
 
     Every image draws its number from the seed and its pixels, and of each group the smallest are
@@ -25,17 +25,17 @@ def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> list[int]:
     classes = None if config.protected_classes is None else frozenset(config.protected_classes)
     names, numbers = archive.words(records, "class_name")
     wanted = [at for at, name in enumerate(names) if classes is None or name in classes]
-    members: list[int] = np.flatnonzero(np.isin(numbers, wanted)).tolist()
+    members = np.flatnonzero(np.isin(numbers, wanted))
     if config.protected_fraction == 1:
         return members
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     digests: list[str] = []
     for index in members:
-        record = records[index]
+        record = records[int(index)]
         digests.append(record.pixels_sha256)
         groups[record.split, record.class_name].append(record.pixels_sha256)
     drawn = {digest for group in groups.values() for digest in _drawn(group, config)}
-    return [index for index, digest in zip(members, digests, strict=True) if digest in drawn]
+    return members[[digest in drawn for digest in digests]]
 
 
 def _drawn(digests: list[str], config: SEPConfig) -> list[str]:

@@ -177,12 +177,14 @@ def clean(dataset: Dataset) -> None:
 
 
 def load_index(dataset_id: UUID) -> archive.IngestResult:
-    """What ingestion found.
+    """What ingestion found, mapped from a copy in the temporary folder.
 
     Raises:
         FileNotFoundError: the data set was deleted.
     """
-    index = storage.read_if_there(storage.dataset_key(dataset_id, INDEX))
-    if index is None:
-        index = storage.read(storage.dataset_key(dataset_id, OLDER_INDEX))
-    return archive.load_index(index)
+    try:
+        file = storage.copied(storage.dataset_key(dataset_id, INDEX))
+    except FileNotFoundError:
+        file = storage.copied(storage.dataset_key(dataset_id, OLDER_INDEX))
+    with file:
+        return archive.load_index(file)

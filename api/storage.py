@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ from api.settings import settings
 # Small enough that reading one small file of an archive does not fetch its whole neighbourhood.
 READ_BUFFER_BYTES = 2**16
 STREAM_CHUNK_BYTES = 2**20
-# What an upload holds in memory: so many parts of 5 MiB.
+# What storing a file holds of it in memory: so many parts of 5 MiB.
 PARTS_AT_ONCE = 4
 
 
@@ -96,7 +97,7 @@ def write(key: str, data: bytes | IO[bytes]) -> str:
     digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
     file.seek(0)
     with _translating():
-        obstore.put(_store(), key, file)
+        obstore.put(_store(), key, file, max_concurrency=PARTS_AT_ONCE)
         _flush(key)
     return digest
 
@@ -180,6 +181,23 @@ def stream_begun(key: str, start: int, end: int) -> Iterator[bytes]:
 def _range(key: str, start: int, end: int) -> bytes:
     with _translating():
         return bytes(obstore.get_range(_store(), key, start=start, end=end))
+
+
+def copied(key: str) -> IO[bytes]:
+    """A copy on disk of a whole blob, in a file without a name: it may be mapped and stays.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with open_blob(key) as blob:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
+        try:
+            shutil.copyfileobj(blob, file, STREAM_CHUNK_BYTES)
+        except BaseException:
+            file.close()
+            raise
+    file.seek(0)
+    return file
 
 
 def open_blob(key: str) -> io.BufferedReader:

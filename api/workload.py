@@ -135,34 +135,33 @@ def batch_size(config: SEPConfig, device: Device) -> int:
     return min(max(power, LEAST_BATCH_SIZE), BATCH_SIZE[device.device])
 
 
-def batches(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[list[int]]:
+def batches(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[archive.Numbers]:
     """Indices of images that are perturbed together: by shape, and in the order of their names.
 
     A batch is full by the number of its images or of their pixels; its images may differ in height
     and width, and not in channels.
     """
-
-    members = np.array(chosen(records, config), np.int64)
+    members = chosen(records, config)
     sizes = archive.sizes(records)[members]
     heights, widths, channels = sizes.T
     order = np.lexsort((widths, heights, channels))  # by the last one first
-    result: list[list[int]] = []
+    starts: list[int] = []
     room = before = 0
-    for index, (height, width, depth) in zip(
-        members[order].tolist(), sizes[order].tolist(), strict=True
-    ):
-        full = not result or len(result[-1]) == plan.batch_size or height * width > room
+    for at, size in enumerate(sizes[order]):
+        height, width, depth = size.tolist()
+        full = not starts or at - starts[-1] == plan.batch_size or height * width > room
         if full or depth != before:
-            result.append([])
+            starts.append(at)
             room, before = plan.max_batch_pixels, depth
-        result[-1].append(index)
         room -= height * width
-    return result
+    return np.split(members[order], starts[1:]) if starts else []
 
 
-def shards(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> list[list[list[int]]]:
+def shards(
+    records: Sequence[ImageRecord], config: SEPConfig, plan: Plan
+) -> list[list[archive.Numbers]]:
     """The batches of each `perturb` step: so many as the plan says, in at most SHARD_BYTES."""
-    result: list[list[list[int]]] = []
+    result: list[list[archive.Numbers]] = []
     sizes, room = sizes_bytes(records), 0
     for batch in batches(records, config, plan):
         size = int(sizes[batch].sum())

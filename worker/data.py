@@ -1,8 +1,7 @@
 """A data set as the steps need it: its index, its parts, and pixels decoded from an archive."""
 
-import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
@@ -41,14 +40,14 @@ class Job:
         return self.index.records
 
     @property
-    def shards(self) -> Sequence[Sequence[Sequence[int]]]:
+    def shards(self) -> Sequence[Sequence[archive.Numbers]]:
         """Indices of the images that each `perturb` step takes, batch by batch."""
         return _shards(self.dataset_id, self.config, self.plan)
 
     @cached_property
     def protected(self) -> frozenset[int]:
         """Indices of the records whose images are changed; the others leave as they came."""
-        return frozenset(chosen(self.records, self.config))
+        return frozenset(chosen(self.records, self.config).tolist())
 
 
 # A process takes one step after the other of the same data, which do not change.
@@ -59,7 +58,7 @@ def load_index(dataset_id: UUID) -> IngestResult:
 
 
 @lru_cache(maxsize=1)
-def _shards(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[list[list[int]]]:
+def _shards(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[list[archive.Numbers]]:
     return workload.shards(load_index(dataset_id).records, config, plan)
 
 
@@ -133,12 +132,17 @@ class Reader:
 
     def _read(self, name: str, place: archive.Place | None) -> bytes:
         if self._released or place is None:
-            return archive.read_entry(self._directory, name, self._limits)
+            return self._catalog.read(name)
         return archive.read_placed(self._file, place)
 
+    def close(self) -> None:
+        """Let go of what is known of the archive; its file stays open."""
+        if "_catalog" in vars(self):
+            self._catalog.close()
+
     @cached_property
-    def _directory(self) -> zipfile.ZipFile:
-        return archive.open_archive(self._file, self._limits)
+    def _catalog(self) -> archive.Catalog:
+        return archive.Catalog(self._file, self._limits)
 
 
 @contextmanager
@@ -158,8 +162,8 @@ def _source(dataset_id: UUID) -> Reader:
 def open_released(protection_id: UUID) -> Iterator[Reader]:
     """The protected images, decoded from the finished archive: what leaves the house."""
     key = storage.protection_key(protection_id, protections.ARCHIVE)
-    with storage.open_blob(key) as blob:
-        yield Reader(blob, released=True)
+    with storage.open_blob(key) as blob, closing(Reader(blob, released=True)) as reader:
+        yield reader
 
 
 def shard_key(protection_id: UUID, plan: Plan, index: int) -> str:

@@ -1,6 +1,7 @@
 """What an exception says went wrong: with the step, or with the machine that it was on."""
 
 import errno
+import sqlite3
 import tempfile
 from collections.abc import Iterable
 
@@ -77,17 +78,23 @@ def setback(error: Exception) -> Setback:
 def _of_surroundings(error: Exception) -> Setback | None:
     if is_out_of_memory(error):  # of which an OSError may tell, too
         return None
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        folder = error.filename or tempfile.gettempdir()
+    if _is_disk_full(error):
+        folder = getattr(error, "filename", None) or tempfile.gettempdir()
         return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
     if isinstance(error, FileNotFoundError):
         what = f"Expected what an earlier step has stored, got {_first_line(error)}."
         return Setback("BLOB_MISSING", what, True)
-    if isinstance(error, OperationalError | OSError):
+    if isinstance(error, OperationalError | OSError | sqlite3.OperationalError):
         what = "Expected database, storage, network and disk to answer"
         what = f"{what}, got {type(error).__name__}: {_first_line(error)}."
         return Setback("INFRASTRUCTURE", what, False)
     return None
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.OperationalError):  # of a temporary database
+        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def _of_process(error: Exception) -> Setback:

@@ -4,8 +4,7 @@ Pure functions on seekable binary files; no web, no database, no storage. A whol
 refused by `ArchiveRefused`, one file of it by a `Refusal` (inside: `ImageRefused`).
 
     inspect, ingest       an uploaded zip -> its entries; its records and refusals
-    open_archive,
-    read_entry, read_placed,
+    Catalog, read_placed,
     read_pixels           one file again, later, by the same rules
     encode                pixels -> lossless file
     write                 files -> the same zip each time
@@ -13,8 +12,9 @@ refused by `ArchiveRefused`, one file of it by a `Refusal` (inside: `ImageRefuse
     dump_index, load_index
 """
 
+from api.archive.catalog import Catalog
 from api.archive.encode import decode_released, encode
-from api.archive.entries import read_entry, read_placed
+from api.archive.entries import read_placed
 from api.archive.images import read_pixels
 from api.archive.index import dump_index, load_index
 from api.archive.model import (
@@ -31,14 +31,15 @@ from api.archive.model import (
     Place,
     Refusal,
 )
-from api.archive.names import MANIFEST_NAME, released_names
-from api.archive.read import ingest, inspect, open_archive
+from api.archive.names import MANIFEST_NAME
+from api.archive.read import ingest, inspect
 from api.archive.table import Field, Numbers, sizes, words
 from api.archive.write import write
 
 __all__ = [
     "MANIFEST_NAME",
     "UNLIMITED",
+    "Catalog",
     "Decoded",
     "Entry",
     "Field",
@@ -58,11 +59,8 @@ __all__ = [
     "ingest",
     "inspect",
     "load_index",
-    "open_archive",
-    "read_entry",
     "read_pixels",
     "read_placed",
-    "released_names",
     "sizes",
     "words",
     "write",

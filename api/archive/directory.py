@@ -1,7 +1,9 @@
-"""Opens a zip, having looked at its end first: zipfile reads a directory of any length."""
+"""Reads a zip's directory in slices: zipfile would hold all of it, 0.6 KiB an entry."""
 
+import io
 import struct
 import zipfile
+from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from api.archive.model import Limits
@@ -10,8 +12,10 @@ from api.errors import ArchiveRefused
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
-_HEADER = struct.Struct("<4s24x3H12x")
+_HEADER = struct.Struct("<4s4xH18x3H12x")
+_UTF8_FLAG = 0x800
 _LONGEST_COMMENT = 0xFFFF
+_SLICE_BYTES = 2**18
 _NOT_READABLE = (
     *(zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError),
     *(struct.error, EOFError, MemoryError),
@@ -30,8 +34,15 @@ class _End(NamedTuple):
     position: int
 
 
-def open_zip(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
-    """Opens a seekable file as a zip whose directory is whole and of bearable length.
+class Directory(NamedTuple):
+    """Where it begins in the file, and what it says of every entry, in its order."""
+
+    start: int
+    infos: Iterator[zipfile.ZipInfo]
+
+
+def open_directory(file: IO[bytes], limits: Limits) -> Directory:
+    """The directory of a seekable file that is a zip; it is whole and of bearable length.
 
     Names without the UTF-8 flag are read as UTF-8 where all of them are (a Mac's are), else as
     code page 437.
@@ -43,25 +54,46 @@ def open_zip(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
     end = _find_end(file)
     _check_disks(end)
     _check_place(end, limits)
-    entries = _count_headers(file, end, limits)
-    archive = _open(file)
-    if len(archive.infolist()) != entries:
+    encoding = "utf-8" if _are_utf8(file, end, limits) else None
+    return Directory(end.position - end.size, _infos(file, end, encoding))
+
+
+def _infos(file: IO[bytes], end: _End, encoding: str | None) -> Iterator[zipfile.ZipInfo]:
+    before = end.position - end.size - end.offset  # a program that unpacks itself, say
+    for headers in _slices(file, end):
+        for info in _parsed(headers, encoding):
+            info.header_offset += before
+            yield info
+
+
+def _slices(file: IO[bytes], end: _End) -> Iterator[list[bytes]]:
+    headers: list[bytes] = []
+    size = 0
+    for header in _headers(file, end):
+        headers.append(header)
+        size += len(header)
+        if size > _SLICE_BYTES:
+            yield headers
+            headers, size = [], 0
+    if headers:
+        yield headers
+
+
+def _parsed(headers: list[bytes], encoding: str | None) -> list[zipfile.ZipInfo]:
+    """By zipfile, for which they are an archive: one that begins with its directory."""
+    directory, entries = b"".join(headers), len(headers)
+    if directory[-_LOCATOR64.size :].startswith(b"PK\6\7"):
+        raise _broken("a comment that zipfile would take for the place of another directory")
+    record = _END.pack(b"PK\5\6", 0, 0, entries, entries, len(directory), 0, 0)
+    try:
+        with zipfile.ZipFile(io.BytesIO(directory + record), metadata_encoding=encoding) as archive:
+            infos = archive.infolist()
+    except _NOT_READABLE as error:
+        raise _broken(str(error)) from error
+    if len(infos) != entries:
         # Two readings of the same bytes: somebody would unpack what we never saw.
-        raise _broken(f"{entries} entries were counted, {len(archive.infolist())} were read")
-    return archive
-
-
-def _open(file: IO[bytes]) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(file, metadata_encoding="utf-8")
-    except UnicodeDecodeError:
-        pass
-    except _NOT_READABLE as error:
-        raise _broken(str(error)) from error
-    try:
-        return zipfile.ZipFile(file)
-    except _NOT_READABLE as error:
-        raise _broken(str(error)) from error
+        raise _broken(f"{entries} entries were counted, {len(infos)} were read")
+    return infos
 
 
 def _find_end(file: IO[bytes]) -> _End:
@@ -124,21 +156,42 @@ def _check_place(end: _End, limits: Limits) -> None:
         )
 
 
-def _count_headers(file: IO[bytes], end: _End, limits: Limits) -> int:
-    """Entries in the directory, counted one by one: the end record's own count may lie."""
-    at, entries = file.seek(end.position - end.size), 0
-    while at < end.position:
-        header = file.read(_HEADER.size)
-        if len(header) != _HEADER.size or header[:4] != b"PK\1\2":
-            raise _broken(f"no directory header at byte {at}")
-        variable = sum(_HEADER.unpack(header)[1:])
-        at, entries = file.seek(variable, 1), entries + 1
-        if entries > limits.max_files:
+def _are_utf8(file: IO[bytes], end: _End, limits: Limits) -> bool:
+    """Whether names that say nothing of it are; counts them, as the end record may lie."""
+    utf8 = True
+    for number, header in enumerate(_headers(file, end), start=1):
+        if number > limits.max_files:
             raise ArchiveRefused(
                 "ARCHIVE_TOO_MANY_FILES",
                 f"Expected at most {limits.max_files} files in the archive, got more.",
             )
-    return entries
+        _, flags, name_bytes, *_ = _HEADER.unpack_from(header)
+        utf8 = utf8 and (bool(flags & _UTF8_FLAG) or _is_utf8(header[_HEADER.size :][:name_bytes]))
+    return utf8
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _headers(file: IO[bytes], end: _End) -> Iterator[bytes]:
+    """Each entry's in the directory, one by one, with its name, extra fields and comment."""
+    at = end.position - end.size
+    while at < end.position:
+        file.seek(at)
+        header = file.read(_HEADER.size)
+        if len(header) != _HEADER.size or header[:4] != b"PK\1\2":
+            raise _broken(f"no directory header at byte {at}")
+        variable = sum(_HEADER.unpack(header)[2:])
+        header += file.read(variable)
+        at += _HEADER.size + variable
+        if at > end.position or len(header) != _HEADER.size + variable:
+            raise _broken(f"a directory header that ends at byte {at}, behind the directory")
+        yield header
 
 
 def _multi_disk(what: str) -> ArchiveRefused:

@@ -1,82 +1,68 @@
-"""Reads one file of an archive: by its name, through the directory, or by its place, without."""
+"""Reads one file of an archive by its place, without the directory."""
 
-import copy
 import struct
 import zipfile
 import zlib
 from typing import IO
 
 from api.archive.model import ImageRefused, Limits, Place
+from api.archive.names import shown
 
 _LOCAL_HEADER = struct.Struct("<4s22x2H")
 _PIECE_BYTES = 2**16
-_NOT_READABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
 
-def read_entry(archive: zipfile.ZipFile, entry_name: str, limits: Limits) -> bytes:
-    """One file's bytes, never more of them than the directory declares and the limit allows.
-
-    An OSError of the underlying file passes: that is our storage's failure, not the upload's.
+def check_limits(where: Place, method: int, limits: Limits) -> None:
+    """Before an entry is unpacked by a zip method that the directory names.
 
     Raises:
-        ImageRefused: FILE_TOO_LARGE, UNSUPPORTED_COMPRESSION, BROKEN_FILE.
-        KeyError: there is no such entry.
+        ImageRefused: FILE_TOO_LARGE, UNSUPPORTED_COMPRESSION.
     """
-    info = archive.getinfo(entry_name)
-    _check_entry(info, limits)
-    # One byte more than declared is asked for, so that a longer content shows.
-    open_ended = copy.copy(info)
-    open_ended.file_size += 1
-    try:
-        with archive.open(open_ended) as content:
-            data = content.read(open_ended.file_size)
-    except _NOT_READABLE as error:
-        raise ImageRefused("BROKEN_FILE", f"Expected a whole file, got: {error}.") from error
-    if len(data) != info.file_size:
-        reason = f"Expected {info.file_size} bytes as the archive declares, got others."
-        raise ImageRefused("BROKEN_FILE", reason)
-    return data
-
-
-def _check_entry(info: zipfile.ZipInfo, limits: Limits) -> None:
-    if info.file_size > limits.max_file_bytes:
-        reason = f"Expected at most {limits.max_file_bytes} bytes, got {info.file_size}."
+    if where.size_bytes > limits.max_file_bytes:
+        reason = f"Expected at most {limits.max_file_bytes} bytes, got {where.size_bytes}."
         raise ImageRefused("FILE_TOO_LARGE", reason)
-    # zipfile unpacks bzip2 and LZMA without a bound on what one read may yield.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        reason = f"Expected the file stored or deflated, got zip method {info.compress_type}."
+    # bzip2 and LZMA have no bound on what one read may yield.
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        reason = f"Expected the file stored or deflated, got zip method {method}."
         raise ImageRefused("UNSUPPORTED_COMPRESSION", reason)
 
 
-def place(info: zipfile.ZipInfo) -> Place:
-    """Of an entry that `read_entry` has read."""
-    return Place(
-        offset=info.header_offset,
-        packed_bytes=info.compress_size,
-        size_bytes=info.file_size,
-        crc=info.CRC,
-        deflated=info.compress_type == zipfile.ZIP_DEFLATED,
-    )
+def read_placed(file: IO[bytes], where: Place, name: str | None = None) -> bytes:
+    """The bytes of an entry within limits, never many more than the directory declares.
 
-
-def read_placed(file: IO[bytes], where: Place) -> bytes:
-    """The bytes that `read_entry` returned of the same archive; never many more are held.
-
-    A million entries of a directory take zipfile 700 MB.
+    Args:
+        name: by which the entry must call itself; any, unless it is told.
 
     Raises:
-        ImageRefused: BROKEN_FILE, something else lies there now.
+        ImageRefused: BROKEN_FILE, something else lies there.
     """
     file.seek(where.offset)
     try:
         magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        _check_name(file.read(name_bytes), name)
         file.seek(where.offset + _LOCAL_HEADER.size + name_bytes + extra_bytes)
         data = _inflated(file, where) if where.deflated else file.read(where.size_bytes)
     except (struct.error, zlib.error) as error:
         raise ImageRefused("BROKEN_FILE", f"Expected a whole file, got: {error}.") from error
-    if magic != b"PK\3\4" or len(data) != where.size_bytes or zlib.crc32(data) != where.crc:
-        raise ImageRefused("BROKEN_FILE", "Expected the file that was ingested, got another.")
+    whole = where.deflated or where.packed_bytes == where.size_bytes
+    whole = whole and magic == b"PK\3\4" and len(data) == where.size_bytes
+    if not whole or zlib.crc32(data) != where.crc:
+        reason = "Expected the file that the archive's directory declares, got another."
+        raise ImageRefused("BROKEN_FILE", reason)
     return data
+
+
+def _check_name(found: bytes, expected: str | None) -> None:
+    """Directory and file may differ in what they say of the name's encoding."""
+    if expected is None:
+        return
+    try:
+        told = found.decode()
+    except UnicodeDecodeError:
+        told = found.decode("cp437")
+    if told != expected and found.decode("cp437") != expected:
+        reason = f"Expected a file that calls itself as in the directory, got {shown(told)}."
+        raise ImageRefused("BROKEN_FILE", reason)
 
 
 def _inflated(file: IO[bytes], where: Place) -> bytes:

@@ -1,82 +1,82 @@
 """The result of an ingestion, to be kept beside the data set: a row of a table for each image."""
 
-import io
 import json
+import struct
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, astuple
-from typing import Any
+from dataclasses import asdict
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
-from api.archive.model import ImageRecord, IngestResult, Refusal
-from api.archive.table import ROW, WORDS, Records
+from api.archive.model import IngestResult, Refusal
+from api.archive.table import ROW, Records, mapped
 
 FORMAT = 1
 """Of the table: what is added to a row makes another."""
-_NOT_READABLE = (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
+_NOT_READABLE = (ValueError, KeyError, EOFError, TypeError, struct.error, zipfile.BadZipFile)
+_NAME_LENGTHS = struct.Struct("<26x2H")
+"""Of a local header, which ends with them."""
 
 _OLDER = TypeAdapter(IngestResult)
 """Of what was ingested before there was a table: JSON, without places."""
 
 
-def dump_index(result: IngestResult) -> bytes:
-    """A NumPy archive; the same result gives the same bytes. Every record has its place."""
-    words = [sorted({getattr(record, field) for record in result.records}) for field in WORDS]
-    numbers = [{word: number for number, word in enumerate(known)} for known in words]
-    text = bytearray()
-
-    def row(record: ImageRecord) -> tuple[Any, ...]:
-        assert record.place is not None
-        text.extend(record.name.encode())
-        name_end = len(text)
-        if record.released_name != record.name:
-            text.extend(record.released_name.encode())
-        return (
-            *(name_end, len(text)),
-            *(known[getattr(record, field)] for known, field in zip(numbers, WORDS, strict=True)),
-            *(record.height, record.width, record.channels),
-            bytes.fromhex(record.pixels_sha256),
-            *astuple(record.place),
-        )
-
-    rows = np.fromiter(map(row, result.records), ROW, len(result.records))
+def dump_index(result: IngestResult, file: IO[bytes]) -> None:
+    """A NumPy archive of what `ingest` or `load_index` gave; the same each time."""
+    records = result.records
+    assert isinstance(records, Records)
     header = {
         "format": FORMAT,
-        "words": words,
+        "words": records.known_words,
         "refusals": [asdict(refusal) for refusal in result.refusals],
         "classes": result.classes,
     }
-    file = io.BytesIO()
-    np.savez(file, rows=rows, text=_bytes(text), header=_bytes(json.dumps(header).encode()))
-    return file.getvalue()
+    told = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(file, rows=records.rows, text=records.text, header=told)
 
 
-def _bytes(data: bytes | bytearray) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(data, np.uint8)
-
-
-def load_index(data: bytes) -> IngestResult:
-    """What `dump_index` was given.
+def load_index(file: IO[bytes]) -> IngestResult:
+    """What `dump_index` was given, mapped from a file on disk, which may be closed then.
 
     Raises:
         ValueError: it is not an index.
     """
-    if data[:1] == b"{":
-        return _OLDER.validate_json(data)
+    begins = file.read(4)
+    file.seek(0)
+    if begins.startswith(b"{"):
+        return _OLDER.validate_json(file.read())
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as table:
-            header: Mapping[str, Any] = json.loads(table["header"].tobytes())
-            records = _records(table["rows"], table["text"].tobytes(), header)
+        if begins != b"PK\3\4":
+            raise ValueError(f"a file that begins with {begins!r}")
+        with zipfile.ZipFile(file) as archive:
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} that is not what was written")
+            rows, text, told = (
+                _array(file, archive.getinfo(f"{name}.npy")) for name in ("rows", "text", "header")
+            )
+        header: Mapping[str, Any] = json.loads(told.tobytes())
+        records = _records(rows, text, header)
         refusals = tuple(Refusal(**refusal) for refusal in header["refusals"])
         return IngestResult(records, refusals, tuple(header["classes"]))
     except _NOT_READABLE as error:
         raise ValueError(f"expected the index of a data set, got: {error}") from error
 
 
-def _records(rows: npt.NDArray[np.void], text: bytes, header: Mapping[str, Any]) -> Records:
+def _array(file: IO[bytes], info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """One of one dimension, which lies there as it is."""
+    file.seek(info.header_offset)
+    file.seek(sum(_NAME_LENGTHS.unpack(file.read(_NAME_LENGTHS.size))), 1)
+    np.lib.format.read_magic(file)
+    (number,), _, dtype = np.lib.format.read_array_header_1_0(file)
+    return mapped(file, dtype, file.tell(), number)
+
+
+def _records(
+    rows: npt.NDArray[np.void], text: npt.NDArray[np.uint8], header: Mapping[str, Any]
+) -> Records:
     if header["format"] != FORMAT or rows.dtype != ROW:
         raise ValueError(f"format {header['format']}, rows of {rows.dtype}")
     return Records(rows, text, header["words"])

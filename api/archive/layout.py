@@ -2,10 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from api.archive.model import Entry, Inspection, Refusal
+from api.archive.model import Entry, Refusal
 from api.archive.names import MANIFEST_NAME, folded, is_litter, looks_like_image, path_parts, shown
 
 SPLITS = {
@@ -26,6 +26,7 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_NAME = 1000
 
 Path = tuple[str, ...]
+"""Of a file; where it is the folders that count, without its name."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,33 @@ class _Layout:
     has_splits: bool
 
 
-def sort_out(names: Iterable[str]) -> Inspection:
-    """Entries and refusals for the names of all files (no folders), each sorted by name."""
-    paths = {name: path_parts(name) for name in sorted(names)}
-    layout = _find([path for name, path in paths.items() if not is_litter(name)])
-    placed = [_place(name, path, layout) for name, path in paths.items()]
-    return Inspection(
-        entries=tuple(item for item in placed if isinstance(item, Entry)),
-        refusals=tuple(item for item in placed if isinstance(item, Refusal)),
-    )
+def sort_out(names: Callable[[], Iterable[str]]) -> Iterator[Entry | Refusal]:
+    """What becomes of every file (no folders), in the order of the names.
+
+    Args:
+        names: called twice: first the folders are looked at.
+    """
+    layout = _find(names())
+    for name in names():
+        yield _place(name, path_parts(name), layout)
 
 
-def _find(paths: Sequence[Path]) -> _Layout:
+def _find(names: Iterable[str]) -> _Layout:
     """By what looks like an image in a folder: a stray README.txt or logo.png has no say."""
-    in_folders = [path for path in paths if len(path) >= 2]
-    voters = [path for path in in_folders if looks_like_image(path[-1])] or in_folders
+    with_images, folders = set[Path](), set[Path]()
+    for name in names:
+        *folder, file = path_parts(name)
+        if folder and not is_litter(name):
+            (with_images if looks_like_image(file) else folders).add((*folder, ""))
+    voters: Collection[Path] = with_images or folders
     top: Path = ()
     while (step := _step_down(voters)) is not None:
         top += (step,)
-        voters = [path[1:] for path in voters if path[0] == step and len(path) >= 3]
+        voters = {path[1:] for path in voters if path[0] == step and len(path) >= 3}
     return _Layout(top, any(_in_split(path) for path in voters))
 
 
-def _step_down(voters: Sequence[Path]) -> str | None:
+def _step_down(voters: Collection[Path]) -> str | None:
     """The folder that is above the classes and splits, not one of them; None when there is none.
 
     That is the only folder, if it has folders in it, or the only one with a train folder in it.

@@ -1,8 +1,8 @@
 """Names in an archive: their parts, what collides, what is litter, what a file leaves as."""
 
 import unicodedata
-from collections.abc import Iterable, Iterator
-from itertools import chain, count
+from collections.abc import Callable, Iterator
+from itertools import count
 
 MANIFEST_NAME = "manifest.json"
 """Written by us at the top of a released archive; no image takes its place."""
@@ -77,29 +77,21 @@ def released_format(released_name: str) -> str:
         ) from None
 
 
-def released_names(accepted: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
-    """Source name -> name in the released archive, for every accepted image.
+def released_name(name: str, claim: Callable[[str], bool]) -> str:
+    """The name in the released archive of an accepted image.
 
     The ending alone decides: a lossless one stays and the file is written in that format, any
     other becomes `.png`, so the ending is true of the content even where the source's lied. A new
-    name is never that of any file or folder of the upload (`others`: what was refused), so a
-    released `a.png` is never mistaken for another's.
+    name is never that of any file or folder of the upload, so a released `a.png` is never mistaken
+    for another's.
+
+    Args:
+        claim: takes a path that nothing has; tells whether it did.
     """
-    paths = {name: "/".join(path_parts(name)) for name in sorted(accepted)}
-    other_paths = ("/".join(path_parts(name)) for name in others)
-    taken: set[str] = set()
-    for path in chain(paths.values(), other_paths):
-        taken.update(folded(prefix) for prefix in chain([path], parents(path)))
-    return {name: _released(path, taken) for name, path in paths.items()}
-
-
-def _released(path: str, taken: set[str]) -> str:
-    """The name for one image; takes it."""
+    path = "/".join(path_parts(name))
     if _ending(path) in LOSSLESS_ENDINGS:
         return path
-    free = next(name for name in _png_names(path) if folded(name) not in taken)
-    taken.add(folded(free))
-    return free
+    return next(free for free in _png_names(path) if claim(free))
 
 
 def _png_names(path: str) -> Iterator[str]:

@@ -2,11 +2,10 @@
 
 import re
 import stat
-from collections.abc import Sequence
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZipInfo
 
 from api.archive.model import Limits
-from api.archive.names import folded, parents, path_parts, shown
+from api.archive.names import path_parts, shown
 from api.errors import ArchiveRefused
 
 _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000
@@ -16,22 +15,12 @@ _LONGEST_NAME = 1024
 _DEEPEST_PATH = 64
 
 
-def check_archive(archive: ZipFile, limits: Limits) -> None:
-    """All that unpacking the archive could do to somebody.
+def check_entry(info: ZipInfo) -> None:
+    """What unpacking it could do to somebody.
 
     Raises:
-        ArchiveRefused: ARCHIVE_ENCRYPTED, ARCHIVE_UNSAFE_PATH, ARCHIVE_LINK, ARCHIVE_MULTI_DISK,
-            ARCHIVE_BOMB, ARCHIVE_TRUNCATED, ARCHIVE_DUPLICATE_NAME.
+        ArchiveRefused: ARCHIVE_ENCRYPTED, ARCHIVE_MULTI_DISK, ARCHIVE_LINK, ARCHIVE_UNSAFE_PATH.
     """
-    infos = archive.infolist()
-    for info in infos:
-        _check_entry(info)
-    _check_sizes(infos, limits)
-    _check_places(infos, archive.start_dir)
-    _check_names(infos)
-
-
-def _check_entry(info: ZipInfo) -> None:
     name = shown(info.orig_filename)
     if info.flag_bits & _ENCRYPTED_FLAGS:
         raise ArchiveRefused("ARCHIVE_ENCRYPTED", f"Expected a zip without password, got {name}.")
@@ -69,56 +58,55 @@ def _path_problem(name: str) -> str | None:
     return next((problem for problem, found in problems.items() if found), None)
 
 
-def _check_sizes(infos: Sequence[ZipInfo], limits: Limits) -> None:
-    size = sum(info.file_size for info in infos)
-    packed = sum(info.compress_size for info in infos)
-    if size > limits.max_uncompressed_bytes:
-        raise _bomb(f"at most {limits.max_uncompressed_bytes} bytes unpacked", f"{size}")
-    if size > limits.ratio_floor_bytes and size > limits.max_ratio * packed:
-        largest = max(infos, key=lambda info: info.file_size)
-        expected = f"at most {limits.max_ratio:g} times the packed size of {packed} bytes"
-        raise _bomb(expected, f"{size} bytes unpacked, the largest {shown(largest.filename)}")
+class Sizes:
+    """Of all entries together, as far as they have been added."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._size = self._packed = 0
+        self._largest, self._largest_size = "", -1
+
+    def add(self, info: ZipInfo) -> None:
+        """Raises ArchiveRefused: ARCHIVE_BOMB."""
+        self._size += info.file_size
+        self._packed += info.compress_size
+        if self._size > self._limits.max_uncompressed_bytes:
+            expected = f"at most {self._limits.max_uncompressed_bytes} bytes unpacked"
+            raise _bomb(expected, f"{self._size} and more")
+        if info.file_size > self._largest_size:
+            self._largest, self._largest_size = info.filename, info.file_size
+
+    def check_ratio(self) -> None:
+        """Raises ArchiveRefused: ARCHIVE_BOMB."""
+        ratio = self._limits.max_ratio
+        if self._size > self._limits.ratio_floor_bytes and self._size > ratio * self._packed:
+            expected = f"at most {ratio:g} times the packed size of {self._packed} bytes"
+            got = f"{self._size} bytes unpacked, the largest {shown(self._largest)}"
+            raise _bomb(expected, got)
 
 
-def _check_places(infos: Sequence[ZipInfo], directory_start: int) -> None:
+def least_end(info: ZipInfo, directory_start: int) -> int:
+    """Where an entry ends at the earliest.
+
+    Raises:
+        ArchiveRefused: ARCHIVE_TRUNCATED or ARCHIVE_BOMB, that is not before the directory.
+    """
+    if info.header_offset < 0 or info.header_offset >= directory_start:
+        message = f"Expected {shown(info.filename)} before the directory, got it elsewhere."
+        raise ArchiveRefused("ARCHIVE_TRUNCATED", message)
+    least = _LOCAL_HEADER_BYTES + len(info.orig_filename) + info.compress_size
+    if info.header_offset + least > directory_start:
+        raise overlapping(info.filename)
+    return info.header_offset + least
+
+
+def overlapping(name: str) -> ArchiveRefused:
     """Entries may not share bytes: that is how ten megabytes unpack to petabytes."""
-    ordered = sorted(infos, key=lambda info: info.header_offset)
-    ends = [*(info.header_offset for info in ordered[1:]), directory_start]
-    for info, limit in zip(ordered, ends, strict=False):
-        if info.header_offset < 0 or info.header_offset >= directory_start:
-            message = f"Expected {shown(info.filename)} before the directory, got it elsewhere."
-            raise ArchiveRefused("ARCHIVE_TRUNCATED", message)
-        least = _LOCAL_HEADER_BYTES + len(info.orig_filename) + info.compress_size
-        if info.header_offset + least > limit:
-            raise _bomb("entries side by side", f"{shown(info.filename)} overlapping what follows")
+    return _bomb("entries side by side", f"{shown(name)} overlapping what follows")
 
 
-def _check_names(infos: Sequence[ZipInfo]) -> None:
-    """One file a name and one spelling a folder, also where case and accents don't count."""
-    files: dict[str, str] = {}
-    folders: dict[str, str] = {}
-    seen: set[str] = set()
-    for info in infos:
-        path = "/".join(path_parts(info.filename))
-        if not info.is_dir():
-            _claim(files, path)
-        for folder in [path, *parents(path)] if info.is_dir() else parents(path):
-            if folder in seen:
-                break
-            seen.add(folder)
-            _claim(folders, folder)
-    for key in sorted(files.keys() & folders.keys()):
-        raise _duplicate(files[key], folders[key] + "/")
-
-
-def _claim(names: dict[str, str], path: str) -> None:
-    key = folded(path)
-    if key in names:
-        raise _duplicate(names[key], path)
-    names[key] = path
-
-
-def _duplicate(one: str, other: str) -> ArchiveRefused:
+def duplicate(one: str, other: str) -> ArchiveRefused:
+    """Two paths that somebody's file system takes for the same."""
     return ArchiveRefused(
         "ARCHIVE_DUPLICATE_NAME",
         f"Expected every name once, whatever the case, got {shown(one)} and {shown(other)}.",

@@ -1,7 +1,9 @@
-"""Records as a table: what a million images take 120 MB in, and not 1.6 GB."""
+"""Records as a table in a file: a million images take 120 MB there, and as objects 1.6 GB."""
 
+import tempfile
 from collections.abc import Sequence
-from typing import Literal, Protocol, overload, runtime_checkable
+from dataclasses import astuple
+from typing import IO, Any, Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,13 +47,21 @@ class Records(Sequence[ImageRecord]):
     """Records that are made when they are asked for."""
 
     def __init__(
-        self, rows: npt.NDArray[np.void], text: bytes, words: Sequence[Sequence[str]]
+        self,
+        rows: npt.NDArray[np.void],
+        text: npt.NDArray[np.uint8],
+        words: Sequence[Sequence[str]],
     ) -> None:
-        self._rows, self._text = rows, text
+        self.rows, self.text = rows, text
         self._words = dict(zip(WORDS, words, strict=True))
 
+    @property
+    def known_words(self) -> Sequence[Sequence[str]]:
+        """Of each of WORDS its values."""
+        return list(self._words.values())
+
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> ImageRecord: ...
@@ -63,10 +73,10 @@ class Records(Sequence[ImageRecord]):
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
         at = range(len(self))[index]
-        start = self._rows["released_name_end"][at - 1].item() if at else 0
-        name_end, released_end, split, class_name, source_format, *rest = self._rows[at].item()
+        start = self.rows["released_name_end"][at - 1].item() if at else 0
+        name_end, released_end, split, class_name, source_format, *rest = self.rows[at].item()
         height, width, channels, digest, *place = rest
-        name = self._text[start:name_end].decode()
+        name = self._name(start, name_end)
         return ImageRecord(
             name,
             self._words["split"][split],
@@ -76,18 +86,70 @@ class Records(Sequence[ImageRecord]):
             channels,
             self._words["source_format"][source_format],
             digest.hex(),
-            self._text[name_end:released_end].decode() or name,
+            self._name(name_end, released_end) or name,
             Place(*place),
         )
 
+    def _name(self, start: int, end: int) -> str:
+        return self.text[start:end].tobytes().decode()
+
     def sizes(self) -> Numbers:
         """See `sizes`."""
-        columns = [self._rows[field] for field in ("height", "width", "channels")]
+        columns = [self.rows[field] for field in ("height", "width", "channels")]
         return np.stack(columns, axis=1, dtype=np.int64)
 
     def words(self, field: Field) -> tuple[Sequence[str], Numbers]:
         """See `words`."""
-        return self._words[field], self._rows[field].astype(np.int64)
+        return self._words[field], self.rows[field].astype(np.int64)
+
+
+class Table:
+    """Takes records one by one, into files of the temporary folder that have no name."""
+
+    def __init__(self) -> None:
+        self._rows = tempfile.TemporaryFile()  # noqa: SIM115  `close` closes it
+        self._text = tempfile.TemporaryFile()  # noqa: SIM115
+        self._words: list[dict[str, int]] = [{} for _ in WORDS]
+
+    def append(self, record: ImageRecord) -> None:
+        """The next one, which has its place."""
+        assert record.place is not None
+        self._text.write(record.name.encode())
+        name_end = self._text.tell()
+        if record.released_name != record.name:
+            self._text.write(record.released_name.encode())
+        row = (
+            *(name_end, self._text.tell()),
+            *(
+                known.setdefault(getattr(record, field), len(known))
+                for known, field in zip(self._words, WORDS, strict=True)
+            ),
+            *(record.height, record.width, record.channels),
+            bytes.fromhex(record.pixels_sha256),
+            *astuple(record.place),
+        )
+        self._rows.write(np.array(row, ROW).tobytes())
+
+    def close(self) -> None:
+        """What was taken stays where it was asked for."""
+        self._rows.close()
+        self._text.close()
+
+    def records(self) -> Records:
+        """What was taken so far."""
+        files = (self._rows, ROW), (self._text, np.dtype(np.uint8))
+        rows, text = (
+            mapped(file, dtype, 0, file.tell() // dtype.itemsize) for file, dtype in files
+        )
+        return Records(rows, text, [list(known) for known in self._words])
+
+
+def mapped(file: IO[bytes], dtype: np.dtype[Any], offset: int, number: int) -> npt.NDArray[Any]:
+    """(number) of a file; read-only, and there for as long as the array is."""
+    file.flush()
+    if not number:  # of which the system makes no map
+        return np.empty(0, dtype)
+    return np.asarray(np.memmap(file, dtype, "r", offset, (number,)))
 
 
 def sizes(records: Sequence[ImageRecord]) -> Numbers:

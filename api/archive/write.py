@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import struct
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import IO
@@ -22,30 +24,66 @@ def write(out_file: IO[bytes], members: Iterable[tuple[str, bytes | IO[bytes]]])
     last member. An exception, or an iterator that is given up, leaves no directory behind: nobody
     takes half an archive for a whole one.
 
+    Nothing is known of what has been written: each name is expected once.
+
     Raises:
-        ValueError: a name twice, or a member behind the manifest.
+        ValueError: a member behind the manifest.
     """
     archive = zipfile.ZipFile(out_file, "w", zipfile.ZIP_STORED, allowZip64=True)
-    written: set[str] = set()
-    try:
-        for name, content in members:
-            _claim(name, written)
-            if isinstance(content, bytes):
-                archive.writestr(_header(name), content)
-            else:
-                _copy(archive, _header(name), content)
-            yield name
-    except BaseException:
-        # Without a file, zipfile does not finish the archive when it is collected.
-        archive.fp = None
-        raise
-    archive.close()
+    with tempfile.TemporaryFile() as directory:
+        archive.filelist = _Written(directory)
+        try:
+            for name, content in _manifest_last(members):
+                if isinstance(content, bytes):
+                    archive.writestr(_header(name), content)
+                else:
+                    _copy(archive, _header(name), content)
+                archive.NameToInfo.clear()
+                yield name
+        except BaseException:
+            # Without a file, zipfile does not finish the archive when it is collected.
+            archive.fp = None
+            raise
+        archive.close()
 
 
-def _claim(name: str, written: set[str]) -> None:
-    if name in written or MANIFEST_NAME in written:
-        raise ValueError(f"expected each name once and {MANIFEST_NAME} last, got {name!r}")
-    written.add(name)
+def _manifest_last(
+    members: Iterable[tuple[str, bytes | IO[bytes]]],
+) -> Iterator[tuple[str, bytes | IO[bytes]]]:
+    before = ""
+    for name, content in members:
+        if before == MANIFEST_NAME:
+            raise ValueError(f"expected {MANIFEST_NAME} last, got {name!r}")
+        yield name, content
+        before = name
+
+
+class _Written(list[zipfile.ZipInfo]):
+    """What the directory will say, in a file: of a million members zipfile would hold 600 MB."""
+
+    _NUMBERS = struct.Struct("<3QLH")
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file, self._number = file, 0
+
+    def __len__(self) -> int:
+        return self._number
+
+    def append(self, info: zipfile.ZipInfo) -> None:
+        name = info.filename.encode()
+        numbers = info.header_offset, info.file_size, info.compress_size, info.CRC, len(name)
+        self._file.write(self._NUMBERS.pack(*numbers) + name)
+        self._number += 1
+
+    def __iter__(self) -> Iterator[zipfile.ZipInfo]:
+        self._file.seek(0)
+        while numbers := self._file.read(self._NUMBERS.size):
+            offset, size, packed, crc, length = self._NUMBERS.unpack(numbers)
+            info = _header(self._file.read(length).decode())
+            info.header_offset, info.file_size, info.compress_size = offset, size, packed
+            info.CRC = crc
+            yield info
 
 
 def _copy(archive: zipfile.ZipFile, header: zipfile.ZipInfo, content: IO[bytes]) -> None:

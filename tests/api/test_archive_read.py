@@ -2,25 +2,27 @@
 
 import hashlib
 import json
-import struct
 import tracemalloc
 import zipfile
 import zlib
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, replace
 from io import BytesIO
+from tempfile import TemporaryFile
 
+import numpy as np
 import pytest
 
 from api.archive import (
+    Catalog,
     ImageRefused,
     IngestProgress,
+    IngestResult,
     Limits,
     dump_index,
     ingest,
     load_index,
-    open_archive,
-    read_entry,
     read_pixels,
     read_placed,
 )
@@ -42,7 +44,8 @@ TEXT = b"0123456789" * 50
 
 
 def read(data: bytes, name: str = "cat/x", limits: Limits = LIMITS) -> bytes:
-    return read_entry(open_archive(BytesIO(data), limits), name, limits)
+    with closing(Catalog(BytesIO(data), limits)) as catalog:
+        return catalog.read(name)
 
 
 def read_code(data: bytes, limits: Limits = LIMITS) -> str:
@@ -95,15 +98,19 @@ def test_an_unknown_compression() -> None:
 
 
 def test_a_failing_storage_is_not_the_uploads_fault() -> None:
-    archive = open_archive(BytesIO(zip_bytes({"cat/x": TEXT})), LIMITS)
-
     class Failing(BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            raise OSError(f"no {size} bytes: the disk is gone")
+        fails = False
 
-    archive.fp = Failing()
-    with pytest.raises(OSError, match="disk is gone"):
-        read_entry(archive, "cat/x", LIMITS)
+        def read(self, size: int | None = -1) -> bytes:
+            if self.fails:
+                raise OSError(f"no {size} bytes: the disk is gone")
+            return super().read(size)
+
+    file = Failing(zip_bytes({"cat/x": TEXT}))
+    with closing(Catalog(file, LIMITS)) as catalog:
+        file.fails = True
+        with pytest.raises(OSError, match="disk is gone"):
+            catalog.read("cat/x")
 
 
 def test_a_record_says_what_the_image_is() -> None:
@@ -191,28 +198,45 @@ def test_names_in_records_find_the_entry_again() -> None:
     data = zip_bytes({"./\u732b/1.png": png(), "./dog//1.png": png()})
     for name in headers(data):
         data = patched(data, name, flags=0)
-    archive = open_archive(BytesIO(data), LIMITS)
     for record in ingested(data).records:
-        assert read_entry(archive, record.name, LIMITS) == png()
+        assert read(data, record.name) == png()
     assert {record.released_name for record in ingested(data).records} == {
         "\u732b/1.png",
         "dog/1.png",
     }
 
 
+def dumped(result: IngestResult) -> bytes:
+    out = BytesIO()
+    dump_index(result, out)
+    return out.getvalue()
+
+
+def loaded(index: bytes) -> IngestResult:
+    with TemporaryFile() as file:
+        file.write(index)
+        file.seek(0)
+        return load_index(file)
+
+
 def test_the_index_is_kept_as_a_table() -> None:
     files = two_classes(README=TEXT, cat__x=b"?") | {"cat/\u732b.jpg": jpeg()}
     result = ingested(zip_bytes(files))
-    index = dump_index(result)
-    loaded = load_index(index)
-    assert tuple(loaded.records) == result.records
-    assert loaded.records[1:-1] == list(result.records[1:-1])
-    assert loaded.records[-1] == result.records[-1]
-    assert (loaded.refusals, loaded.classes) == (result.refusals, result.classes)
-    assert dump_index(loaded) == index
-    for broken in (b"", b"{}", index[:-9], index[:9], index[50:], struct.pack("<L", 7)):
+    index = dumped(result)
+    again = loaded(index)
+    assert [record.name for record in again.records] == sorted(set(files) - {"README", "cat/x"})
+    assert list(again.records) == list(result.records)
+    assert again.records[1:-1] == list(result.records)[1:-1]
+    assert again.records[-1] == result.records[-1]
+    assert (again.refusals, again.classes) == (result.refusals, result.classes)
+    assert dumped(again) == index == dumped(ingested(zip_bytes(files)))
+    with np.load(BytesIO(index)) as table:
+        assert table["rows"]["height"].tolist() == [12] * 5
+    flipped = bytearray(index)
+    flipped[index.index(bytes.fromhex(again.records[2].pixels_sha256))] ^= 1
+    for broken in (b"", b"{}", index[:-9], index[:9], index[50:], bytes(flipped)):
         with pytest.raises(ValueError, match=r"index of a data set|validation error"):
-            load_index(broken)
+            loaded(broken)
 
 
 def test_an_index_of_before_is_read_without_places() -> None:
@@ -220,10 +244,9 @@ def test_an_index_of_before_is_read_without_places() -> None:
     older = [asdict(record) for record in result.records]
     for record in older:
         del record["place"]
-    loaded = load_index(
-        json.dumps({"records": older, "refusals": [], "classes": result.classes}).encode()
-    )
-    assert loaded.records == [replace(record, place=None) for record in result.records]
+    index = {"records": older, "refusals": [], "classes": result.classes}
+    known = loaded(json.dumps(index).encode())
+    assert known.records == [replace(record, place=None) for record in result.records]
 
 
 class Unseekable(BytesIO):
@@ -252,13 +275,12 @@ def test_what_lies_in_a_place_is_what_its_name_finds(
             with archive.open(zipfile.ZipInfo(name), "w", force_zip64=zip64) as entry:
                 entry.write(content)
     data = before + file.getvalue()
-    archive = open_archive(BytesIO(data), LIMITS)
-    records = load_index(dump_index(ingested(data))).records
+    records = loaded(dumped(ingested(data))).records
     assert len(records) == 4
     for record in records:
         assert record.place is not None
         found = read_placed(BytesIO(data), record.place)
-        assert found == read_entry(archive, record.name, LIMITS) != b""
+        assert found == read(data, record.name) != b""
 
 
 def test_what_lies_behind_a_packed_image_is_not_read() -> None:

@@ -5,8 +5,10 @@ There is none on a machine without one: a plan for it, and a worker that needs i
 
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
@@ -127,6 +129,21 @@ def test_a_disk_or_a_quota_that_is_used_up_is_full(number: int) -> None:
     setback = faults.setback(OSError(number, "no room", "/data/blobs"))
     assert (setback.code, setback.suspect) == ("STORAGE_FULL", False)
     assert "/data/blobs" in setback.message
+
+
+def test_a_temporary_database_without_room_is_a_full_disk() -> None:
+    with closing(sqlite3.connect("")) as rows:
+        rows.execute("PRAGMA max_page_count = 2")
+        rows.execute("CREATE TABLE names (name TEXT)")
+        with pytest.raises(sqlite3.OperationalError) as full:
+            rows.execute("INSERT INTO names VALUES (?)", ("x" * 100_000,))
+        with pytest.raises(sqlite3.OperationalError) as other:
+            rows.execute("SELECT * FROM nothing")
+    assert (faults.setback(full.value).code, faults.setback(full.value).suspect) == (
+        "STORAGE_FULL",
+        False,
+    )
+    assert faults.setback(other.value).code == "INFRASTRUCTURE"
 
 
 # In a process of its own, as it is in a worker: its heartbeat goes on until it ends.

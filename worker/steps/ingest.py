@@ -1,5 +1,6 @@
 """`ingest`: read the archive, decode every image, keep the index and the refused files."""
 
+import tempfile
 from collections import Counter
 from dataclasses import asdict
 
@@ -21,8 +22,9 @@ def run(claim: Claim) -> Work:
                 case IngestResult():
                     result = event
     assert result is not None
-    index = archive.dump_index(result)
-    storage.write(storage.dataset_key(claim.dataset_id, datasets.INDEX), index)
+    with tempfile.TemporaryFile() as index:
+        archive.dump_index(result, index)
+        storage.write(storage.dataset_key(claim.dataset_id, datasets.INDEX), index)
     return {"summary": _summary(result), "refused": [asdict(r) for r in result.refusals]}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from api import storage
-from api.archive import Pixels
+from api.archive import Numbers, Pixels
 from api.leases import Claim
 from api.models import StepKind
 from sep_core.costs import gradient_passes
@@ -57,7 +57,7 @@ def run(claim: Claim) -> Work:
 def perturb(
     job: Job,
     reader: Reader,
-    shard: Sequence[Sequence[int]],
+    shard: Sequence[Numbers],
     ensemble: Sequence[Checkpoint],
     patterns: Tensor | None,
 ) -> Iterator[int | Pixels]:
@@ -71,7 +71,7 @@ def perturb(
 
 
 def _decoded(
-    job: Job, reader: Reader, shard: Sequence[Sequence[int]]
+    job: Job, reader: Reader, shard: Sequence[Numbers]
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Parts and labels of each batch; the next are decoded while this one is computed.
 
@@ -79,8 +79,8 @@ def _decoded(
     """
     on_gpu = job.plan.device == "cuda"
 
-    def decode(batch: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-        records = [job.records[index] for index in batch]
+    def decode(batch: Numbers) -> tuple[list[Tensor], Tensor]:
+        records = [job.records[index] for index in batch.tolist()]
         parts = tensors.parts([reader.pixels(record) for record in records])
         pinned = [part.pin_memory() for part in parts] if on_gpu else parts
         return pinned, tensors.labels(records, job.index)
