@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from PIL import Image
 from benchmarks.files import versions
 
 Resource = dict[str, Any]
+RETRY_AFTER = ("--write-out", "\n%header{retry-after}")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -71,13 +72,26 @@ class Curl:
 
     def json(self, path: str, *words: str) -> Resource:
         """A request whose answer is JSON."""
+        answer: Resource = json.loads(self._text(path, *words))
+        return answer
+
+    def poll(self, path: str) -> Iterator[Resource]:
+        """A resource again and again until it is done, as often as the service asks."""
+        while True:
+            body, _, wait_seconds = self._text(path, *RETRY_AFTER).rpartition("\n")
+            resource: Resource = json.loads(body)
+            yield resource
+            if resource["done"]:
+                return
+            time.sleep(float(wait_seconds))
+
+    def _text(self, path: str, *words: str) -> str:
         ran = subprocess.run(
             [*self._words, *words, self._url + path], check=False, capture_output=True, text=True
         )
         if ran.returncode:
             sys.exit(f"curl {path}: {ran.stderr.strip()} {ran.stdout.strip()}")
-        answer: Resource = json.loads(ran.stdout)
-        return answer
+        return ran.stdout
 
     def save(self, path: str, to: Path) -> None:
         """A request whose answer is a file."""
@@ -134,12 +148,11 @@ def record(report: Resource, data: Path, seconds: float, folder: Path) -> None:
 
 def _poll(curl: Curl, path: str) -> Resource:
     last = 0.0
-    while not (resource := curl.json(path))["done"]:
-        if time.monotonic() - last > 30:
+    for resource in curl.poll(path):
+        if time.monotonic() - last > 30 and not resource["done"]:
             last = time.monotonic()
             eta = resource.get("eta_seconds")
             print(f"{resource['state']} {resource['progress']:.0%}, ETA {eta} s", flush=True)
-        time.sleep(2)
     if resource["error"]:
         sys.exit(f"{resource['error_code']}: {resource['error']}")
     return resource

@@ -15,7 +15,7 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _HEADER = struct.Struct("<4s4xH18x3H12x")
 _UTF8_FLAG = 0x800
 _LONGEST_COMMENT = 0xFFFF
-_SLICE_BYTES = 2**18
+_SLICE_BYTES = 2**16
 _NOT_READABLE = (
     *(zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError),
     *(struct.error, EOFError, MemoryError),

@@ -20,7 +20,9 @@ from api.errors import AppError
 from api.keys import Caller
 from api.models import Dataset, Protection
 
-RETRY_AFTER_SECONDS = 2
+RETRY_AFTER_SECONDS, MOST_RETRY_AFTER_SECONDS = 2, 15
+RETRY_SHARE = 1 / 50
+"""Of the time that is left: an end is noticed late by no more than that."""
 MAX_JSON_BYTES = 2**20
 
 _bearer = HTTPBearer(
@@ -76,10 +78,11 @@ def next_cursor(rows: Sequence[Row], limit: int) -> str | None:
     return base64.urlsafe_b64encode(f"{last.created_at.isoformat()}|{last.id}".encode()).decode()
 
 
-def poll_again(response: Response, *, done: bool) -> None:
-    """Tell a client that polls when to come again."""
+def poll_again(response: Response, *, done: bool, eta_seconds: float | None = None) -> None:
+    """Tell a client that polls when to come again: the nearer the end, the sooner."""
     if not done:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        seconds = max(RETRY_AFTER_SECONDS, int((eta_seconds or 0) * RETRY_SHARE))
+        response.headers["Retry-After"] = str(min(seconds, MOST_RETRY_AFTER_SECONDS))
 
 
 def _decode(cursor: str) -> tuple[datetime, UUID]:

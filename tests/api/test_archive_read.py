@@ -283,6 +283,19 @@ def test_what_lies_in_a_place_is_what_its_name_finds(
         assert found == read(data, record.name) != b""
 
 
+def test_a_directory_of_any_length_takes_little_memory() -> None:
+    peaks = {}
+    for number in (2_000, 20_000):
+        file = BytesIO(zip_bytes({f"cat/{at:05}.png": b"" for at in range(number)}))
+        tracemalloc.start()
+        with closing(Catalog(file, LIMITS)) as catalog:
+            assert sum(1 for _ in catalog.names()) == number
+            assert catalog.read(f"cat/{number - 1:05}.png") == b""
+            peaks[number] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[20_000] < 1.2 * peaks[2_000] + 100_000 < 10_000_000
+
+
 def test_what_lies_behind_a_packed_image_is_not_read() -> None:
     """A stream may end long before its entry does, and an upload may have 64 GiB."""
     image = png(9)

@@ -1,11 +1,13 @@
 """What leaves: true names, lossless files, and the same zip each time."""
 
 import time
+import tracemalloc
 import zipfile
 from collections import deque
 from collections.abc import Iterable
 from contextlib import closing
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +170,15 @@ def test_the_bytes_are_those_of_a_zipfile_that_holds_its_directory() -> None:
             info.create_system, info.external_attr = 3, 0o100644 << 16
             archive.writestr(info, content)
     assert written(MEMBERS) == out.getvalue()
+
+
+def test_members_by_the_thousand_take_little_memory(tmp_path: Path) -> None:
+    with (tmp_path / "out.zip").open("wb") as out:
+        tracemalloc.start()
+        for _ in write(out, ((f"cat/{number:05}.png", b"") for number in range(5_000))):
+            written_so_far = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert written_so_far < 200_000
 
 
 def test_members_are_stored_as_they_came_without_date_or_owner() -> None:

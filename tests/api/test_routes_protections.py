@@ -6,11 +6,13 @@ from uuid import UUID
 
 import httpx2
 import pytest
+from fastapi import Response
 
 from api import endings, storage
 from api.db import reading
 from api.endings import Setback
 from api.models import Protection, Queue, StepKind
+from api.routes.deps import poll_again
 from tests.api.conftest import (
     JSON,
     blobs,
@@ -236,6 +238,15 @@ def test_a_document_of_megabytes_is_not_read(client: httpx2.Client) -> None:
         headers = {"Content-Type": "application/json"}
         answer = client.post("/v1/protections", content=content, headers=headers)
         problem(answer, 413, "CONTENT_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("eta_seconds", "seconds"), [(None, 2), (0.0, 2), (90.0, 2), (400.0, 8), (1e7, 15)]
+)
+def test_who_polls_comes_more_often_near_the_end(eta_seconds: float | None, seconds: int) -> None:
+    response = Response()
+    poll_again(response, done=False, eta_seconds=eta_seconds)
+    assert response.headers["Retry-After"] == str(seconds)
 
 
 def test_a_data_set_that_is_not_ready(client: httpx2.Client) -> None:
