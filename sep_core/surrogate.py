@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
+from sep_core.layout import lay_out
 from sep_core.networks import Network, build
 from sep_core.randomness import generator
 from sep_core.ranks import ALONE, Ranks
@@ -116,7 +117,7 @@ def freeze(network: Network) -> Network:
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(frozen.modules()):
         _fold_norms(module)
-    return frozen.to(memory_format=torch.channels_last)
+    return lay_out(frozen)
 
 
 def _fold_norms(module: nn.Module) -> None:
