@@ -45,19 +45,18 @@ def send_lost() -> None:
 
     A step that merely waits its turn has its message in the queue, so nothing piles up.
     """
-    for name in Queue:
-        with reading() as session:
-            at = now(session)
-            was_sent = Step.sent_at < at - timedelta(seconds=settings().resend_seconds)
-            kinds = turns.kinds_of(name)
-            late = session.scalars(
-                select(Step.id)
-                .where(turns.claimable(at), Step.kind.in_(kinds), was_sent)
-                .order_by(Step.created_at, Step.index)
-                .limit(BATCH)
-            ).all()
-        if late and _is_empty(name):
-            _send([(step_id, name) for step_id in late], was_sent, at)
+    with reading() as session:
+        at = now(session)
+        was_sent = Step.sent_at < at - timedelta(seconds=settings().resend_seconds)
+        query = select(Step.id).where(turns.claimable(at), was_sent)
+        query = query.order_by(Step.created_at, Step.index).limit(BATCH)
+        late = {
+            name: session.scalars(query.where(Step.kind.in_(turns.kinds_of(name)))).all()
+            for name in (Queue if session.scalar(query.limit(1)) else ())
+        }
+    for name, step_ids in late.items():
+        if step_ids and _is_empty(name):
+            _send([(step_id, name) for step_id in step_ids], was_sent, at)
 
 
 def _is_empty(name: Queue) -> bool:

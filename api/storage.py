@@ -267,7 +267,7 @@ def _changes(kind: str) -> Iterator[tuple[str, datetime]]:
 
 
 class _Blob(io.RawIOBase):
-    """A blob as a raw file, so that `zipfile` can read it in place."""
+    """A blob as a raw file, so that an archive can be read in place."""
 
     def __init__(self, key: str) -> None:
         self._key, self._at = key, 0

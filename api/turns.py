@@ -31,6 +31,18 @@ _planned_device = Protection.plan["device"].as_string()
 _RANK = case((Step.kind == StepKind.TRAIN, 0), (Step.kind == StepKind.PERTURB, 1), else_=2)
 _owner_id = func.coalesce(Protection.owner_id, Dataset.owner_id)
 
+_sibling = aliased(Step)
+_failed = select(_sibling.protection_id).where(
+    _sibling.state == StepState.FAILED, _sibling.protection_id.is_not(None)
+)
+_active = select(Protection.id).where(
+    Protection.state.in_(ACTIVE),
+    Protection.cancel_requested.is_(False),
+    Protection.id.not_in(_failed),
+)
+# Made once: to make it takes SQLAlchemy longer than the database takes to answer.
+_WANTED = or_(Step.protection_id.is_(None), Step.protection_id.in_(_active))
+
 
 def claim_next(
     session: Session, queue: Queue, worker: str, device: str | None = None
@@ -67,16 +79,8 @@ def is_overdue(session: Session, queue: Queue, device: str | None, seconds: floa
 
 def claimable(at: datetime) -> ColumnElement[bool]:
     """Ready and not held back, and of a data set or of a protection that is to go on."""
-    sibling = aliased(Step)
-    failed = select(sibling.protection_id).where(sibling.state == StepState.FAILED)
-    active = select(Protection.id).where(
-        Protection.state.in_(ACTIVE),
-        Protection.cancel_requested.is_(False),
-        Protection.id.not_in(failed.where(sibling.protection_id.is_not(None))),
-    )
-    wanted = or_(Step.protection_id.is_(None), Step.protection_id.in_(active))
     due = or_(Step.not_before.is_(None), Step.not_before <= at)
-    return and_(Step.state == StepState.READY, due, wanted)
+    return and_(Step.state == StepState.READY, due, _WANTED)
 
 
 def kinds_of(queue: Queue) -> list[StepKind]:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from PIL import Image
 from benchmarks.files import versions
 
 Resource = dict[str, Any]
-RETRY_AFTER = ("--write-out", "\n%header{retry-after}")
+WAIT_SECONDS = 2
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -78,12 +79,13 @@ class Curl:
     def poll(self, path: str) -> Iterator[Resource]:
         """A resource again and again until it is done, as often as the service asks."""
         while True:
-            body, _, wait_seconds = self._text(path, *RETRY_AFTER).rpartition("\n")
+            headers, _, body = self._text(path, "--include").partition("\n\n")
             resource: Resource = json.loads(body)
             yield resource
             if resource["done"]:
                 return
-            time.sleep(float(wait_seconds))
+            told = re.search(r"^retry-after: (\d+)", headers, re.IGNORECASE | re.MULTILINE)
+            time.sleep(int(told[1]) if told else WAIT_SECONDS)
 
     def _text(self, path: str, *words: str) -> str:
         ran = subprocess.run(

@@ -9,11 +9,11 @@ MOST_KEPT_BYTES, LARGEST_KEPT_BYTES = 2**31 - 1, 32 * 2**20
 
 
 def keep_for_the_next_batch() -> None:
-    """What was freed so far goes back to the system; what is freed from now on stays for reuse.
+    """What was freed so far goes back to the system; what is freed from now on stays for reuse,
+    until the next training or the end of the process.
 
     glibc gives large blocks back at once by default, and the system clears them anew page by page
-    for the next batch. Elsewhere, and on ARM, where PyTorch has an allocator of its own, nothing
-    changes.
+    for the next batch. With another C library nothing changes.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -142,7 +142,7 @@ class Reader:
 
     @cached_property
     def _catalog(self) -> archive.Catalog:
-        return archive.Catalog(self._file, self._limits)
+        return archive.Catalog.of(self._file, self._limits)
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def open_source(dataset_id: UUID) -> Iterator[Reader]:
 
 @lru_cache(maxsize=1)
 def _source(dataset_id: UUID) -> Reader:
-    """Nothing is held open: every read looks for the blob again."""
+    """No blob is held open: every read looks for it again."""
     blob = storage.open_blob(storage.dataset_key(dataset_id, datasets.SOURCE))
     return Reader(blob, released=False)
 

@@ -1,6 +1,7 @@
 """What an exception says went wrong: with the step, or with the machine that it was on."""
 
 import errno
+import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable
@@ -79,21 +80,27 @@ def _of_surroundings(error: Exception) -> Setback | None:
     if is_out_of_memory(error):  # of which an OSError may tell, too
         return None
     if _is_disk_full(error):
-        folder = getattr(error, "filename", None) or tempfile.gettempdir()
+        folder = _full_folder(error)
         return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
     if isinstance(error, FileNotFoundError):
         what = f"Expected what an earlier step has stored, got {_first_line(error)}."
         return Setback("BLOB_MISSING", what, True)
-    if isinstance(error, OperationalError | OSError | sqlite3.OperationalError):
+    if isinstance(error, OperationalError | OSError | sqlite3.DatabaseError):
         what = "Expected database, storage, network and disk to answer"
         what = f"{what}, got {type(error).__name__}: {_first_line(error)}."
         return Setback("INFRASTRUCTURE", what, False)
     return None
 
 
+def _full_folder(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return str(error.filename or tempfile.gettempdir())
+    return os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108  SQLite's own choice
+
+
 def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, sqlite3.OperationalError):  # of a temporary database
-        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    if isinstance(error, sqlite3.DatabaseError):  # of a temporary database
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 

@@ -1,9 +1,9 @@
 """File formats: inspects, reads and writes archives of labelled images.
 
-Pure functions on seekable binary files; no web, no database, no storage. A whole archive is
-refused by `ArchiveRefused`, one file of it by a `Refusal` (inside: `ImageRefused`).
+Functions of seekable binary files, pure but for temporary files; no web, no rows, no storage. A
+whole archive is refused by `ArchiveRefused`, a file of it by a `Refusal` (inside: `ImageRefused`).
 
-    inspect, ingest       an uploaded zip -> its entries; its records and refusals
+    ingest                an uploaded zip -> its records and refusals
     Catalog, read_placed,
     read_pixels           one file again, later, by the same rules
     encode                pixels -> lossless file
@@ -25,14 +25,13 @@ from api.archive.model import (
     ImageRefused,
     IngestProgress,
     IngestResult,
-    Inspection,
     Limits,
     Pixels,
     Place,
     Refusal,
 )
 from api.archive.names import MANIFEST_NAME
-from api.archive.read import ingest, inspect
+from api.archive.read import ingest
 from api.archive.table import Field, Numbers, sizes, words
 from api.archive.write import write
 
@@ -47,7 +46,6 @@ __all__ = [
     "ImageRefused",
     "IngestProgress",
     "IngestResult",
-    "Inspection",
     "Limits",
     "Numbers",
     "Pixels",
@@ -57,7 +55,6 @@ __all__ = [
     "dump_index",
     "encode",
     "ingest",
-    "inspect",
     "load_index",
     "read_pixels",
     "read_placed",

@@ -9,7 +9,7 @@ from api.archive.directory import open_directory
 from api.archive.entries import check_limits, read_placed
 from api.archive.model import Limits, Place
 from api.archive.names import folded, parents, path_parts
-from api.archive.safety import Sizes, check_entry, duplicate, least_end, overlapping
+from api.archive.safety import Sizes, check_entry, check_folders, duplicate, least_end, overlapping
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -40,19 +40,44 @@ class Catalog:
     """
 
     def __init__(self, file: IO[bytes], limits: Limits) -> None:
-        """Read and check the whole directory of a seekable file.
+        """Knows nothing yet of a seekable file: see `read_directory`."""
+        self._file, self._limits = file, limits
+        self._folder, self._folders = "", 0
+        self._rows = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._rows.executescript(_SCHEMA)
+
+    @classmethod
+    def of(cls, file: IO[bytes], limits: Limits) -> "Catalog":
+        """One that has read the directory; raises what that does."""
+        catalog = cls(file, limits)
+        try:
+            for _ in catalog.read_directory():
+                pass
+        except BaseException:
+            catalog.close()
+            raise
+        return catalog
+
+    def read_directory(self) -> Iterator[None]:
+        """Read and check all of it; yields now and then.
 
         Raises:
             ArchiveRefused: the archive as a whole is refused.
         """
-        self._file, self._limits = file, limits
-        self._rows = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        try:
-            self._rows.executescript(_SCHEMA)
-            self._read()
-        except BaseException:
-            self.close()
-            raise
+        start, slices = open_directory(self._file, self._limits)
+        sizes = Sizes(self._limits)
+        for number, infos in enumerate(slices):
+            if number:
+                yield
+            for info in infos:
+                check_entry(info)
+                sizes.add(info)
+                self._add(info, least_end(info, start))
+                self._claim_all("/".join(path_parts(info.filename)), is_folder=info.is_dir())
+        sizes.check_ratio()
+        if overlap := self._rows.execute(_OVERLAP, (start,)).fetchone():
+            raise overlapping(overlap[0])
+        self._rows.execute("CREATE INDEX by_name ON entries (name)")
 
     def close(self) -> None:
         """Let go of the database; the archive stays open."""
@@ -93,45 +118,32 @@ class Catalog:
         deflated = method == ZIP_DEFLATED
         return local_name, method, Place(offset, packed_bytes, size_bytes, crc, deflated)
 
-    def _read(self) -> None:
-        start, infos = open_directory(self._file, self._limits)
-        sizes, folder = Sizes(self._limits), ""
-        for info in infos:
-            check_entry(info)
-            sizes.add(info)
-            self._add(info, least_end(info, start))
-            folder = self._claim_all("/".join(path_parts(info.filename)), info.is_dir(), folder)
-        sizes.check_ratio()
-        if overlap := self._rows.execute(_OVERLAP, (start,)).fetchone():
-            raise overlapping(overlap[0])
-        self._rows.execute("CREATE INDEX by_name ON entries (name)")
-
     def _add(self, info: ZipInfo, end: int) -> None:
         names = info.filename, info.is_dir(), info.orig_filename, info.compress_type
         numbers = info.header_offset, end, info.compress_size, info.file_size, info.CRC
         self._rows.execute("INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?)", (*names, *numbers))
 
-    def _claim_all(self, path: str, is_folder: bool, known: str) -> str:
-        """One file a name and one spelling a folder, also where case and accents don't count.
-
-        Returns the folder that it is or lies in, most often that of the entry before: `known`.
-        """
+    def _claim_all(self, path: str, *, is_folder: bool) -> None:
+        """One file a name and one spelling a folder, also where case and accents don't count."""
         if not is_folder and not self.claim(path):
             raise duplicate(self._known_as(path), path)
-        folders = [path] if is_folder and path else []
-        for folder in [*folders, *parents(path)]:
-            if folder == known or not self._claim_folder(folder):
+        folders = [path, *parents(path)] if is_folder and path else list(parents(path))
+        for folder in folders:
+            if folder == self._folder or not self._claim_folder(folder):
                 break
-        return next(iter([*folders, *parents(path)]), "")
+        # Most often that of the next entry, too.
+        self._folder = folders[0] if folders else ""
 
     def _claim_folder(self, folder: str) -> bool:
         """Whether it is new, and what is above it may be."""
         path = f"{folder}/"
-        if self.claim(path):
-            return True
-        if (known := self._known_as(path)) != path:
-            raise duplicate(known, path)
-        return False
+        if not self.claim(path):
+            if (known := self._known_as(path)) != path:
+                raise duplicate(known, path)
+            return False
+        self._folders += 1
+        check_folders(self._folders, self._limits)
+        return True
 
     def _known_as(self, path: str) -> str:
         query = "SELECT path FROM paths WHERE folded = ?"

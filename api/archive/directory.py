@@ -35,10 +35,10 @@ class _End(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """Where it begins in the file, and what it says of every entry, in its order."""
+    """Where it begins in the file, and what it says of every entry, in its order, in slices."""
 
     start: int
-    infos: Iterator[zipfile.ZipInfo]
+    slices: Iterator[list[zipfile.ZipInfo]]
 
 
 def open_directory(file: IO[bytes], limits: Limits) -> Directory:
@@ -58,12 +58,13 @@ def open_directory(file: IO[bytes], limits: Limits) -> Directory:
     return Directory(end.position - end.size, _infos(file, end, encoding))
 
 
-def _infos(file: IO[bytes], end: _End, encoding: str | None) -> Iterator[zipfile.ZipInfo]:
+def _infos(file: IO[bytes], end: _End, encoding: str | None) -> Iterator[list[zipfile.ZipInfo]]:
     before = end.position - end.size - end.offset  # a program that unpacks itself, say
     for headers in _slices(file, end):
-        for info in _parsed(headers, encoding):
+        infos = _parsed(headers, encoding)
+        for info in infos:
             info.header_offset += before
-            yield info
+        yield infos
 
 
 def _slices(file: IO[bytes], end: _End) -> Iterator[list[bytes]]:
@@ -83,17 +84,13 @@ def _parsed(headers: list[bytes], encoding: str | None) -> list[zipfile.ZipInfo]
     """By zipfile, for which they are an archive: one that begins with its directory."""
     directory, entries = b"".join(headers), len(headers)
     if directory[-_LOCATOR64.size :].startswith(b"PK\6\7"):
-        raise _broken("a comment that zipfile would take for the place of another directory")
+        raise _broken("an entry that ends like the place of another directory")
     record = _END.pack(b"PK\5\6", 0, 0, entries, entries, len(directory), 0, 0)
     try:
         with zipfile.ZipFile(io.BytesIO(directory + record), metadata_encoding=encoding) as archive:
-            infos = archive.infolist()
+            return archive.infolist()
     except _NOT_READABLE as error:
         raise _broken(str(error)) from error
-    if len(infos) != entries:
-        # Two readings of the same bytes: somebody would unpack what we never saw.
-        raise _broken(f"{entries} entries were counted, {len(infos)} were read")
-    return infos
 
 
 def _find_end(file: IO[bytes]) -> _End:
@@ -120,9 +117,14 @@ def _find_end64(file: IO[bytes], position: int) -> _End | None:
     record, locator = file.read(_END64.size), file.read(_LOCATOR64.size)
     if record[:4] != b"PK\6\6" or locator[:4] != b"PK\6\7":
         return None
-    if _LOCATOR64.unpack(locator)[3] > 1:
-        raise _multi_disk(f"{_LOCATOR64.unpack(locator)[3]} disks")
-    return _End._make((*_END64.unpack(record)[4:], start))
+    _, disk, offset, disks = _LOCATOR64.unpack(locator)
+    if disk or disks > 1:
+        raise _multi_disk(f"{disks} disks, and a directory on disk {disk}")
+    end = _End._make((*_END64.unpack(record)[4:], start))
+    if offset != end.offset + end.size:
+        # Who goes by the one reads another directory than who goes by the other.
+        raise _broken(f"its end at byte {end.offset + end.size}, by the locator at {offset}")
+    return end
 
 
 def _without_end(file: IO[bytes], length: int) -> ArchiveRefused:

@@ -16,7 +16,10 @@ from api.archive.table import ROW, Records, mapped
 
 FORMAT = 1
 """Of the table: what is added to a row makes another."""
-_NOT_READABLE = (ValueError, KeyError, EOFError, TypeError, struct.error, zipfile.BadZipFile)
+_NOT_READABLE = (
+    *(ValueError, KeyError, EOFError, TypeError, NotImplementedError),
+    *(struct.error, zipfile.BadZipFile),
+)
 _NAME_LENGTHS = struct.Struct("<26x2H")
 """Of a local header, which ends with them."""
 

@@ -64,14 +64,6 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
-    """What the central directory promises; both sorted by name."""
-
-    entries: tuple[Entry, ...]
-    refusals: tuple[Refusal, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Decoded:
     """An image as a viewer shows it. `source_format` is Pillow's name: JPEG, PNG, ..."""
 

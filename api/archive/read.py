@@ -17,7 +17,6 @@ from api.archive.model import (
     ImageRefused,
     IngestProgress,
     IngestResult,
-    Inspection,
     Limits,
     Refusal,
 )
@@ -26,38 +25,34 @@ from api.archive.table import Records, Table
 from api.errors import ArchiveRefused
 
 _FIRST_REASONS = 3
-
-
-def inspect(file: IO[bytes], limits: Limits) -> Inspection:
-    """Reads the central directory only, of a seekable file.
-
-    Raises:
-        ArchiveRefused: the archive as a whole is refused.
-    """
-    with closing(Catalog(file, limits)) as catalog:
-        found = list(sort_out(catalog.names))
-    return Inspection(
-        entries=tuple(item for item in found if isinstance(item, Entry)),
-        refusals=tuple(item for item in found if isinstance(item, Refusal)),
-    )
+_SIGN_EVERY = 10_000
+"""Files that are looked at, and not decoded, between two signs of life."""
 
 
 def ingest(file: IO[bytes], limits: Limits) -> Iterator[IngestProgress | IngestResult]:
-    """Decodes every file: progress after each, last the result.
+    """Decodes every file: progress after each, and now and then before and after; last the result.
 
     Raises:
         ArchiveRefused: the archive as a whole is refused, or TOO_FEW_CLASSES.
     """
     with closing(Catalog(file, limits)) as catalog:
+        for _ in catalog.read_directory():
+            yield IngestProgress(0, 0)
         images, refusals = yield from _decode(catalog, limits)
-        yield _result(catalog, images, refusals)
+        yield (yield from _result(catalog, images, refusals))
 
 
 def _decode(
     catalog: Catalog, limits: Limits
 ) -> Generator[IngestProgress, None, tuple[Records, list[Refusal]]]:
-    refusals = [item for item in sort_out(catalog.names) if isinstance(item, Refusal)]
-    total = sum(1 for _ in catalog.names()) - len(refusals)
+    refusals, total = [], 0
+    for number, item in enumerate(sort_out(catalog.names), start=1):
+        if isinstance(item, Refusal):
+            refusals.append(item)
+        else:
+            total += 1
+        if number % _SIGN_EVERY == 0:
+            yield IngestProgress(0, 0)
     entries = (item for item in sort_out(catalog.names) if isinstance(item, Entry))
     with closing(Table()) as images:
         for done, entry in enumerate(entries, start=1):
@@ -91,10 +86,14 @@ def _read(catalog: Catalog, entry: Entry, limits: Limits) -> ImageRecord | Refus
     )
 
 
-def _result(catalog: Catalog, images: Records, refusals: list[Refusal]) -> IngestResult:
-    classes = _with_training(images)
+def _result(
+    catalog: Catalog, images: Records, refusals: list[Refusal]
+) -> Generator[IngestProgress, None, IngestResult]:
+    classes, total = _with_training(images), len(images)
     with closing(Table()) as accepted:
-        for image in images:
+        for number, image in enumerate(images, start=1):
+            if number % _SIGN_EVERY == 0:
+                yield IngestProgress(total, total)
             if image.class_name in classes:
                 name = released_name(image.name, catalog.claim)
                 accepted.append(replace(image, released_name=name))

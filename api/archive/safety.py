@@ -13,6 +13,8 @@ _LOCAL_HEADER_BYTES = 30
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST_NAME = 1024
 _DEEPEST_PATH = 64
+_MOST_FOLDERS = 2
+"""For every file that is allowed: each may have a folder of its own, in one of its own class."""
 
 
 def check_entry(info: ZipInfo) -> None:
@@ -98,6 +100,18 @@ def least_end(info: ZipInfo, directory_start: int) -> int:
     if info.header_offset + least > directory_start:
         raise overlapping(info.filename)
     return info.header_offset + least
+
+
+def check_folders(number: int, limits: Limits) -> None:
+    """Sixty empty folders for every file are few bytes to send and many names to keep.
+
+    Raises:
+        ArchiveRefused: ARCHIVE_TOO_MANY_FILES.
+    """
+    most = _MOST_FOLDERS * limits.max_files
+    if number > most:
+        message = f"Expected at most {most} folders in the archive, got more."
+        raise ArchiveRefused("ARCHIVE_TOO_MANY_FILES", message)
 
 
 def overlapping(name: str) -> ArchiveRefused:

@@ -61,7 +61,7 @@ def _manifest_last(
 class _Written(list[zipfile.ZipInfo]):
     """What the directory will say, in a file: of a million members zipfile would hold 600 MB."""
 
-    _NUMBERS = struct.Struct("<3QLH")
+    _NUMBERS = struct.Struct("<3QLHH")
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
@@ -72,17 +72,18 @@ class _Written(list[zipfile.ZipInfo]):
 
     def append(self, info: zipfile.ZipInfo) -> None:
         name = info.filename.encode()
-        numbers = info.header_offset, info.file_size, info.compress_size, info.CRC, len(name)
-        self._file.write(self._NUMBERS.pack(*numbers) + name)
+        sizes = info.header_offset, info.file_size, info.compress_size
+        told = self._NUMBERS.pack(*sizes, info.CRC, info.extract_version, len(name))
+        self._file.write(told + name)
         self._number += 1
 
     def __iter__(self) -> Iterator[zipfile.ZipInfo]:
         self._file.seek(0)
         while numbers := self._file.read(self._NUMBERS.size):
-            offset, size, packed, crc, length = self._NUMBERS.unpack(numbers)
+            *sizes, crc, version, length = self._NUMBERS.unpack(numbers)
             info = _header(self._file.read(length).decode())
-            info.header_offset, info.file_size, info.compress_size = offset, size, packed
-            info.CRC = crc
+            info.header_offset, info.file_size, info.compress_size = sizes
+            info.CRC, info.create_version, info.extract_version = crc, version, version
             yield info
 
 

@@ -79,7 +79,7 @@ def show(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetDeta
         dataset = datasets.get(session, caller.owner_id, dataset_id)
         session.refresh(dataset, ["refused"])
         shown = _shown(session, dataset, datasets.ingest_step(session, dataset_id))
-    poll_again(response, done=shown.done)
+    poll_again(response, done=shown.done, eta_seconds=shown.eta_seconds)
     return DatasetDetail.model_validate(shown.model_dump() | {"refused": dataset.refused})
 
 

@@ -22,7 +22,7 @@ from api.models import Dataset, Protection
 
 RETRY_AFTER_SECONDS, MOST_RETRY_AFTER_SECONDS = 2, 15
 RETRY_SHARE = 1 / 50
-"""Of the time that is left: an end is noticed late by no more than that."""
+"""Of the time that is left."""
 MAX_JSON_BYTES = 2**20
 
 _bearer = HTTPBearer(

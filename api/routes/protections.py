@@ -88,7 +88,7 @@ def create(
         shown = _create(caller.owner_id, request, idempotency_key)
     outbox.try_to_send()
     response.headers["Location"] = f"/v1/protections/{shown.id}"
-    poll_again(response, done=shown.done, eta_seconds=shown.eta_seconds)
+    poll_again(response, done=shown.done)
     return shown
 
 
@@ -129,7 +129,7 @@ def cancel(protection_id: UUID, caller: CallerDep, response: Response) -> Protec
         protection = protections.cancel(session, caller.owner_id, protection_id)
         shown = _detail(session, protection)
     protections.clean(protection)
-    poll_again(response, done=shown.done, eta_seconds=shown.eta_seconds)
+    poll_again(response, done=shown.done)
     return shown
 
 
@@ -143,7 +143,7 @@ def retry(protection_id: UUID, caller: CallerDep, response: Response) -> Protect
         protection = protections.retry(session, caller.owner_id, protection_id)
         shown = _detail(session, protection)
     outbox.try_to_send()
-    poll_again(response, done=shown.done, eta_seconds=shown.eta_seconds)
+    poll_again(response, done=shown.done)
     return shown
 
 

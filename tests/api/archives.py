@@ -4,12 +4,15 @@ import random
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from api.archive import IngestResult, Limits, Pixels, ingest
+from api.archive import Catalog, Entry, IngestResult, Limits, Pixels, Refusal, ingest
+from api.archive.layout import sort_out
 
 LIMITS = Limits()
 _CENTRAL_FIELDS = {
@@ -91,6 +94,22 @@ def ingested(data: bytes, limits: Limits = LIMITS) -> IngestResult:
     *_, last = ingest(BytesIO(data), limits)
     assert isinstance(last, IngestResult)
     return last
+
+
+class Inspection(NamedTuple):
+    """What becomes of every file by the directory alone; both sorted by name."""
+
+    entries: list[Entry]
+    refusals: list[Refusal]
+
+
+def inspect(data: bytes, limits: Limits = LIMITS) -> Inspection:
+    with closing(Catalog.of(BytesIO(data), limits)) as catalog:
+        found = list(sort_out(catalog.names))
+    entries = [item for item in found if isinstance(item, Entry)]
+    refusals = [item for item in found if isinstance(item, Refusal)]
+    assert [*sorted(found, key=lambda item: item.name)] == found
+    return Inspection(entries, refusals)
 
 
 def mutations(data: bytes, number: int, seed: int) -> Iterable[bytes]:

@@ -1,15 +1,12 @@
 """Folders decide on class and split; a file elsewhere is refused by itself, with a reason."""
 
-from io import BytesIO
-
 import pytest
 
-from api.archive import Inspection, inspect
-from tests.api.archives import LIMITS, zip_bytes
+from tests.api.archives import Inspection, inspect, zip_bytes
 
 
 def inspected(*names: str) -> Inspection:
-    return inspect(BytesIO(zip_bytes([(name, b"") for name in names])), LIMITS)
+    return inspect(zip_bytes([(name, b"") for name in names]))
 
 
 def placed(*names: str) -> dict[str, tuple[str, str]]:

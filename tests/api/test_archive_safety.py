@@ -9,14 +9,23 @@ from typing import cast
 
 import pytest
 
-from api.archive import Limits, inspect
+from api.archive import Limits
 from api.errors import ArchiveRefused
-from tests.api.archives import LIMITS, headers, ingested, mutations, patched, two_classes, zip_bytes
+from tests.api.archives import (
+    LIMITS,
+    headers,
+    ingested,
+    inspect,
+    mutations,
+    patched,
+    two_classes,
+    zip_bytes,
+)
 
 
 def refusal(data: bytes, limits: Limits = LIMITS) -> ArchiveRefused:
     with pytest.raises(ArchiveRefused) as caught:
-        inspect(BytesIO(data), limits)
+        inspect(data, limits)
     assert caught.value.status == 422
     return caught.value
 
@@ -81,7 +90,7 @@ def test_regular_files_and_folders_are_no_special_files() -> None:
     data = zip_bytes([("cat/", b""), ("cat/1.png", b"")])
     data = patched(data, "cat/", attributes=(stat.S_IFDIR | 0o755) << 16)
     data = patched(data, "cat/1.png", attributes=(stat.S_IFREG | 0o644) << 16)
-    assert [entry.name for entry in inspect(BytesIO(data), LIMITS).entries] == ["cat/1.png"]
+    assert [entry.name for entry in inspect(data, LIMITS).entries] == ["cat/1.png"]
 
 
 def test_a_flat_bomb() -> None:
@@ -93,7 +102,7 @@ def test_a_flat_bomb() -> None:
 
 def test_small_flat_images_compress_as_well_as_a_bomb_and_are_welcome() -> None:
     flat = zip_bytes({"cat/1.bmp": bytes(5_000_000), "dog/1.bmp": bytes(5_000_000)})
-    assert len(inspect(BytesIO(flat), LIMITS).entries) == 2
+    assert len(inspect(flat, LIMITS).entries) == 2
 
 
 def test_too_much_altogether() -> None:
@@ -148,6 +157,48 @@ def test_a_directory_of_rubbish() -> None:
     assert refusal(GOOD[:header] + b"RUBB" + GOOD[header + 4 :]).code == "ARCHIVE_BROKEN"
 
 
+def test_a_directory_header_that_goes_on_behind_the_directory() -> None:
+    data, last = bytearray(GOOD), max(headers(GOOD).values())
+    struct.pack_into("<H", data, last + 32, 9)  # its comment
+    assert refusal(bytes(data)).code == "ARCHIVE_BROKEN"
+
+
+def test_a_comment_that_would_lead_zipfile_to_another_directory() -> None:
+    with zipfile.ZipFile(out := BytesIO(GOOD), "a") as archive:
+        archive.writestr("last", b"")
+        archive.getinfo("last").comment = b"PK\6\7" + bytes(16)
+    assert refusal(out.getvalue()).code == "ARCHIVE_BROKEN"
+
+
+def test_more_folders_than_files_could_need() -> None:
+    deep = {f"{at}/" + "a/" * 30 + "x.png": b"" for at in range(4)}
+    assert len(inspect(zip_bytes(deep), Limits(max_files=62)).entries) == 4
+    refused = refusal(zip_bytes(deep), Limits(max_files=61))
+    assert (refused.code, "at most 122 folders" in refused.message) == (
+        "ARCHIVE_TOO_MANY_FILES",
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("disk", "moved", "code"),
+    [
+        (0, 0, None),
+        (5, 0, "ARCHIVE_MULTI_DISK"),
+        (0, 1, "ARCHIVE_BROKEN"),
+        (0, -9, "ARCHIVE_BROKEN"),
+    ],
+)
+def test_a_zip64_locator_names_the_directory_that_is_read(
+    disk: int, moved: int, code: str | None
+) -> None:
+    data = _with_zip64_end(GOOD, disk=disk, moved=moved)
+    if code is None:
+        assert len(ingested(b"before it" + data).records) == len(ingested(GOOD).records)
+    else:
+        assert refusal(data).code == code
+
+
 def test_zip64() -> None:
     out = BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -157,11 +208,11 @@ def test_zip64() -> None:
     assert len(ingested(_with_zip64_end(out.getvalue())).records) == 4
 
 
-def _with_zip64_end(data: bytes) -> bytes:
+def _with_zip64_end(data: bytes, disk: int = 0, moved: int = 0) -> bytes:
     end = data.rfind(b"PK\5\6")
     entries, size, offset = struct.unpack_from("<HLL", data, end + 10)
     end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, entries, entries, size, offset)
-    locator = struct.pack("<4sLQL", b"PK\6\7", 0, end, 1)
+    locator = struct.pack("<4sLQL", b"PK\6\7", disk, end + moved, 1)
     small = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, *[0xFFFF] * 2, *[0xFFFFFFFF] * 2, 0)
     return data[:end] + end64 + locator + small
 
@@ -204,12 +255,12 @@ def test_utf8_names_with_and_without_the_flag(flagged: bool) -> None:
     if not flagged:
         for name in names:
             data = patched(data, name, flags=0)
-    assert {entry.name for entry in inspect(BytesIO(data), LIMITS).entries} == set(names)
+    assert {entry.name for entry in inspect(data, LIMITS).entries} == set(names)
 
 
 def test_names_in_an_old_code_page() -> None:
     data = zip_bytes({"cat/aaa.png": b"", "dog/1.png": b""}).replace(b"aaa.png", b"a\x81a.png")
-    names = [entry.name for entry in inspect(BytesIO(data), LIMITS).entries]
+    names = [entry.name for entry in inspect(data, LIMITS).entries]
     assert names == ["cat/a\u00fca.png", "dog/1.png"]
 
 

@@ -73,7 +73,7 @@ def test_a_broken_released_file(name: str) -> None:
 def released_names(sources: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
     """Of an upload of both, in which the others are no images."""
     uploaded = BytesIO(zip_bytes(dict.fromkeys([*sources, *others], b"")))
-    with closing(Catalog(uploaded, LIMITS)) as catalog:
+    with closing(Catalog.of(uploaded, LIMITS)) as catalog:
         return {name: released_name(name, catalog.claim) for name in sorted(sources)}
 
 
@@ -230,5 +230,5 @@ def test_what_we_write_we_can_ingest() -> None:
     again = ingested(released)
     digests = [record.pixels_sha256 for record in first.records]
     assert [record.pixels_sha256 for record in again.records] == digests
-    with closing(Catalog(BytesIO(released), UNLIMITED)) as catalog:
+    with closing(Catalog.of(BytesIO(released), UNLIMITED)) as catalog:
         assert [catalog.read(name) for name, _ in members] == [content for _, content in members]

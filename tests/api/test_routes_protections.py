@@ -1,6 +1,7 @@
 """Asking, polling, cancelling and deleting over HTTP, by careful and by careless clients."""
 
 import json
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import pytest
 from fastapi import Response
 
 from api import endings, storage
-from api.db import reading
+from api.db import now, reading, transaction
 from api.endings import Setback
 from api.models import Protection, Queue, StepKind
 from api.routes.deps import poll_again
@@ -247,6 +248,19 @@ def test_who_polls_comes_more_often_near_the_end(eta_seconds: float | None, seco
     response = Response()
     poll_again(response, done=False, eta_seconds=eta_seconds)
     assert response.headers["Retry-After"] == str(seconds)
+
+
+def test_the_time_that_is_left_says_when_to_come_again(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    made = ask(client, ready_dataset, preset="quick")
+    train(UUID(made["id"]))
+    with transaction() as session:
+        protection = session.get_one(Protection, UUID(made["id"]))
+        protection.started_at = now(session) - timedelta(hours=1)
+    answer = client.get(f"/v1/protections/{made['id']}")
+    assert answer.json()["eta_seconds"] > 1000
+    assert answer.headers["Retry-After"] == "15"
 
 
 def test_a_data_set_that_is_not_ready(client: httpx2.Client) -> None:

@@ -143,7 +143,8 @@ def test_a_temporary_database_without_room_is_a_full_disk() -> None:
         "STORAGE_FULL",
         False,
     )
-    assert faults.setback(other.value).code == "INFRASTRUCTURE"
+    for error in (other.value, sqlite3.DatabaseError("database disk image is malformed")):
+        assert faults.setback(error).code == "INFRASTRUCTURE"
 
 
 # In a process of its own, as it is in a worker: its heartbeat goes on until it ends.
