@@ -50,6 +50,7 @@ def send_lost() -> None:
         was_sent = Step.sent_at < at - timedelta(seconds=settings().resend_seconds)
         query = select(Step.id).where(turns.claimable(at), was_sent)
         query = query.order_by(Step.created_at, Step.index).limit(BATCH)
+        # Most often nothing is late, and one query says so.
         late = {
             name: session.scalars(query.where(Step.kind.in_(turns.kinds_of(name)))).all()
             for name in (Queue if session.scalar(query.limit(1)) else ())

@@ -85,7 +85,7 @@ def _of_surroundings(error: Exception) -> Setback | None:
     if isinstance(error, FileNotFoundError):
         what = f"Expected what an earlier step has stored, got {_first_line(error)}."
         return Setback("BLOB_MISSING", what, True)
-    if isinstance(error, OperationalError | OSError | sqlite3.DatabaseError):
+    if isinstance(error, OperationalError | OSError) or _is_of_temporary_database(error):
         what = "Expected database, storage, network and disk to answer"
         what = f"{what}, got {type(error).__name__}: {_first_line(error)}."
         return Setback("INFRASTRUCTURE", what, False)
@@ -95,11 +95,16 @@ def _of_surroundings(error: Exception) -> Setback | None:
 def _full_folder(error: Exception) -> str:
     if isinstance(error, OSError):
         return str(error.filename or tempfile.gettempdir())
-    return os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108  SQLite's own choice
+    return os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108  where SQLite looks first
+
+
+def _is_of_temporary_database(error: Exception) -> bool:
+    """Not a defect of ours: those have classes of their own, and a torn file has none."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, sqlite3.DatabaseError):  # of a temporary database
+    if _is_of_temporary_database(error):
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 

@@ -1,5 +1,6 @@
 """The result of an ingestion, to be kept beside the data set: a row of a table for each image."""
 
+import errno
 import json
 import struct
 import zipfile
@@ -17,7 +18,7 @@ from api.archive.table import ROW, Records, mapped
 FORMAT = 1
 """Of the table: what is added to a row makes another."""
 _NOT_READABLE = (
-    *(ValueError, KeyError, EOFError, TypeError, NotImplementedError),
+    *(ValueError, KeyError, EOFError, TypeError, RuntimeError),
     *(struct.error, zipfile.BadZipFile),
 )
 _NAME_LENGTHS = struct.Struct("<26x2H")
@@ -64,7 +65,10 @@ def load_index(file: IO[bytes]) -> IngestResult:
         records = _records(rows, text, header)
         refusals = tuple(Refusal(**refusal) for refusal in header["refusals"])
         return IngestResult(records, refusals, tuple(header["classes"]))
-    except _NOT_READABLE as error:
+    except (*_NOT_READABLE, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        # EINVAL: it names a place before its own beginning.
         raise ValueError(f"expected the index of a data set, got: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from api.archive.model import Entry, Refusal
@@ -30,25 +30,20 @@ Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """The folders above everything, and whether split folders come next."""
 
     top: Path
     has_splits: bool
 
 
-def sort_out(names: Callable[[], Iterable[str]]) -> Iterator[Entry | Refusal]:
-    """What becomes of every file (no folders), in the order of the names.
-
-    Args:
-        names: called twice: first the folders are looked at.
-    """
-    layout = _find(names())
-    for name in names():
+def sort_out(names: Iterable[str], layout: Layout) -> Iterator[Entry | Refusal]:
+    """What becomes of every file (no folders), in the order of the names."""
+    for name in names:
         yield _place(name, path_parts(name), layout)
 
 
-def _find(names: Iterable[str]) -> _Layout:
+def find_layout(names: Iterable[str]) -> Layout:
     """By what looks like an image in a folder: a stray README.txt or logo.png has no say."""
     with_images, folders = set[Path](), set[Path]()
     for name in names:
@@ -60,7 +55,7 @@ def _find(names: Iterable[str]) -> _Layout:
     while (step := _step_down(voters)) is not None:
         top += (step,)
         voters = {path[1:] for path in voters if path[0] == step and len(path) >= 3}
-    return _Layout(top, any(_in_split(path) for path in voters))
+    return Layout(top, any(_in_split(path) for path in voters))
 
 
 def _step_down(voters: Collection[Path]) -> str | None:
@@ -83,7 +78,7 @@ def _in_split(path: Path, *splits: str) -> bool:
     return len(path) >= 3 and SPLITS.get(path[0].lower()) in (splits or set(SPLITS.values()))
 
 
-def _place(name: str, path: Path, layout: _Layout) -> Entry | Refusal:
+def _place(name: str, path: Path, layout: Layout) -> Entry | Refusal:
     if is_litter(name):
         return Refusal(name, "METADATA_FILE", "Left there by an operating system or a tool.")
     if len(name) > _LONGEST_NAME:

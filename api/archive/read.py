@@ -10,7 +10,7 @@ import numpy as np
 
 from api.archive.catalog import Catalog
 from api.archive.images import read_pixels
-from api.archive.layout import EXPECTED_LAYOUT, sort_out
+from api.archive.layout import EXPECTED_LAYOUT, find_layout, sort_out
 from api.archive.model import (
     Entry,
     ImageRecord,
@@ -45,15 +45,16 @@ def ingest(file: IO[bytes], limits: Limits) -> Iterator[IngestProgress | IngestR
 def _decode(
     catalog: Catalog, limits: Limits
 ) -> Generator[IngestProgress, None, tuple[Records, list[Refusal]]]:
-    refusals, total = [], 0
-    for number, item in enumerate(sort_out(catalog.names), start=1):
+    refusals, total, layout = [], 0, find_layout(catalog.names())
+    for number, item in enumerate(sort_out(catalog.names(), layout), start=1):
         if isinstance(item, Refusal):
             refusals.append(item)
         else:
             total += 1
         if number % _SIGN_EVERY == 0:
             yield IngestProgress(0, 0)
-    entries = (item for item in sort_out(catalog.names) if isinstance(item, Entry))
+    items = sort_out(catalog.names(), layout)
+    entries = (item for item in items if isinstance(item, Entry))
     with closing(Table()) as images:
         for done, entry in enumerate(entries, start=1):
             read = _read(catalog, entry, limits)

@@ -14,7 +14,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST_NAME = 1024
 _DEEPEST_PATH = 64
 _MOST_FOLDERS = 2
-"""For every file that is allowed: each may have a folder of its own, in one of its own class."""
+"""For every file that is allowed, besides those above all: its own, and that of its class."""
 
 
 def check_entry(info: ZipInfo) -> None:
@@ -103,12 +103,12 @@ def least_end(info: ZipInfo, directory_start: int) -> int:
 
 
 def check_folders(number: int, limits: Limits) -> None:
-    """Sixty empty folders for every file are few bytes to send and many names to keep.
+    """Sixty folders above every file are few bytes to send and many names to keep.
 
     Raises:
         ArchiveRefused: ARCHIVE_TOO_MANY_FILES.
     """
-    most = _MOST_FOLDERS * limits.max_files
+    most = _MOST_FOLDERS * limits.max_files + _DEEPEST_PATH
     if number > most:
         message = f"Expected at most {most} folders in the archive, got more."
         raise ArchiveRefused("ARCHIVE_TOO_MANY_FILES", message)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from api.archive import Catalog, Entry, IngestResult, Limits, Pixels, Refusal, ingest
-from api.archive.layout import sort_out
+from api.archive.layout import find_layout, sort_out
 
 LIMITS = Limits()
 _CENTRAL_FIELDS = {
@@ -105,7 +105,7 @@ class Inspection(NamedTuple):
 
 def inspect(data: bytes, limits: Limits = LIMITS) -> Inspection:
     with closing(Catalog.of(BytesIO(data), limits)) as catalog:
-        found = list(sort_out(catalog.names))
+        found = list(sort_out(catalog.names(), find_layout(catalog.names())))
     entries = [item for item in found if isinstance(item, Entry)]
     refusals = [item for item in found if isinstance(item, Refusal)]
     assert [*sorted(found, key=lambda item: item.name)] == found

@@ -147,6 +147,15 @@ def test_progress_after_every_file_and_the_result_last() -> None:
     assert not isinstance(result, IngestProgress)
 
 
+def test_signs_of_life_while_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.archive.directory._SLICE_BYTES", 100)
+    monkeypatch.setattr("api.archive.read._SIGN_EVERY", 2)
+    *progress, _ = ingest(BytesIO(zip_bytes(two_classes())), LIMITS)
+    counts = Counter((event.done, event.total) for event in progress)  # type: ignore[union-attr]
+    assert counts[0, 0] == 1 + 2  # between two slices, and of names
+    assert counts[4, 4] == 1 + 2  # of the last image, and of those that are accepted
+
+
 def test_one_tenth_of_odd_files_gives_a_data_set_and_a_clear_list() -> None:
     good = {f"train/{name}/{i}.png": png(i) for name in ("cat", "dog") for i in range(50)}
     bad: dict[str, tuple[bytes, str]] = {

@@ -162,7 +162,12 @@ def test_the_same_bytes_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written(MEMBERS) == first
 
 
-def test_the_bytes_are_those_of_a_zipfile_that_holds_its_directory() -> None:
+@pytest.mark.parametrize("zip64_above", [zipfile.ZIP64_LIMIT, 1001])
+def test_the_bytes_are_those_of_a_zipfile_that_holds_its_directory(
+    zip64_above: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a member that could have become too large for what its header announces."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", zip64_above)
     out = BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, content in MEMBERS:

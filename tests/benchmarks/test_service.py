@@ -11,7 +11,8 @@ from benchmarks.service import Curl
 
 ANSWERS = [
     ("7", '{"done": false}'),
-    ("1", '{"done": false, "text": "a\\n\\nb"}'),
+    ("1", '{"done": false,\n\n"text": 1}'),
+    ("", '{"done": false}'),
     ("", '{"done": true}'),
 ]
 
@@ -40,9 +41,9 @@ def curl() -> Iterator[Curl]:
 def test_it_waits_as_long_as_the_service_says(curl: Curl, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
-    for path, seconds in (("/0", 7), ("/1", 1)):
+    for path, seconds in (("/0", 7), ("/1", 1), ("/2", 2)):
         polled = curl.poll(path)
         assert not next(polled)["done"]
         assert not next(polled)["done"]
         assert waits.pop() == seconds
-    assert [resource["done"] for resource in curl.poll("/2")] == [True]
+    assert [resource["done"] for resource in curl.poll("/3")] == [True]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
-from sep_core.networks import Network
+from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.surrogate import Checkpoint, class_means, freeze, restore, train
 from sep_core.training import INFERENCE_BATCH, Progress
@@ -87,6 +87,14 @@ def test_freezing_changes_outputs_by_rounding_alone(networks: list[Network]) -> 
     for network in networks:
         torch.testing.assert_close(freeze(network)(images), network(images), rtol=1e-4, atol=1e-4)
         assert any(p.requires_grad for p in network.parameters())
+
+
+def test_freezing_lays_out_what_is_large_on_small_maps() -> None:
+    mean = torch.full((3,), 0.5)
+    frozen = freeze(build("resnet18", 2, SIDE, mean, mean, torch.Generator().manual_seed(6)))
+    frozen(torch.rand(2, 3, SIDE, SIDE))
+    kernels = [m.weight for m in frozen.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [k.is_contiguous() for k in kernels if k.shape[1:] == (512, 3, 3)] == [True] * 3
 
 
 def test_a_stored_checkpoint_comes_back_whole(data: Data, config: SEPConfig, plan: Plan) -> None:

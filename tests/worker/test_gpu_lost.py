@@ -143,6 +143,12 @@ def test_a_temporary_database_without_room_is_a_full_disk() -> None:
         "STORAGE_FULL",
         False,
     )
+    with pytest.raises(sqlite3.ProgrammingError) as ours:
+        rows.execute("SELECT 1")
+    assert (faults.setback(ours.value).code, faults.setback(ours.value).suspect) == (
+        "INTERNAL",
+        True,
+    )
     for error in (other.value, sqlite3.DatabaseError("database disk image is malformed")):
         assert faults.setback(error).code == "INFRASTRUCTURE"
 
