@@ -182,9 +182,8 @@ def load_index(dataset_id: UUID) -> archive.IngestResult:
     Raises:
         FileNotFoundError: the data set was deleted.
     """
-    try:
-        file = storage.copied(storage.dataset_key(dataset_id, INDEX))
-    except FileNotFoundError:
-        file = storage.copied(storage.dataset_key(dataset_id, OLDER_INDEX))
-    with file:
+    key = storage.dataset_key(dataset_id, INDEX)
+    if storage.size_if_there(key) is None:
+        key = storage.dataset_key(dataset_id, OLDER_INDEX)
+    with storage.copied(key) as file:
         return archive.load_index(file)

@@ -50,10 +50,11 @@ def send_lost() -> None:
         was_sent = Step.sent_at < at - timedelta(seconds=settings().resend_seconds)
         query = select(Step.id).where(turns.claimable(at), was_sent)
         query = query.order_by(Step.created_at, Step.index).limit(BATCH)
-        # Most often nothing is late, and one query says so.
+        if session.scalar(query.limit(1)) is None:  # most often, and one query says so
+            return
         late = {
             name: session.scalars(query.where(Step.kind.in_(turns.kinds_of(name)))).all()
-            for name in (Queue if session.scalar(query.limit(1)) else ())
+            for name in Queue
         }
     for name, step_ids in late.items():
         if step_ids and _is_empty(name):

@@ -183,21 +183,17 @@ def _range(key: str, start: int, end: int) -> bytes:
         return bytes(obstore.get_range(_store(), key, start=start, end=end))
 
 
-def copied(key: str) -> IO[bytes]:
-    """A copy on disk of a whole blob, in a file without a name: it may be mapped and stays.
+@contextmanager
+def copied(key: str) -> Iterator[IO[bytes]]:
+    """A copy on disk of a whole blob, in a file without a name: who maps it keeps it.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    with open_blob(key) as blob:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
-        try:
-            shutil.copyfileobj(blob, file, STREAM_CHUNK_BYTES)
-        except BaseException:
-            file.close()
-            raise
-    file.seek(0)
-    return file
+    with open_blob(key) as blob, tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(blob, file, STREAM_CHUNK_BYTES)
+        file.seek(0)
+        yield file
 
 
 def open_blob(key: str) -> io.BufferedReader:

@@ -1,4 +1,4 @@
-"""File formats: inspects, reads and writes archives of labelled images.
+"""File formats: reads and writes archives of labelled images.
 
 Functions of seekable binary files, pure but for temporary files; no web, no rows, no storage. A
 whole archive is refused by `ArchiveRefused`, a file of it by a `Refusal` (inside: `ImageRefused`).

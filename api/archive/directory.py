@@ -16,6 +16,8 @@ _HEADER = struct.Struct("<4s4xH18x3H12x")
 _UTF8_FLAG = 0x800
 _LONGEST_COMMENT = 0xFFFF
 _SLICE_BYTES = 2**16
+# What zipfile makes of a directory that it does not understand: NotImplementedError is of a newer
+# version of the format, the others are of numbers that lead nowhere.
 _NOT_READABLE = (
     *(zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError),
     *(struct.error, EOFError, MemoryError),

@@ -108,7 +108,7 @@ class Table:
 
     def __init__(self) -> None:
         self._rows = tempfile.TemporaryFile()  # noqa: SIM115  `close` closes it
-        self._text = tempfile.TemporaryFile()  # noqa: SIM115
+        self._text = tempfile.TemporaryFile()  # noqa: SIM115  and this
         self._words: list[dict[str, int]] = [{} for _ in WORDS]
 
     def append(self, record: ImageRecord) -> None:

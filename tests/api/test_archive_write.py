@@ -28,6 +28,7 @@ from api.archive import (
     write,
 )
 from api.archive.names import released_name
+from api.errors import ArchiveRefused
 from tests.api.archives import LIMITS, ingested, jpeg, noise, picture, png, saved, zip_bytes
 
 KEPT = ("a.png", "a.PNG", "a.bmp", "a.tif", "a.TIFF")
@@ -199,6 +200,12 @@ def test_members_are_stored_as_they_came_without_date_or_owner() -> None:
 def test_nothing_behind_the_manifest() -> None:
     with pytest.raises(ValueError, match=r"expected manifest.json last, got 'dog"):
         written(MEMBERS[::-1])
+
+
+def test_a_name_twice_is_found_by_who_reads_the_archive_again() -> None:
+    with pytest.raises(ArchiveRefused) as caught:
+        Catalog.of(BytesIO(written([MEMBERS[0]] * 2)), UNLIMITED)
+    assert caught.value.code == "ARCHIVE_DUPLICATE_NAME"
 
 
 def test_half_an_archive_is_none() -> None:
