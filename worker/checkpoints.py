@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,29 @@ def restored(job: Job, kept: Sequence[Kept]) -> Iterator[Checkpoint]:
     for index, told in enumerate(kept):
         stored = load(checkpoint_key(job.protection_id, index), told["sha256"])
         yield restore(stored["state"], stored["class_means"], told["epoch"], job.config, job.plan)
+
+
+# Of a GPU's shard, restoring fifteen large networks may take as long as a tenth of the work.
+_resident: dict[tuple[Hashable, ...], list[Checkpoint]] = {}
+
+
+def resident(job: Job, kept: Sequence[Kept]) -> Sequence[Checkpoint]:
+    """All of them, restored once while this process takes shard after shard of a protection.
+
+    Raises:
+        AppError: BLOB_CHANGED.
+    """
+    digests = tuple(told["sha256"] for told in kept)
+    key = (job.protection_id, job.plan, digests)
+    if key not in _resident:
+        forget()
+        _resident[key] = list(restored(job, kept))
+    return _resident[key]
+
+
+def forget() -> None:
+    """Let go of the resident ones: another kind of step needs their memory."""
+    _resident.clear()
 
 
 def load_training(job: Job) -> tuple[State | None, list[Kept]]:

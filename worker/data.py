@@ -8,6 +8,8 @@ from threading import Lock
 from typing import IO, Any
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import select
 
 from api import archive, datasets, protections, storage, workload
@@ -45,9 +47,11 @@ class Job:
         return _shards(self.dataset_id, self.config, self.plan)
 
     @cached_property
-    def protected(self) -> frozenset[int]:
-        """Indices of the records whose images are changed; the others leave as they came."""
-        return frozenset(chosen(self.records, self.config).tolist())
+    def is_protected(self) -> npt.NDArray[np.bool_]:
+        """(n): of each record whether its image is changed; the others leave as they came."""
+        mask = np.zeros(len(self.records), np.bool_)
+        mask[chosen(self.records, self.config)] = True
+        return mask
 
 
 # A process takes one step after the other of the same data, which do not change.
@@ -115,6 +119,17 @@ class Reader:
         self._file, self._released = file, released
         self._limits = archive.UNLIMITED if released else archive.Limits()
         self._lock = Lock()
+        self._catalog: archive.Catalog | None = None
+
+    def open(self) -> Iterator[None]:
+        """What the first image would have to wait for; yields now and then.
+
+        Of a million files what the directory says takes half a minute to read, unless the index
+        says where each lies.
+        """
+        if self._released:
+            self._catalog = archive.Catalog(self._file, self._limits)
+            yield from self._catalog.read_directory()
 
     def pixels(self, record: ImageRecord) -> Pixels:
         """(h, w, c) uint8. Raises ValueError if they differ in shape from the index."""
@@ -131,18 +146,16 @@ class Reader:
         return pixels
 
     def _read(self, name: str, place: archive.Place | None) -> bytes:
-        if self._released or place is None:
-            return self._catalog.read(name)
-        return archive.read_placed(self._file, place)
+        if not self._released and place is not None:
+            return archive.read_placed(self._file, place)
+        if self._catalog is None:
+            self._catalog = archive.Catalog.of(self._file, self._limits)
+        return self._catalog.read(name)
 
     def close(self) -> None:
         """Let go of what is known of the archive; its file stays open."""
-        if "_catalog" in vars(self):
+        if self._catalog is not None:
             self._catalog.close()
-
-    @cached_property
-    def _catalog(self) -> archive.Catalog:
-        return archive.Catalog.of(self._file, self._limits)
 
 
 @contextmanager

@@ -84,10 +84,13 @@ def _decode(
 ) -> Generator[tuple[int, int], None, None]:
     """By way of a temporary file without a name, which nothing that ends this process leaves."""
     with tempfile.TemporaryFile() as file:
-        with opened as reader, closing(tensors.at_input_size(reader, part, side)) as images:
-            for image in images:
-                file.write(image.numpy().tobytes())
+        with opened as reader:
+            for _ in reader.open():
                 yield 0, 0
+            with closing(tensors.at_input_size(reader, part, side)) as images:
+                for image in images:
+                    file.write(image.numpy().tobytes())
+                    yield 0, 0
         # Steps that began together decode together: what another stored meanwhile may be mapped.
         if _is_whole(key, (len(part), 3, side, side)):
             return

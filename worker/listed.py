@@ -2,7 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from api.archive import Rows
 
 _ENCODER = json.JSONEncoder(sort_keys=True, indent=1, ensure_ascii=False)
 """The one JSON form of everything whose bytes count."""
@@ -33,23 +39,31 @@ def write_json(value: object, write: Callable[[bytes], object]) -> None:
 
 
 class Files:
-    """Of each file in the archive its digest and its largest change in levels: 33 bytes."""
+    """Of each file in the archive its digest and its largest change in levels, on disk."""
 
     def __init__(self) -> None:
-        self._digests, self._largest = bytearray(), bytearray()
+        self._rows = Rows([("sha256", "V32"), ("largest_levels", "u1")])
 
     def __len__(self) -> int:
-        return len(self._largest)
+        return len(self._rows)
 
     def append(self, digest: bytes, largest_levels: int) -> None:
-        """SHA-256 of the next file, and 0 to 255."""
-        self._digests += digest
-        self._largest.append(largest_levels)
+        """SHA-256 of the next file, and 0 to 255. After one was asked for none is taken."""
+        self._rows.append((digest, largest_levels))
 
     def sha256(self, index: int) -> str:
         """In hexadecimal digits."""
-        return self._digests[32 * index : 32 * (index + 1)].hex()
+        digest: bytes = self._all[index]["sha256"].tobytes()
+        return digest.hex()
 
     def largest_levels(self, index: int) -> int:
         """0 to 255."""
-        return self._largest[index]
+        return int(self._all[index]["largest_levels"])
+
+    @cached_property
+    def _all(self) -> npt.NDArray[np.void]:
+        return self._rows.array()
+
+    def close(self) -> None:
+        """Take no more."""
+        self._rows.close()

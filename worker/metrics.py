@@ -7,14 +7,14 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from api.archive import Pixels
+from api.archive import Pixels, Rows
 from sep_core.config import MAX_EPSILON_LEVELS
 
 STRIP_PIXELS = 2**18
@@ -60,31 +60,34 @@ class Change:
 
 
 class Changes:
-    """Of images one after the other: 24 bytes of each, and 4 for every level of change."""
+    """Of images one after the other, on disk. After one was asked for none is taken."""
 
-    def __init__(self, changes: Iterable[Change] = ()) -> None:
-        self._counts, self._ends = array("I"), array("Q")
-        self._shares, self._ssim = array("d"), array("d")
-        for change in changes:
-            self.append(change)
+    def __init__(self) -> None:
+        self._counts = Rows(np.uint32)
+        self._rows = Rows([("end", "u8"), ("changed_share", "f8"), ("ssim", "f8")])
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Change:
-        start = self._ends[index - 1] if index else 0
-        counts = self._counts[start : self._ends[index]]
-        return Change(tuple(counts), self._shares[index], self._ssim[index])
-
-    def __iter__(self) -> Iterator[Change]:
-        return map(self.__getitem__, range(len(self)))
+        rows, counts = self._all
+        end, changed_share, ssim = rows[index].item()
+        start = rows[index - 1]["end"].item() if index else 0
+        return Change(tuple(counts[start:end].tolist()), changed_share, ssim)
 
     def append(self, change: Change) -> None:
         """The next image's."""
-        self._counts.extend(change.histogram)
-        self._ends.append(len(self._counts))
-        self._shares.append(change.changed_share)
-        self._ssim.append(change.ssim)
+        self._counts.append(change.histogram)
+        self._rows.append((len(self._counts), change.changed_share, change.ssim))
+
+    @cached_property
+    def _all(self) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
+        return self._rows.array(), self._counts.array()
+
+    def close(self) -> None:
+        """Take no more."""
+        self._rows.close()
+        self._counts.close()
 
 
 def compare(original: Pixels, released: Pixels) -> Change:
@@ -105,35 +108,33 @@ def largest(original: Pixels, released: Pixels) -> int:
     return max(int(_difference(*strips).max()) for strips in _strips(original, released))
 
 
-def summarise(changes: Changes) -> dict[str, Any]:
+def summarise(changes: Iterable[Change]) -> dict[str, Any]:
     """Of a data set's protected images: the worst, means over them, the fifth percentile of SSIM.
 
     PSNR, in decibels, is that of the mean squared error. The histogram is over all values and has
     an entry for each change from 0 to 64 levels, the largest budget there is.
     """
-    ssim, shares, errors = (
-        np.fromiter(map(of, changes), np.float64, len(changes))
-        for of in map(attrgetter, ("ssim", "changed_share", "squared_error"))
-    )
+    histogram = np.zeros(256, np.int64)
+    similar = array("d")
+    unchanged, shares, errors = 0, 0.0, 0.0
+    for change in changes:
+        histogram[: len(change.histogram)] += change.histogram
+        similar.append(change.ssim)
+        unchanged += change.largest_levels == 0
+        shares += change.changed_share
+        errors += change.squared_error
+    images, ssim = len(similar), np.frombuffer(similar)
     return {
-        "largest_change_levels": max(change.largest_levels for change in changes),
-        "unchanged_images": sum(change.largest_levels == 0 for change in changes),
-        "changed_share": round(float(shares.mean()), 6),
+        "largest_change_levels": int(np.flatnonzero(histogram).max()),
+        "unchanged_images": unchanged,
+        "changed_share": round(shares / images, 6),
         "ssim_mean": round(float(ssim.mean()), 6),
         "ssim_p5": round(float(np.percentile(ssim, 5)), 6),
-        "psnr_db": _psnr_db(float(errors.mean())),
-        "histogram": _histogram(changes)[: MAX_EPSILON_LEVELS + 1],
+        "psnr_db": _psnr_db(errors / images),
+        "histogram": histogram[: MAX_EPSILON_LEVELS + 1].tolist(),
         "shows": _below(ssim, SHOWS_BELOW_SSIM),
         "may_show": _below(ssim, MAY_SHOW_BELOW_SSIM),
     }
-
-
-def _histogram(changes: Changes) -> list[int]:
-    total = np.zeros(256, np.int64)
-    for change in changes:
-        total[: len(change.histogram)] += change.histogram
-    counts: list[int] = total.tolist()
-    return counts
 
 
 def _below(ssim: NDArray[np.float64], limit: float) -> dict[str, float]:

@@ -10,6 +10,7 @@ whole archive is refused by `ArchiveRefused`, a file of it by a `Refusal` (insid
     write                 files -> the same zip each time
     decode_released       the way back, to check what leaves
     dump_index, load_index
+    Rows                  what is said of every file, in a file
 """
 
 from api.archive.catalog import Catalog
@@ -32,6 +33,7 @@ from api.archive.model import (
 )
 from api.archive.names import MANIFEST_NAME
 from api.archive.read import ingest
+from api.archive.rows import Rows
 from api.archive.table import Field, Numbers, sizes, words
 from api.archive.write import write
 
@@ -51,6 +53,7 @@ __all__ = [
     "Pixels",
     "Place",
     "Refusal",
+    "Rows",
     "decode_released",
     "dump_index",
     "encode",

@@ -13,10 +13,12 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from api.archive.model import IngestResult, Refusal
-from api.archive.table import ROW, Records, mapped
+from api.archive.rows import mapped
+from api.archive.table import ROW, Records
 
 FORMAT = 1
 """Of the table: what is added to a row makes another."""
+PIECE_BYTES = 2**18
 _NOT_READABLE = (
     *(ValueError, KeyError, EOFError, TypeError, RuntimeError),
     *(struct.error, zipfile.BadZipFile),
@@ -39,7 +41,23 @@ def dump_index(result: IngestResult, file: IO[bytes]) -> None:
         "classes": result.classes,
     }
     told = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    np.savez(file, rows=records.rows, text=records.text, header=told)
+    arrays = {"rows": records.rows, "text": records.text, "header": told}
+    with zipfile.ZipFile(file, "w") as archive:  # np.savez would hold 16 MiB at a time, twice
+        for name, array in arrays.items():
+            with archive.open(_member(name), "w", force_zip64=True) as member:
+                _dump(array, member)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(f"{name}.npy")  # of no date: the same each time
+
+
+def _dump(array: npt.NDArray[Any], member: IO[bytes]) -> None:
+    """As np.save does it, in pieces."""
+    np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(array))
+    step = PIECE_BYTES // array.itemsize
+    for at in range(0, len(array), step):
+        member.write(array[at : at + step].tobytes())
 
 
 def load_index(file: IO[bytes]) -> IngestResult:

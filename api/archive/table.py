@@ -1,14 +1,14 @@
 """Records as a table in a file: a million images take 120 MB there, and as objects 1.6 GB."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import astuple
-from typing import IO, Any, Literal, Protocol, overload, runtime_checkable
+from typing import Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from api.archive.model import ImageRecord, Place
+from api.archive.rows import Rows
 
 Numbers = npt.NDArray[np.int64]
 Field = Literal["split", "class_name"]
@@ -104,31 +104,30 @@ class Records(Sequence[ImageRecord]):
 
 
 class Table:
-    """Takes records one by one, into files of the temporary folder that have no name."""
+    """Takes records one by one; of none it keeps more than the words."""
 
     def __init__(self) -> None:
-        self._rows = tempfile.TemporaryFile()  # noqa: SIM115  `close` closes it
-        self._text = tempfile.TemporaryFile()  # noqa: SIM115  and this
+        self._rows, self._text = Rows(ROW), Rows(np.uint8)
         self._words: list[dict[str, int]] = [{} for _ in WORDS]
 
     def append(self, record: ImageRecord) -> None:
         """The next one, which has its place."""
         assert record.place is not None
-        self._text.write(record.name.encode())
-        name_end = self._text.tell()
-        if record.released_name != record.name:
-            self._text.write(record.released_name.encode())
-        row = (
-            *(name_end, self._text.tell()),
-            *(
-                known.setdefault(getattr(record, field), len(known))
-                for known, field in zip(self._words, WORDS, strict=True)
-            ),
-            *(record.height, record.width, record.channels),
-            bytes.fromhex(record.pixels_sha256),
-            *astuple(record.place),
+        name_end = self._add(record.name)
+        own = record.released_name != record.name
+        released_end = self._add(record.released_name) if own else name_end
+        words = (
+            known.setdefault(getattr(record, field), len(known))
+            for known, field in zip(self._words, WORDS, strict=True)
         )
-        self._rows.write(np.array(row, ROW).tobytes())
+        size = record.height, record.width, record.channels
+        digest = bytes.fromhex(record.pixels_sha256)
+        self._rows.append((name_end, released_end, *words, *size, digest, *astuple(record.place)))
+
+    def _add(self, name: str) -> int:
+        """Where it ends."""
+        self._text.append(np.frombuffer(name.encode(), np.uint8))
+        return len(self._text)
 
     def close(self) -> None:
         """What was taken stays where it was asked for."""
@@ -137,19 +136,8 @@ class Table:
 
     def records(self) -> Records:
         """What was taken so far."""
-        files = (self._rows, ROW), (self._text, np.dtype(np.uint8))
-        rows, text = (
-            mapped(file, dtype, 0, file.tell() // dtype.itemsize) for file, dtype in files
-        )
-        return Records(rows, text, [list(known) for known in self._words])
-
-
-def mapped(file: IO[bytes], dtype: np.dtype[Any], offset: int, number: int) -> npt.NDArray[Any]:
-    """(number) of a file; read-only, and there for as long as the array is."""
-    file.flush()
-    if not number:  # of which the system makes no map
-        return np.empty(0, dtype)
-    return np.asarray(np.memmap(file, dtype, "r", offset, (number,)))
+        known = [list(words) for words in self._words]
+        return Records(self._rows.array(), self._text.array(), known)
 
 
 def sizes(records: Sequence[ImageRecord]) -> Numbers:

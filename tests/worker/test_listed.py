@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from contextlib import closing
 from io import BytesIO
 
 from hypothesis import given
@@ -47,18 +48,19 @@ def test_items_are_not_held() -> None:
 
 @given(st.lists(changes))
 def test_changes_come_back(expected: list[Change]) -> None:
-    found = Changes(expected)
-    assert len(found) == len(expected)
-    assert list(found) == expected
-    assert [found[index] for index in range(len(found))] == expected
+    with closing(Changes()) as found:
+        for change in expected:
+            found.append(change)
+        assert len(found) == len(expected)
+        assert [found[index] for index in range(len(found))] == expected
 
 
 @given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 255))))
 def test_files_come_back(expected: list[tuple[bytes, int]]) -> None:
-    files = Files()
-    for digest, largest in expected:
-        files.append(digest, largest)
-    found = [
-        (bytes.fromhex(files.sha256(at)), files.largest_levels(at)) for at in range(len(files))
-    ]
-    assert found == expected
+    with closing(Files()) as files:
+        for digest, largest in expected:
+            files.append(digest, largest)
+        assert len(files) == len(expected)
+        assert expected == [
+            (bytes.fromhex(files.sha256(at)), files.largest_levels(at)) for at in range(len(files))
+        ]

@@ -11,7 +11,7 @@ from PIL import Image
 from api.archive import Pixels
 from tests import pictures
 from worker import metrics
-from worker.metrics import Change, Changes
+from worker.metrics import Change
 
 library: Any = skimage.metrics  # has no types
 
@@ -73,7 +73,7 @@ def test_no_change() -> None:
     change = metrics.compare(original, original)
     assert change == Change((768,), 0.0, 1.0)
     assert change.psnr_db is None
-    summary = metrics.summarise(Changes([change]))
+    summary = metrics.summarise([change])
     assert summary["psnr_db"] is None
     assert summary["unchanged_images"] == 1
 
@@ -81,7 +81,7 @@ def test_no_change() -> None:
 def test_the_data_set() -> None:
     originals = [photograph((40, 30)), photograph((9, 12), "PNG"), photograph((64, 64))]
     pairs = [(image, moved(image, n * 4, n)) for n, image in enumerate(originals)]
-    summary = metrics.summarise(Changes(metrics.compare(*pair) for pair in pairs))
+    summary = metrics.summarise(metrics.compare(*pair) for pair in pairs)
     ssim = [library.structural_similarity(*pair, channel_axis=2, data_range=255) for pair in pairs]
     differences = [np.abs(a.astype(int) - b) for a, b in pairs]
     errors = [(difference**2).mean() for difference in differences]
@@ -98,6 +98,6 @@ def test_the_data_set() -> None:
 def test_where_the_change_shows() -> None:
     """Below 0.92, and below 0.95, which itself is above the limit."""
     ssims = (0.5, 0.91999, 0.92, 0.94999, 0.95, 1.0)
-    summary = metrics.summarise(Changes(Change((0, 10), 1.0, ssim) for ssim in ssims))
+    summary = metrics.summarise(Change((0, 10), 1.0, ssim) for ssim in ssims)
     assert summary["shows"] == {"ssim_below": 0.92, "images": 2, "share": 0.333333}
     assert summary["may_show"] == {"ssim_below": 0.95, "images": 4, "share": 0.666667}

@@ -16,7 +16,7 @@ from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
-from worker import resume
+from worker import checkpoints, resume
 from worker.data import checkpoint_key, load_index, training_key
 from worker.lease import DrainFlag, WorkerDraining
 from worker.steps import train
@@ -125,6 +125,30 @@ def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) ->
         kinds = [step.kind for step in steps.of(session, protection.id)]
     assert kinds.count(StepKind.PERTURB) == -(-len(FILES) // 4)
     assert in_parts == whole
+
+
+def test_checkpoints_are_restored_once_for_all_shards_and_make_room_for_a_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is damaged behind the first shard is not looked at again."""
+    archive = pictures.zipped(FILES)
+    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
+    whole = jobs.protect(archive)[1]
+    monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    protection_id = jobs.ask(jobs.upload(archive).id)
+    resident: list[StepKind] = []
+
+    def damage(step: Step) -> None:
+        if checkpoints._resident:
+            resident.append(step.kind)
+            storage.write(checkpoint_key(protection_id, 0), b"damaged")
+
+    jobs.work(damage)
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
+    assert resident.count(StepKind.PERTURB) == -(-len(FILES) // 4) - 1
+    assert resident[-1] is StepKind.EVALUATE
+    assert not checkpoints._resident
 
 
 def test_a_data_set_from_before_there_was_a_table_is_read_by_names() -> None:

@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import IO, TypeVar
 
+import numpy as np
+
 from api import archive, protections, storage, workload
 from api.archive import ImageRecord
 from api.errors import AppError
@@ -48,15 +50,13 @@ class _Worst:
 
 @dataclass
 class _Found:
-    """What reading the archive again has shown, so far; of the images themselves only small parts.
+    """Small parts of the images that reading the archive again has shown, so far.
 
     Attributes:
-        changes: of all images, in the order of their records.
         columns: for the picture, of one protected image of each of the first classes.
         worst: the protected ones of lowest SSIM, the lowest first.
     """
 
-    changes: Changes = field(default_factory=Changes)
     columns: dict[str, preview.Cells] = field(default_factory=dict)
     worst: list[_Worst] = field(default_factory=list)
 
@@ -85,28 +85,30 @@ def run(claim: Claim) -> Work:
     half = len(job.records), total
     for _ in shards.check(job):
         yield 0, total
-    with tempfile.TemporaryFile() as file:
-        files = yield from _write(job, file, total)
-        size = file.tell()
-        key = storage.protection_key(job.protection_id, protections.ARCHIVE)
-        check_held(claim)
-        digest = yield from alive.at(half, alive.reading(lambda: storage.write(key, file), file))
-    try:
-        found = yield from _verify(job, files, total)
-    except AppError:
-        check_held(claim)
-        storage.remove_one(key)  # what must not leave does not lie there either
-        raise
-    _store_pictures(job, found)
-    yield from alive.at((total, total), _store_record(job, files, found))
-    _store_refused(job)
-    summary = yield from alive.at((total, total), alive.computing(lambda: _summary(job, found)))
+    with closing(Files()) as files, closing(Changes()) as changes:
+        with tempfile.TemporaryFile() as file:
+            yield from _write(job, file, files, total)
+            size = file.tell()
+            key = storage.protection_key(job.protection_id, protections.ARCHIVE)
+            check_held(claim)
+            writing = alive.reading(lambda: storage.write(key, file), file)
+            digest = yield from alive.at(half, writing)
+        try:
+            found = yield from _verify(job, files, changes, total)
+        except AppError:
+            check_held(claim)
+            storage.remove_one(key)  # what must not leave does not lie there either
+            raise
+        _store_pictures(job, found)
+        yield from alive.at((total, total), _store_record(job, files, changes))
+        _store_refused(job)
+        summarising = alive.computing(lambda: _summary(job, changes, found))
+        summary = yield from alive.at((total, total), summarising)
     return {"archive_sha256": digest, "archive_bytes": size} | summary
 
 
-def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, Files]:
-    """Write images under their released names, then the manifest; returns what it is made of."""
-    files = Files()
+def _write(job: Job, file: IO[bytes], files: Files, total: int) -> Generator[Progress, None, None]:
+    """Write images under their released names, then the manifest, from `files`, which it fills."""
     box: list[tuple[str, bytes | IO[bytes]]] = []
     writer = archive.write(file, _emptied(box))
     with open_source(job.dataset_id) as reader, shards.opened(job) as perturbed:
@@ -131,7 +133,6 @@ def _write(job: Job, file: IO[bytes], total: int) -> Generator[Progress, None, F
         box.append((archive.MANIFEST_NAME, manifest))
         for _ in writer:  # the manifest, and the end of the archive
             pass
-    return files
 
 
 def _emptied(
@@ -188,10 +189,17 @@ def _entry(record: ImageRecord, files: Files, index: int) -> Output:
     }
 
 
-def _verify(job: Job, files: Files, total: int) -> Generator[Progress, None, _Found]:
-    """Decode every image again from the stored archive and compare it with its original."""
+def _verify(
+    job: Job, files: Files, changes: Changes, total: int
+) -> Generator[Progress, None, _Found]:
+    """Decode every image again from the stored archive and compare it with its original.
+
+    `changes` are filled in the order of the records.
+    """
     found = _Found()
     with open_source(job.dataset_id) as source, open_released(job.protection_id) as released:
+        for _ in released.open():
+            yield len(job.records), total
 
         def compared(index: int) -> tuple[preview.Pair, Change]:
             record = job.records[index]
@@ -200,12 +208,12 @@ def _verify(job: Job, files: Files, total: int) -> Generator[Progress, None, _Fo
 
         for result in _for_all(job, compared):
             if result is not None:
-                (pair, change), index = result, len(found.changes)
+                (pair, change), index = result, len(changes)
                 _check_change(job, index, change, files.largest_levels(index))
-                found.changes.append(change)
-                if index in job.protected:
+                changes.append(change)
+                if job.is_protected[index]:
                     found.picture(job.records[index], pair, change, job.config.epsilon_levels)
-            yield len(job.records) + len(found.changes), total
+            yield len(job.records) + len(changes), total
     return found
 
 
@@ -219,10 +227,10 @@ def _store_pictures(job: Job, found: _Found) -> None:
         storage.write(storage.protection_key(job.protection_id, name), picture)
 
 
-def _store_record(job: Job, files: Files, found: _Found) -> Generator[None, None, None]:
+def _store_record(job: Job, files: Files, changes: Changes) -> Generator[None, None, None]:
     key = storage.protection_key(job.protection_id, protections.RECORD)
     with tempfile.TemporaryFile() as file:
-        yield from alive.computing(lambda: write_json(_record(job, files, found), file.write))
+        yield from alive.computing(lambda: write_json(_record(job, files, changes), file.write))
         yield from alive.reading(lambda: storage.write(key, file), file)
 
 
@@ -235,7 +243,7 @@ def _store_refused(job: Job) -> None:
 
 def _check_change(job: Job, index: int, change: Change, packed_levels: int) -> None:
     record, allowed = job.records[index], job.config.epsilon_levels
-    if index not in job.protected and change.largest_levels:
+    if not job.is_protected[index] and change.largest_levels:
         raise AppError(
             500,
             "UNPROTECTED_CHANGED",
@@ -257,28 +265,28 @@ def _check_change(job: Job, index: int, change: Change, packed_levels: int) -> N
         )
 
 
-def _summary(job: Job, found: _Found) -> Output:
+def _summary(job: Job, changes: Changes, found: _Found) -> Output:
     """Of the protected: others would flatter."""
     worst = [
         {"name": image.record.released_name} | _measured(image.change) for image in found.worst
     ]
-    changes = Changes(found.changes[index] for index in sorted(job.protected))
-    counts = {"images": len(job.records), "protected_images": len(changes)}
-    return counts | metrics.summarise(changes) | {"worst": worst}
+    counts = {"images": len(job.records), "protected_images": int(job.is_protected.sum())}
+    protected = (changes[int(index)] for index in np.flatnonzero(job.is_protected))
+    return counts | metrics.summarise(protected) | {"worst": worst}
 
 
-def _record(job: Job, files: Files, found: _Found) -> Output:
+def _record(job: Job, files: Files, changes: Changes) -> Output:
     """What the manifest says of each file, and what only the owner may know."""
 
     def told(index: int) -> Output:
-        record, change = job.records[index], found.changes[index]
+        record, change = job.records[index], changes[index]
         return (
             _entry(record, files, index)
             | {
                 "original_pixels_sha256": record.pixels_sha256,
                 "split": record.split,
                 "class": record.class_name,
-                "protected": index in job.protected,
+                "protected": bool(job.is_protected[index]),
                 "histogram": change.histogram,
             }
             | _measured(change)

@@ -41,6 +41,7 @@ def run(claim: Claim) -> Work:
     freeze_plan(claim)
     job = load_job(claim)
     prepare(job.plan)
+    checkpoints.forget()
     train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     yield from decoded.prepare_originals(job, held)
     pixels = yield from decoded.originals(job, train)
@@ -73,7 +74,7 @@ def run(claim: Claim) -> Work:
         "checkpoints": kept,
         "class_patterns_sha256": patterns,
         "train_images": len(train),
-        "protected_train_images": len(job.protected.intersection(train.indices)),
+        "protected_train_images": int(job.is_protected[train.indices].sum()),
         "held_out_images": len(held),
         "held_out_from": held[0].split,
     }
