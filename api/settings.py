@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     give_up_seconds: float = Field(
         86_400, description="a step that nothing but setbacks has met for so long fails"
     )
-    sweep_seconds: float = 2
+    sweep_seconds: float = Field(5, description="between two looks at what was lost or not sent")
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
     orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")
     failed_keep_seconds: float = Field(
