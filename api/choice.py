@@ -1,6 +1,5 @@
 """Which images of a data set are changed: those of some classes, or a share of all. Pure."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,24 +25,26 @@ def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> archive.Numbers
     names, numbers = archive.words(records, "class_name")
     wanted = [at for at, name in enumerate(names) if classes is None or name in classes]
     members = np.flatnonzero(np.isin(numbers, wanted))
-    if config.protected_fraction == 1:
+    if config.protected_fraction == 1 or not len(members):
         return members
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    digests: list[str] = []
-    for index in members:
-        record = records[int(index)]
-        digests.append(record.pixels_sha256)
-        groups[record.split, record.class_name].append(record.pixels_sha256)
-    drawn = {digest for group in groups.values() for digest in _drawn(group, config)}
-    return members[[digest in drawn for digest in digests]]
+    splits = archive.words(records, "split")[1]
+    groups = (splits * len(names) + numbers)[members]
+    drawn = _drawn(records, members, drawn_seed(config))
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order])) + 1
+    taken = [_smallest(drawn[group], config) for group in np.split(order, starts)]
+    return members[np.isin(drawn, np.concatenate(taken))]
 
 
-def _drawn(digests: list[str], config: SEPConfig) -> list[str]:
-    seed = drawn_seed(config)
-    count = max(1, round(len(digests) * config.protected_fraction))
-    return sorted(digests, key=lambda digest: stable_integer(seed, "protected pixels", digest))[
-        :count
-    ]
+def _drawn(records: Sequence[ImageRecord], members: archive.Numbers, seed: str) -> archive.Numbers:
+    digests = (records[int(index)].pixels_sha256 for index in members)
+    numbers = (stable_integer(seed, "protected pixels", digest) for digest in digests)
+    return np.fromiter(numbers, np.int64, len(members))
+
+
+def _smallest(drawn: archive.Numbers, config: SEPConfig) -> archive.Numbers:
+    count = max(1, round(len(drawn) * config.protected_fraction))
+    return np.partition(drawn, count - 1)[:count]
 
 
 def check_classes(config: SEPConfig, classes: Sequence[str]) -> None:

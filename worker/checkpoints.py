@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from api import storage
 from sep_core.surrogate import Checkpoint, restore
 from sep_core.training import State
-from worker import resume
+from worker import resident, resume
 from worker.data import Job, check_digest, checkpoint_key, training_key
 
 log = logging.getLogger(__name__)
@@ -40,27 +40,17 @@ def restored(job: Job, kept: Sequence[Kept]) -> Iterator[Checkpoint]:
         yield restore(stored["state"], stored["class_means"], told["epoch"], job.config, job.plan)
 
 
-# Of a GPU's shard, restoring fifteen large networks may take as long as a tenth of the work.
-_resident: dict[tuple[Hashable, ...], list[Checkpoint]] = {}
+def ensemble(job: Job, told: Sequence[Kept]) -> Sequence[Checkpoint]:
+    """All of them, restored once for the shards that this process takes in a row.
 
-
-def resident(job: Job, kept: Sequence[Kept]) -> Sequence[Checkpoint]:
-    """All of them, restored once while this process takes shard after shard of a protection.
+    To restore fifteen large networks may take a tenth of the time that a GPU takes for a shard.
 
     Raises:
         AppError: BLOB_CHANGED.
     """
-    digests = tuple(told["sha256"] for told in kept)
-    key = (job.protection_id, job.plan, digests)
-    if key not in _resident:
-        forget()
-        _resident[key] = list(restored(job, kept))
-    return _resident[key]
-
-
-def forget() -> None:
-    """Let go of the resident ones: another kind of step needs their memory."""
-    _resident.clear()
+    digests = tuple(each["sha256"] for each in told)
+    key = job.protection_id, job.plan, digests
+    return resident.kept(key, lambda: list(restored(job, told)))
 
 
 def load_training(job: Job) -> tuple[State | None, list[Kept]]:

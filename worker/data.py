@@ -121,15 +121,21 @@ class Reader:
         self._lock = Lock()
         self._catalog: archive.Catalog | None = None
 
-    def open(self) -> Iterator[None]:
-        """What the first image would have to wait for; yields now and then.
+    def read_directory(self) -> Iterator[None]:
+        """Of what leaves, half a minute for a million files; yields now and then.
 
-        Of a million files what the directory says takes half a minute to read, unless the index
-        says where each lies.
+        Where an upload's files lie its index says; that of an older one is read by names, and its
+        directory without signs of life.
         """
-        if self._released:
-            self._catalog = archive.Catalog(self._file, self._limits)
-            yield from self._catalog.read_directory()
+        if not self._released:
+            return
+        catalog = archive.Catalog(self._file, self._limits)
+        try:
+            yield from catalog.read_directory()
+        except BaseException:
+            catalog.close()
+            raise
+        self._catalog = catalog
 
     def pixels(self, record: ImageRecord) -> Pixels:
         """(h, w, c) uint8. Raises ValueError if they differ in shape from the index."""

@@ -85,7 +85,7 @@ def _decode(
     """By way of a temporary file without a name, which nothing that ends this process leaves."""
     with tempfile.TemporaryFile() as file:
         with opened as reader:
-            for _ in reader.open():
+            for _ in reader.read_directory():
                 yield 0, 0
             with closing(tensors.at_input_size(reader, part, side)) as images:
                 for image in images:

@@ -19,7 +19,9 @@ from api.leases import Claim, Word
 from api.settings import settings
 from worker.faults import EXIT_STALLED
 
-REPORT_SECONDS = 1.0
+REPORT_SECONDS, RARELY, RARELY_SECONDS = 1.0, 5, 300
+"""Between two reports at first, and how many times as long from so many seconds on: each commits to
+the database, and what computes waits for that."""
 TELL_SECONDS = 30
 """That a process which hangs has to say so before it ends."""
 
@@ -78,7 +80,7 @@ class Lease:
 
     def __init__(self, claim: Claim, drain: "DrainFlag") -> None:
         self._claim, self._drain = claim, drain
-        self._ticked = time.monotonic()
+        self._began = self._ticked = time.monotonic()
         self._reported = 0.0
         self._lost = False
         self._over = threading.Event()
@@ -95,7 +97,7 @@ class Lease:
             thread.join()
 
     def tick(self, done: int, total: int) -> None:
-        """Report progress, at most once a second, and look whether to go on.
+        """Report progress, at most once a second and ever more rarely, and look whether to go on.
 
         Raises:
             StepStopped, WorkerDraining, LeaseLost: break off.
@@ -103,7 +105,8 @@ class Lease:
         self.check()
         if self._drain.has_run_out():
             raise WorkerDraining
-        if self._ticked - self._reported < REPORT_SECONDS:
+        share = min((self._ticked - self._began) / RARELY_SECONDS, 1)
+        if self._ticked - self._reported < REPORT_SECONDS * (1 + share * (RARELY - 1)):
             return
         self._reported = self._ticked
         try:

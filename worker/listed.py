@@ -39,7 +39,10 @@ def write_json(value: object, write: Callable[[bytes], object]) -> None:
 
 
 class Files:
-    """Of each file in the archive its digest and its largest change in levels, on disk."""
+    """Of each file in the archive its digest and its largest change in levels, on disk.
+
+    All are taken before any is asked for.
+    """
 
     def __init__(self) -> None:
         self._rows = Rows([("sha256", "V32"), ("largest_levels", "u1")])
@@ -48,7 +51,8 @@ class Files:
         return len(self._rows)
 
     def append(self, digest: bytes, largest_levels: int) -> None:
-        """SHA-256 of the next file, and 0 to 255. After one was asked for none is taken."""
+        """SHA-256 of the next file, and 0 to 255."""
+        assert "_all" not in vars(self)
         self._rows.append((digest, largest_levels))
 
     def sha256(self, index: int) -> str:

@@ -60,7 +60,7 @@ class Change:
 
 
 class Changes:
-    """Of images one after the other, on disk. After one was asked for none is taken."""
+    """Of images one after the other, on disk: all are taken before any is asked for."""
 
     def __init__(self) -> None:
         self._counts = Rows(np.uint32)
@@ -77,7 +77,8 @@ class Changes:
 
     def append(self, change: Change) -> None:
         """The next image's."""
-        self._counts.append(change.histogram)
+        assert "_all" not in vars(self)
+        self._counts.extend(change.histogram)
         self._rows.append((len(self._counts), change.changed_share, change.ssim))
 
     @cached_property

@@ -20,7 +20,7 @@ from api.models import QUEUES, Queue, Step, StepKind
 from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
-from worker import facts, faults, replan, siblings
+from worker import facts, faults, replan, resident, siblings
 from worker.hearing import ear
 from worker.lease import (
     Lease,
@@ -104,6 +104,7 @@ def run_step(step_id: str) -> None:
         queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
         while not draining.is_set() and (claim := _claim_next(queue)) is not None:
             run_claimed(claim)
+        resident.forget()
 
 
 def _claim_next(queue: Queue) -> Claim | None:
@@ -115,12 +116,15 @@ def _claim_next(queue: Queue) -> Claim | None:
                 if claim is not None and claim.protection_id is not None:
                     steps.start(session, claim)
                 return claim
+        resident.forget()
         time.sleep(LENT_SECONDS)
     return None
 
 
 def run_claimed(claim: Claim) -> None:
     """Run a step that this process holds."""
+    if claim.kind is not StepKind.PERTURB:
+        resident.forget()
     with bound_contextvars(**logs.about(claim)):
         log.info("begins")
         try:

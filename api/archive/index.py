@@ -44,12 +44,8 @@ def dump_index(result: IngestResult, file: IO[bytes]) -> None:
     arrays = {"rows": records.rows, "text": records.text, "header": told}
     with zipfile.ZipFile(file, "w") as archive:  # np.savez would hold 16 MiB at a time, twice
         for name, array in arrays.items():
-            with archive.open(_member(name), "w", force_zip64=True) as member:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:  # without a date
                 _dump(array, member)
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(f"{name}.npy")  # of no date: the same each time
 
 
 def _dump(array: npt.NDArray[Any], member: IO[bytes]) -> None:

@@ -104,7 +104,7 @@ class Records(Sequence[ImageRecord]):
 
 
 class Table:
-    """Takes records one by one; of none it keeps more than the words."""
+    """Takes records one by one; in memory are only the words that differ."""
 
     def __init__(self) -> None:
         self._rows, self._text = Rows(ROW), Rows(np.uint8)
@@ -126,7 +126,7 @@ class Table:
 
     def _add(self, name: str) -> int:
         """Where it ends."""
-        self._text.append(np.frombuffer(name.encode(), np.uint8))
+        self._text.extend(np.frombuffer(name.encode(), np.uint8))
         return len(self._text)
 
     def close(self) -> None:

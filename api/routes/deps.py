@@ -20,7 +20,7 @@ from api.errors import AppError
 from api.keys import Caller
 from api.models import Dataset, Protection
 
-RETRY_AFTER_SECONDS, MOST_RETRY_AFTER_SECONDS = 2, 15
+RETRY_AFTER_SECONDS, MOST_RETRY_AFTER_SECONDS = 1, 15
 RETRY_SHARE = 1 / 50
 """Of the time that is left."""
 MAX_JSON_BYTES = 2**20

@@ -28,6 +28,7 @@ from api.archive import (
     read_pixels,
     read_placed,
 )
+from api.archive import index as index_module
 from api.errors import ArchiveRefused
 from tests.api.archives import (
     LIMITS,
@@ -242,7 +243,7 @@ def loaded(index: bytes) -> IngestResult:
         return load_index(file)
 
 
-def test_the_index_is_kept_as_a_table() -> None:
+def test_the_index_is_kept_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     files = two_classes(README=TEXT, cat__x=b"?") | {"cat/\u732b.jpg": jpeg()}
     result = ingested(zip_bytes(files))
     index = dumped(result)
@@ -255,6 +256,10 @@ def test_the_index_is_kept_as_a_table() -> None:
     assert dumped(again) == index == dumped(ingested(zip_bytes(files)))
     with np.load(BytesIO(index)) as table:
         assert table["rows"]["height"].tolist() == [12] * 5
+        again_by_numpy = BytesIO()
+        np.savez(again_by_numpy, **table)
+    monkeypatch.setattr(index_module, "PIECE_BYTES", 200)  # of one, two, or not quite two rows
+    assert dumped(result) == index == again_by_numpy.getvalue()
     flipped = bytearray(index)
     flipped[index.index(bytes.fromhex(again.records[2].pixels_sha256))] ^= 1
     for broken in (b"", b"{}", index[:-9], index[:9], index[50:], bytes(flipped)):

@@ -242,7 +242,7 @@ def test_a_document_of_megabytes_is_not_read(client: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("eta_seconds", "seconds"), [(None, 2), (0.0, 2), (90.0, 2), (400.0, 8), (1e7, 15)]
+    ("eta_seconds", "seconds"), [(None, 1), (0.0, 1), (90.0, 1), (400.0, 8), (1e7, 15)]
 )
 def test_who_polls_comes_more_often_near_the_end(eta_seconds: float | None, seconds: int) -> None:
     response = Response()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from api import protections, storage
-from api.archive import ImageRecord, Pixels, directory
+from api.archive import ImageRecord, Pixels
 from api.db import transaction
 from api.leases import Claim
 from api.models import ProtectionState, StepKind
@@ -196,13 +196,6 @@ def test_a_job_ends_in_the_same_bytes_mapped_or_not(monkeypatch: pytest.MonkeyPa
     expected = jobs.protect(archive)[1]
     monkeypatch.setattr(tensors, "MAPPED_BYTES", 0)
     assert jobs.protect(archive)[1] == expected
-
-
-def test_a_long_directory_is_read_with_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = job_of(run_until(StepKind.EVALUATE))
-    monkeypatch.setattr(directory, "_SLICE_BYTES", 0)
-    work = decoded.released(job, part(job, stop=1))
-    assert sum(sign == (0, 0) for sign in work) > len(job.records)
 
 
 def test_who_stops_halfway_leaves_nothing(temporary: Path) -> None:

@@ -48,6 +48,21 @@ def test_tick_writes_progress(claim: Claim) -> None:
     assert (row(claim).progress_done, row(claim).progress_total) == (3, 7)
 
 
+@pytest.mark.parametrize(("step_seconds", "apart_seconds"), [(0, 1), (150, 3), (300, 5), (9000, 5)])
+def test_a_long_step_reports_more_rarely(
+    claim: Claim, step_seconds: float, apart_seconds: float
+) -> None:
+    with Lease(claim, DrainFlag()) as held:
+        held._began -= step_seconds
+        held.tick(1, 9)
+        held._reported -= apart_seconds - 0.5
+        held.tick(2, 9)
+        assert row(claim).progress_done == 1
+        held._reported -= 0.5
+        held.tick(3, 9)
+        assert row(claim).progress_done == 3
+
+
 def test_tick_stops_a_cancelled_protection(
     claim: Claim, protection_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:

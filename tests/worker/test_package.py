@@ -9,14 +9,15 @@ import pytest
 import skimage.metrics
 from PIL import Image
 
+from api import archive as archives
 from api import protections, report, steps, storage
-from api.archive import Pixels
+from api.archive import Pixels, decode_released, directory
 from api.db import reading
-from api.models import Protection, StepKind
+from api.models import Protection, ProtectionState, StepKind
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
-from worker import alive, metrics, preview
+from worker import alive, lease, metrics, preview, tasks
 from worker.steps import package
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -98,6 +99,34 @@ def test_the_worst_are_pictured_and_go_with_the_data_set() -> None:
     protections.clean_originals([protection.id])
     assert blob(protection, protections.WORST) is None
     assert blob(protection, protections.PREVIEW) is None
+
+
+@pytest.mark.parametrize("kind", [StepKind.PACKAGE, StepKind.EVALUATE])
+def test_a_long_directory_is_read_with_signs_of_life(
+    monkeypatch: pytest.MonkeyPatch, kind: StepKind
+) -> None:
+    """Of what leaves: before a single image of it is decoded."""
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
+    jobs.work(until=kind)
+    monkeypatch.setattr(directory, "_SLICE_BYTES", 0)
+    signs, before = 0, list[int]()
+
+    class Counted(lease.Lease):
+        def tick(self, done: int, total: int) -> None:
+            nonlocal signs
+            signs += 1
+            super().tick(done, total)
+
+    def decode(data: bytes) -> Pixels:
+        before.append(signs)
+        return decode_released(data)
+
+    monkeypatch.setattr(tasks, "Lease", Counted)
+    monkeypatch.setattr(archives, "decode_released", decode)
+    jobs.work()
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+    packed = len(FILES) if kind is StepKind.PACKAGE else 0
+    assert before[0] >= packed + len(FILES)
 
 
 def test_signs_of_life_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from api.errors import AppError
 from api.models import DatasetState, Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
-from worker import checkpoints, resume
+from worker import resident, resume
 from worker.data import checkpoint_key, load_index, training_key
 from worker.lease import DrainFlag, WorkerDraining
 from worker.steps import train
@@ -127,28 +127,51 @@ def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) ->
     assert in_parts == whole
 
 
-def test_checkpoints_are_restored_once_for_all_shards_and_make_room_for_a_training(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("between", [None, StepKind.TRAIN, StepKind.EVALUATE])
+def test_checkpoints_are_restored_once_for_shards_in_a_row(
+    monkeypatch: pytest.MonkeyPatch, between: StepKind | None
 ) -> None:
-    """One that is damaged behind the first shard is not looked at again."""
+    """One that is damaged behind the first shard is looked at again only where they were let go."""
     archive = pictures.zipped(FILES)
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
     whole = jobs.protect(archive)[1]
     monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
-    protection_id = jobs.ask(jobs.upload(archive).id)
-    resident: list[StepKind] = []
+    dataset_id = jobs.upload(archive).id
+    protection_id = jobs.ask(dataset_id)
+    jobs.work(until=StepKind.PERTURB)
+    first, *_ = jobs.ready()
+    jobs.run(first.id)
+    if between is StepKind.TRAIN:
+        jobs.ask(dataset_id)
+    if between is not None:
+        jobs.run(next(step.id for step in jobs.ready() if step.kind is between))
+    assert bool(resident._kept) == (between is None)
+    storage.write(checkpoint_key(protection_id, 0), b"damaged")
+    jobs.work()
+    if between is None:
+        assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+        assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
+    else:
+        assert jobs.show(protection_id).error_code == "BLOB_CHANGED"
+    assert not resident._kept
 
-    def damage(step: Step) -> None:
-        if checkpoints._resident:
-            resident.append(step.kind)
-            storage.write(checkpoint_key(protection_id, 0), b"damaged")
 
-    jobs.work(damage)
-    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
-    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
-    assert resident.count(StepKind.PERTURB) == -(-len(FILES) // 4) - 1
-    assert resident[-1] is StepKind.EVALUATE
-    assert not checkpoints._resident
+def test_of_two_protections_one_has_its_checkpoints_resident(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive = pictures.zipped(FILES)
+    whole = jobs.protect(archive)[1]
+    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
+    monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    dataset_id = jobs.upload(archive).id
+    both = [jobs.ask(dataset_id), jobs.ask(dataset_id, seed=jobs.SEED[::-1])]
+    jobs.work(until=StepKind.PERTURB)
+    shards = [step for step in jobs.ready() if step.kind is StepKind.PERTURB]
+    for step in sorted(shards, key=lambda step: step.index)[:4]:  # in turns
+        jobs.run(step.id)
+        assert [key[0] for key in resident._kept] == [step.protection_id]
+    jobs.work()
+    assert storage.read(storage.protection_key(both[0], protections.ARCHIVE)) == whole
 
 
 def test_a_data_set_from_before_there_was_a_table_is_read_by_names() -> None:

@@ -16,7 +16,7 @@ from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Epoch, Progress, prepare
-from worker import checkpoints, decoded, facts, pretrained, resume, tensors
+from worker import decoded, facts, pretrained, resume, tensors
 from worker.data import Job, evaluation_key, load_job
 from worker.lease import StepPostponed
 from worker.resume import Keeper
@@ -89,7 +89,6 @@ def _train(claim: Claim, job: Job, cell: Cell) -> Work:
 
 def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
     prepare(job.plan)
-    checkpoints.forget()
     backbone = pretrained.of_cell(job.evaluation, cell, job.config.input_pixels)
     train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     test_pixels = yield from decoded.originals(job, held_out)

@@ -198,7 +198,7 @@ def _verify(
     """
     found = _Found()
     with open_source(job.dataset_id) as source, open_released(job.protection_id) as released:
-        for _ in released.open():
+        for _ in released.read_directory():
             yield len(job.records), total
 
         def compared(index: int) -> tuple[preview.Pair, Change]:

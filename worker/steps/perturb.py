@@ -39,7 +39,7 @@ def run(claim: Claim) -> Work:
     total = len(shard) * gradient_passes(job.config)
     yield 0, total
     (trained,) = outputs(job.protection_id, StepKind.TRAIN)
-    ensemble = checkpoints.resident(job, trained["checkpoints"])
+    ensemble = checkpoints.ensemble(job, trained["checkpoints"])
     patterns = _patterns(job, trained["class_patterns_sha256"])
     with tempfile.TemporaryFile() as protected, open_source(job.dataset_id) as reader:
         for event in perturb(job, reader, shard, ensemble, patterns):

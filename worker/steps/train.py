@@ -41,7 +41,6 @@ def run(claim: Claim) -> Work:
     freeze_plan(claim)
     job = load_job(claim)
     prepare(job.plan)
-    checkpoints.forget()
     train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     yield from decoded.prepare_originals(job, held)
     pixels = yield from decoded.originals(job, train)
