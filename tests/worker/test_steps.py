@@ -160,8 +160,8 @@ def test_of_two_protections_one_has_its_checkpoints_resident(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     archive = pictures.zipped(FILES)
-    whole = jobs.protect(archive)[1]
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
+    whole = jobs.protect(archive)[1]
     monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
     dataset_id = jobs.upload(archive).id
     both = [jobs.ask(dataset_id), jobs.ask(dataset_id, seed=jobs.SEED[::-1])]
