@@ -7,7 +7,7 @@ One side is `benchmarks.service`: upload, poll, download, with everything in bet
 reads the same zip, trains the surrogate, perturbs every image and trains both appropriators, by
 the configuration, the plan and the draws that the service decided on; it writes and checks no
 archive. Both find the same accuracies. They run at the same time, so that whatever slows the
-machine slows both, the whole service on one core and the script on another; every round they
+machine slows both, the whole service on one core and the script on another; every ten seconds they
 change cores. With `--in-turns` each has all cores, and what the machine does meanwhile counts.
 
 After each round come the seconds of every phase on either side. Figures come last, one a line,
@@ -22,12 +22,12 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from benchmarks.files import versions
 
 Phases = dict[str, tuple[float, float]]
 LOOK_SECONDS, LOOKS = 0.5, 600
+CHANGE_SECONDS = 10
 
 
 class Alone(NamedTuple):
@@ -50,7 +51,7 @@ class Alone(NamedTuple):
 def main() -> int:
     """Run the rounds, print, judge."""
     options = _options()
-    rounds = [_round(options, number) for number in range(options.rounds)]
+    rounds = [_round(options) for _ in range(options.rounds)]
     ratios = [through / alone for through, alone, *_ in rounds]
     figures = {
         "through the service": (statistics.median(through for through, *_ in rounds), "s"),
@@ -74,13 +75,13 @@ def main() -> int:
     return int(figures["overhead"][0] > options.max_overhead)
 
 
-def _round(options: argparse.Namespace, number: int) -> tuple[float, float, int, Phases]:
+def _round(options: argparse.Namespace) -> tuple[float, float, int, Phases]:
     """Seconds through the service and alone, the number of images, and the seconds by phase."""
     if options.in_turns:
         report, through, _ = _through_the_service(options)
         accuracies, alone, bare = _alone(options.data, report["config"], report["plan"])
     else:
-        with _a_core_each(number) as other:
+        with _a_core_each() as other:
             report, through, beside = _through_the_service(options, other)
             assert beside is not None
             accuracies, alone, bare = beside.result()
@@ -100,28 +101,51 @@ def _round(options: argparse.Namespace, number: int) -> tuple[float, float, int,
 
 
 @contextmanager
-def _a_core_each(number: int) -> Iterator[Executor]:
-    """This process, with all that it starts, on one core, and the executor's process on another."""
+def _a_core_each() -> Iterator[Executor]:
+    """This process, with all that it starts, on one core, and the executor's process on another.
+
+    One core may be slower than the other, by a part of what is to be measured, for minutes.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("expected two cores, got one: --in-turns needs no more")
-    mine, other = cores[number % 2], cores[1 - number % 2]
-    os.sched_setaffinity(0, {mine})
     os.environ["SEPGATE_THREADS"] = "1"
-    begin = partial(_begin_beside, other, os.getpid())
+    over = threading.Event()
+    os.sched_setaffinity(0, cores[:1])  # what is started before the first change inherits it
     try:
-        with ProcessPoolExecutor(1, get_context("spawn"), begin) as executor:
+        with ProcessPoolExecutor(1, get_context("spawn"), _die_with, (os.getpid(),)) as executor:
+            beside = executor.submit(os.getpid).result()
+            threading.Thread(target=_change_cores, args=[beside, cores[:2], over]).start()
             yield executor
     finally:
+        over.set()
         os.sched_setaffinity(0, cores)
 
 
-def _begin_beside(core: int, parent: int) -> None:
-    """On one core, and no longer than who asked: what goes on unseen would spoil the next run."""
+def _die_with(parent: int) -> None:
+    """What goes on unseen when the benchmark is killed would spoil the next one."""
     from api.processes import die_with_parent  # noqa: PLC0415
 
     die_with_parent(signal.SIGKILL, parent)
-    os.sched_setaffinity(0, {core})
+
+
+def _change_cores(beside: int, cores: list[int], over: threading.Event) -> None:
+    while not over.wait(CHANGE_SECONDS):
+        cores.reverse()
+        for process in _family(os.getpid()):
+            core = cores[1] if process == beside else cores[0]
+            for thread in Path(f"/proc/{process}/task").glob("*"):
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.sched_setaffinity(int(thread.name), {core})
+
+
+def _family(process: int) -> Iterator[int]:
+    """It, its children and theirs."""
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in children.read_text().split():
+                yield from _family(int(child))
 
 
 def _through_the_service(
@@ -211,7 +235,7 @@ def _change(text: str) -> tuple[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="zip of class folders")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--max-overhead", type=float, default=5.0, help="%%")
     parser.add_argument("--in-turns", action="store_true", help="each with all cores")
