@@ -202,7 +202,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000, 100000])
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--max-growth", type=float, default=1.5, help="KiB an image")
+    parser.add_argument("--max-growth", type=float, default=0.75, help="KiB an image")
     parser.add_argument("--record", type=Path, help="docs/memory.json")
     parser.add_argument("--step", choices=KINDS, help=argparse.SUPPRESS)
     return parser.parse_args()
