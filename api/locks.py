@@ -21,7 +21,7 @@ def hold(session: Session, name: str, holder: str, seconds: float) -> bool:
         return True
     taken = (
         update(Lock)
-        .where(Lock.name == name, Lock.expires_at < at)
+        .where(Lock.name == name, Lock.expires_at <= at)
         .values(holder=holder, taken_at=at, expires_at=until)
     )
     if session.execute(taken).rowcount:  # type: ignore[attr-defined]  # a CursorResult
