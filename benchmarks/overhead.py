@@ -163,7 +163,7 @@ def _through_the_service(
             time.sleep(15)  # until its workers have measured how fast they are
             curl = service.Curl(running.url, launcher.new_key())
             config = {"preset": "quick"} | dict(map(_change, options.set))
-            beside = other.submit(_alone_when_planned, options.data) if other else None
+            beside = other.submit(_alone_when_planned, options.data, folder) if other else None
             report, seconds, _ = service.job(curl, options.data, config, Path(folder))
         return report, seconds, beside
 
@@ -180,7 +180,8 @@ def _steps(report: service.Resource) -> dict[str, float]:
     return found
 
 
-def _alone_when_planned(path: Path) -> Alone:
+def _alone_when_planned(path: Path, data_dir: str) -> Alone:
+    os.environ["SEPGATE_DATA_DIR"] = data_dir  # this process began before there was one
     from sqlalchemy import select  # noqa: PLC0415
 
     from api.db import reading  # noqa: PLC0415
