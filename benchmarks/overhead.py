@@ -164,8 +164,17 @@ def _through_the_service(
             curl = service.Curl(running.url, launcher.new_key())
             config = {"preset": "quick"} | dict(map(_change, options.set))
             beside = other.submit(_alone_when_planned, options.data, folder) if other else None
+            if beside is not None:
+                beside.add_done_callback(_break_off)
             report, seconds, _ = service.job(curl, options.data, config, Path(folder))
         return report, seconds, beside
+
+
+def _break_off(beside: Future[Alone]) -> None:
+    """What fails beside would be heard of only when the service has done its job."""
+    if error := beside.exception():
+        print(f"beside the service: {error!r}", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _steps(report: service.Resource) -> dict[str, float]:

@@ -115,11 +115,17 @@ def test_same_seed_same_bytes_and_other_seed_other_bytes() -> None:
     assert jobs.protect(archive, seed=jobs.SEED[::-1])[1] != first
 
 
-def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def protected_in_shards(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What leaves when a shard takes everything; from now on each takes a batch of four."""
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
-    archive = pictures.zipped(FILES)
     whole = jobs.protect(archive)[1]
     monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    return whole
+
+
+def test_many_shards_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = pictures.zipped(FILES)
+    whole = protected_in_shards(archive, monkeypatch)
     protection, in_parts = jobs.protect(archive)
     with reading() as session:
         kinds = [step.kind for step in steps.of(session, protection.id)]
@@ -133,9 +139,7 @@ def test_checkpoints_are_restored_once_for_shards_in_a_row(
 ) -> None:
     """One that is damaged behind the first shard is looked at again only where they were let go."""
     archive = pictures.zipped(FILES)
-    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
-    whole = jobs.protect(archive)[1]
-    monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    whole = protected_in_shards(archive, monkeypatch)
     dataset_id = jobs.upload(archive).id
     protection_id = jobs.ask(dataset_id)
     jobs.work(until=StepKind.PERTURB)
@@ -160,9 +164,7 @@ def test_of_two_protections_one_has_its_checkpoints_resident(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     archive = pictures.zipped(FILES)
-    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
-    whole = jobs.protect(archive)[1]
-    monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    whole = protected_in_shards(archive, monkeypatch)
     dataset_id = jobs.upload(archive).id
     both = [jobs.ask(dataset_id), jobs.ask(dataset_id, seed=jobs.SEED[::-1])]
     jobs.work(until=StepKind.PERTURB)
