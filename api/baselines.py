@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.db import now
-from api.leases import Claim
+from api.leases import Claim, held
 from api.models import Baseline, JSONObject, Step, StepState
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig, as_dict
@@ -67,7 +67,12 @@ def find(session: Session, dataset_id: UUID, key: str) -> JSONObject | None:
 
 
 def take(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
-    """Whether the training is this step's to do: not kept yet, and no running step is at it."""
+    """Whether the training is this step's to do: not kept yet, and no running step is at it.
+
+    Whoever has lost the step is to do nothing more.
+    """
+    if held(session, claim) is None:
+        return False
     row = session.get(Baseline, (dataset_id, key))
     if row is None:
         return _insert(session, dataset_id, key, claim)

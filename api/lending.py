@@ -29,7 +29,7 @@ def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str
     # Locked: who is about to claim a step does so before us and is seen, or after us and sees.
     workers = _on_host(session, borrower, Worker.gpu.is_not(None))
     own = next((worker for worker in workers if worker.name == borrower), None)
-    if own is None:
+    if own is None or not _is_held(session, claim):
         return []
     fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
     cards = [list(card) for gpu, card in groupby(workers, _gpu) if gpu != own.gpu]
@@ -44,7 +44,9 @@ def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str
 
 
 def give_back(session: Session, claim: Claim) -> None:
-    """The training needs no other card any more."""
+    """The training needs no other card any more, if the step is still its own."""
+    if not _is_held(session, claim):
+        return
     lent = select(Worker).where(Worker.lent_to == claim.step_id).order_by(Worker.name)
     for worker in session.scalars(lent.with_for_update()):  # in the order of all who lock several
         worker.lent_to = None
@@ -59,6 +61,12 @@ def is_lent(session: Session, worker: str, gpu: str) -> bool:
     rows = _on_host(session, worker, Worker.gpu == gpu)
     lent = any(_is_wanted(session, row, row.lent_to) for row in rows)
     return lent or all(row.name != worker for row in rows)
+
+
+def _is_held(session: Session, claim: Claim) -> bool:
+    """Not locked: who claims locks workers before steps."""
+    ours = Step.id == claim.step_id, Step.lease_token == claim.token
+    return session.scalar(select(Step.id).where(*ours, Step.state == StepState.RUNNING)) is not None
 
 
 def _on_host(session: Session, worker: str, which: ColumnElement[bool]) -> Sequence[Worker]:

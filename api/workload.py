@@ -29,8 +29,9 @@ BATCH_SIZE: Mapping[str, int] = {"cpu": 128, "cuda": 512}
 MEMORY_SHARE = 1 / 4
 # Full-size images of a batch: on a CPU so few that a step stays in its cache (12 MiB a tensor).
 MAX_BATCH_PIXELS: Mapping[str, int] = {"cpu": 2**20, "cuda": 2**22}
-SHARD_SECONDS, LEAST_SHARD_SECONDS = 120, 15
-"""Of work in a shard, so that losing one costs little and beginning one is little of it."""
+SHARD_SECONDS, LEAST_SHARD_SECONDS = 60, 15
+"""Of work in a shard, so that losing one costs little, beginning one is little of it, and a worker
+that is told to end can end it first."""
 SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
 GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from api import storage
+from api.leases import Claim
 from sep_core.surrogate import Checkpoint, restore
 from sep_core.training import State
 from worker import resident, resume
 from worker.data import Job, check_digest, checkpoint_key, training_key
+from worker.lease import store
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +22,16 @@ Kept = dict[str, Any]
 """What the `train` step tells of a checkpoint: after which epoch, and its digest."""
 
 
-def keep(job: Job, index: int, checkpoint: Checkpoint) -> Kept:
-    """Store the checkpoint."""
+def keep(claim: Claim, job: Job, index: int, checkpoint: Checkpoint) -> Kept:
+    """Store the checkpoint.
+
+    Raises:
+        LeaseLost: break off.
+    """
     file = io.BytesIO()
     state = {name: value.cpu() for name, value in checkpoint.network.state_dict().items()}
     torch.save({"state": state, "class_means": checkpoint.class_means.cpu()}, file)
-    digest = storage.write(checkpoint_key(job.protection_id, index), file)
+    digest = store(claim, checkpoint_key(job.protection_id, index), file)
     return {"epoch": checkpoint.epoch, "sha256": digest}
 
 

@@ -2,7 +2,8 @@
 
 They lie among the protection's blobs and go with its shards: whatever removes those, at its end or
 with the data set, removes them. A blob appears whole, and says in its name what it
-depends on, so that steps on several workers may look, decode and store at once.
+depends on, so that steps on several workers may look, decode and store at once, and one that has
+lost its lease meanwhile can store no other bytes.
 """
 
 import hashlib

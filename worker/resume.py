@@ -14,7 +14,7 @@ from api import leases, storage
 from api.db import transaction
 from api.errors import AppError
 from api.leases import Claim
-from worker.lease import WorkerDraining, draining
+from worker.lease import WorkerDraining, draining, store
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,12 @@ class Keeper:
 
         Raises:
             WorkerDraining: it is stored, and another worker is to go on from it.
+            LeaseLost: another worker has gone on from it already.
         """
         file = io.BytesIO()
         torch.save(state | {"done": done}, file)
         try:
-            storage.write(self._key, file)
+            store(self._claim, self._key, file)
         except (OSError, AppError):
             log.exception("the state of a training was not stored")
         else:

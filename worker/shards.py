@@ -13,7 +13,7 @@ from api.archive import Pixels
 from api.models import StepKind
 from worker.data import Job, check_digest, outputs, shard_key
 
-PIECE_BYTES = 2**24
+PIECE_BYTES = 2**22
 
 
 def check(job: Job) -> Iterator[None]:

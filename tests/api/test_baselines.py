@@ -117,6 +117,13 @@ def test_what_a_step_gave_up_another_begins(ready: UUID, claims: list[Claim]) ->
     assert find(ready) == accuracy(0.7)
 
 
+def test_who_has_lost_its_step_takes_none(ready: UUID, claims: list[Claim]) -> None:
+    first, second, *_ = claims
+    endings.end(first, endings.stop)
+    assert not take(ready, first)
+    assert take(ready, second)
+
+
 @pytest.mark.parametrize("given_up", [False, True])
 def test_of_those_at_once_one_begins(given_up: bool, ready: UUID, claims: list[Claim]) -> None:
     if given_up:

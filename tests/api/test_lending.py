@@ -75,6 +75,20 @@ def test_given_back_they_are_free_while_the_step_goes_on(training: Claim) -> Non
     assert lent() == [False] * 3
 
 
+def test_who_has_lost_the_step_borrows_and_gives_back_nothing(training: Claim) -> None:
+    with transaction() as session:
+        protection_id = session.get_one(Step, training.step_id).protection_id
+        leases.give_back(session, session.get_one(Step, training.step_id), counts=True)
+    assert lend(training) == []
+    assert protection_id is not None
+    now_its = begun(protection_id, US)
+    assert lend(now_its) == ["GPU-host/b:2", "GPU-host/c:3"]
+    assert lend(training) == []
+    with transaction() as session:
+        lending.give_back(session, training)
+    assert lent() == [False, True, True]
+
+
 def test_a_training_that_is_broken_off_finds_its_cards_again_for_a_while(training: Claim) -> None:
     lend(training)
     endings.end(training, endings.stop)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from api import archive, datasets, sides, storage
 from api.archive import IngestProgress, IngestResult
 from api.leases import Claim
+from worker.lease import store
 from worker.steps import Output, Work
 
 
@@ -24,7 +25,7 @@ def run(claim: Claim) -> Work:
     assert result is not None
     with tempfile.TemporaryFile() as index:
         archive.dump_index(result, index)
-        storage.write(storage.dataset_key(claim.dataset_id, datasets.INDEX), index)
+        store(claim, storage.dataset_key(claim.dataset_id, datasets.INDEX), index)
     return {"summary": _summary(result), "refused": [asdict(r) for r in result.refusals]}
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from api import storage
 from api.archive import Numbers, Pixels
 from api.leases import Claim
 from api.models import StepKind
@@ -24,7 +23,7 @@ from worker.data import (
     patterns_key,
     shard_key,
 )
-from worker.lease import check_held
+from worker.lease import store
 from worker.steps import Work
 
 
@@ -47,9 +46,8 @@ def run(claim: Claim) -> Work:
                 yield event, total
             else:
                 protected.write(event.tobytes())
-        check_held(claim)
         key = shard_key(job.protection_id, job.plan, claim.index)
-        writing = alive.reading(lambda: storage.write(key, protected), protected)
+        writing = alive.reading(lambda: store(claim, key, protected), protected)
         digest = yield from alive.at((total, total), writing)
     return {"sha256": digest, "images": sum(map(len, shard))}
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import endings, lending, outbox, planning, sides, steps, storage, weights, workload
+from api import endings, lending, outbox, planning, sides, steps, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
@@ -25,7 +25,7 @@ from sep_core.training import Epoch, Progress, most_ranks, prepare
 from worker import checkpoints, decoded, facts, faults, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
 from worker.faults import EXIT_RANK_LOST, RankLost
-from worker.lease import check_held
+from worker.lease import store
 from worker.resume import Keeper
 from worker.steps import Work
 from worker.together import Followers
@@ -63,12 +63,11 @@ def run(claim: Claim) -> Work:
                     case Epoch() if keeper.is_due():
                         keeper.save({"training": event.state(), "kept": kept}, progress[0])
                     case Checkpoint():
-                        check_held(claim)
-                        kept.append(checkpoints.keep(job, len(kept), event))
+                        kept.append(checkpoints.keep(claim, job, len(kept), event))
                         ensemble.append(event)
     if job.plan.world_size > 1:
         _give_back(claim)
-    patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
+    patterns = yield from _patterns(claim, job, (pixels, labels), ensemble, progress)
     return {
         "checkpoints": kept,
         "class_patterns_sha256": patterns,
@@ -80,7 +79,11 @@ def run(claim: Claim) -> Work:
 
 
 def _patterns(
-    job: Job, train: tuple[Tensor, Tensor], ensemble: list[Checkpoint], progress: tuple[int, int]
+    claim: Claim,
+    job: Job,
+    train: tuple[Tensor, Tensor],
+    ensemble: list[Checkpoint],
+    progress: tuple[int, int],
 ) -> Generator[tuple[int, int], None, str | None]:
     """Find and keep the classes' patterns; their digest, or None where none are asked for."""
     if not job.config.class_steps:
@@ -93,7 +96,7 @@ def _patterns(
                 yield done + steps_done, total
             case Tensor():
                 torch.save(event, file)
-    return storage.write(patterns_key(job.protection_id), file)
+    return store(claim, patterns_key(job.protection_id), file)
 
 
 def _followers(claim: Claim, job: Job) -> Followers:

@@ -1,0 +1,71 @@
+"""Whoever has lost its step, and wakes up late, stores nothing more."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from api import datasets, leases, steps, storage
+from api.db import transaction
+from api.leases import Claim
+from api.models import Step, StepKind
+from tests import pictures
+from tests.worker import jobs
+from worker import resume
+from worker.lease import LeaseLost
+from worker.steps import run
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+ARCHIVE = pictures.zipped(pictures.class_folders(8, 2))
+
+
+def stored() -> dict[Path, int]:
+    """When what lies in the store was written, but pixels at input size: their name says all."""
+    folder = storage.local_path("")
+    assert folder is not None
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.stat().st_mtime_ns for path in files if path.parent.name != "decoded"}
+
+
+def claimed(kind: StepKind) -> Claim:
+    """The step of that kind, of a job whose earlier ones are done."""
+    if kind is StepKind.INGEST:
+        dataset_id, owner = uuid4(), jobs.owner()
+        digest = storage.write(storage.dataset_key(dataset_id, datasets.SOURCE), ARCHIVE)
+        with transaction() as session:
+            datasets.create(session, owner, dataset_id, "test", digest, len(ARCHIVE))
+    else:
+        jobs.ask(jobs.upload(ARCHIVE).id)
+        jobs.work(until=kind)
+    with transaction() as session:
+        claim = leases.claim(session, jobs.ready()[0].id, "who sleeps")
+        assert claim is not None
+        assert claim.kind is kind
+        if claim.protection_id is not None:
+            steps.start(session, claim)
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"),
+    [(kind, 0) for kind in jobs.KINDS] + [(StepKind.TRAIN, 3), (StepKind.PACKAGE, 1)],
+)
+def test_it_stores_nothing_more(
+    kind: StepKind, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`after` so many blobs of the step have been stored while it was its own."""
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
+    claim = claimed(kind)
+    before, kept = stored(), None
+
+    def tick(_done: int, _total: int) -> None:
+        nonlocal kept
+        if kept is None and len(stored()) - len(before) >= after:
+            with transaction() as session:
+                leases.give_back(session, session.get_one(Step, claim.step_id), counts=True)
+            kept = stored()
+
+    with pytest.raises(LeaseLost):
+        run(claim, tick)
+    assert stored() == kept
