@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from api.models import Queue, Step, StepState
 from api.moves import lease_name
 from tests.acceptance.stack import pid_of
+from tests.chaos import servers
 from tests.chaos.world import MAX_ATTEMPTS, World
 
 Fault = Callable[[World, random.Random], str | None]
@@ -36,14 +37,24 @@ def child_killed(world: World, draws: random.Random) -> str | None:
     return f"{part} at {_named(step)}"
 
 
-def part_killed(world: World, draws: random.Random) -> str | None:
-    """A worker at work with its child, the API or the sweep; it is started again a little later."""
-    part = draws.choice(["api", "sweep", *(part for part, _ in world.running())])
-    if world.stack.has_ended(part):
+def worker_killed(world: World, draws: random.Random) -> str | None:
+    """With its child, in the middle of a step."""
+    running = world.running()
+    if not running:
         return None
-    world.stack.kill(part)
-    time.sleep(draws.uniform(0, 1))
-    return part
+    part, step = draws.choice(running)
+    told = _part_killed(part, world, draws)
+    return told and f"{told} at {_named(step)}"
+
+
+def api_killed(world: World, draws: random.Random) -> str | None:
+    """Whatever it is asked."""
+    return _part_killed("api", world, draws)
+
+
+def sweep_killed(world: World, draws: random.Random) -> str | None:
+    """Whatever it is at."""
+    return _part_killed("sweep", world, draws)
 
 
 def worker_drained(world: World, draws: random.Random) -> str | None:
@@ -85,12 +96,14 @@ def queue_flushed(world: World, _draws: random.Random) -> str | None:
 
 
 def queue_killed(world: World, draws: random.Random) -> str:
-    """It comes back empty."""
-    seconds = draws.uniform(0, 2)
+    """It comes back with what lay there up to a second before, or empty."""
+    seconds, is_lost = draws.uniform(0, 2), draws.random() < 0.5
     world.redis.end(signal.SIGKILL)
+    if is_lost:
+        shutil.rmtree(world.folder / servers.QUEUE_FOLDER)
     time.sleep(seconds)
     world.redis.start()
-    return f"for {seconds:.1f} s"
+    return f"for {seconds:.1f} s, and came back {'empty' if is_lost else 'as it was'}"
 
 
 def messages_doubled(world: World, draws: random.Random) -> str | None:
@@ -143,7 +156,9 @@ def disk_filled(world: World, draws: random.Random) -> str | None:
 
 FAULTS: tuple[Fault, ...] = (
     child_killed,
-    part_killed,
+    worker_killed,
+    api_killed,
+    sweep_killed,
     worker_drained,
     worker_stopped,
     queue_flushed,
@@ -161,6 +176,15 @@ def possible(world: World) -> list[Fault]:
     absent += [database_restarted] if world.postgres is None else []
     absent += [] if world.has_disk else [disk_filled]
     return [fault for fault in FAULTS if fault not in absent]
+
+
+def _part_killed(part: str, world: World, draws: random.Random) -> str | None:
+    """It is started again a little later."""
+    if world.stack.has_ended(part):
+        return None
+    world.stack.kill(part)
+    time.sleep(draws.uniform(0, 1))
+    return part
 
 
 def _stopped(pids: list[int], world: World, step: Step) -> bool:
