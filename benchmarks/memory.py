@@ -1,9 +1,11 @@
-"""What the processes of each step hold at most, for data sets of more and more images.
+"""What every process holds at most, for data sets of more and more images.
 
     python -m benchmarks.memory [--images 1000 10000 100000] [--side 32] [--record docs/memory.json]
 
 Every kind of step runs in a process of its own, by the worker's own code, on images made for it:
-no two are alike. `private` is what the process itself holds and no other could drop (RssAnon,
+no two are alike. Then the service is started on what is there, the data set uploaded to it a second
+time, and all that it shows of the protection fetched: `api`, `sweep`, and `idle worker`, the parent
+of one that computes. `private` is what the process itself holds and no other could drop (RssAnon,
 looked at every 20 ms); files that are mapped come and go with the memory that there is. Figures
 come last, one a line, `name: value unit`; `growth` is what one more image costs, between the two
 largest numbers: fewer may still be held whole. Exits 1 where that exceeds `--max-growth`.
@@ -22,7 +24,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -40,10 +42,11 @@ CONFIG = {
     "input_pixels": 32,
 }
 KINDS = ("ingest", "train", "perturb", "package", "evaluate")
-STATUS = Path("/proc/self/status")
+SERVED = "service"
+PROCESSES = (*KINDS, "api", "sweep", "idle worker")
 
 Peaks = dict[str, float]
-"""Of each kind of step, MiB."""
+"""Of each process, MiB."""
 
 
 def main() -> int:
@@ -54,7 +57,8 @@ def main() -> int:
     peaks = {number: measure(number, options.side) for number in sorted(options.images)}
     fewer, most = sorted(peaks)[-2:]
     growth = {
-        kind: (peaks[most][kind] - peaks[fewer][kind]) * 2**10 / (most - fewer) for kind in KINDS
+        kind: (peaks[most][kind] - peaks[fewer][kind]) * 2**10 / (most - fewer)
+        for kind in PROCESSES
     }
     if options.record:
         _record(options.record, options.side, peaks, growth)
@@ -77,13 +81,15 @@ def measure(images: int, side: int) -> Peaks:
         data = Path(folder) / "data.zip"
         _write(data, images, side)
         peaks: Peaks = {}
-        for kind in KINDS:
+        for kind in (*KINDS, SERVED):
             words = [sys.executable, "-m", "benchmarks.memory", "--step", kind]
             began = time.monotonic()
             ran = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE)
-            peaks[kind] = float(ran.stdout.split()[-1])
+            found: Peaks = json.loads(ran.stdout.splitlines()[-1])
             seconds = time.monotonic() - began
-            print(f"{images} images of {side}: {kind} {peaks[kind]:.0f} MiB, {seconds:.0f} s")
+            told = ", ".join(f"{name} {peak:.0f} MiB" for name, peak in found.items())
+            print(f"{images} images of {side}: {told}, {seconds:.0f} s", flush=True)
+            peaks |= found
     return peaks
 
 
@@ -102,24 +108,32 @@ def _write(path: Path, images: int, side: int) -> None:
 
 
 def _step(kind: str) -> int:
-    """All steps of a kind, in this process; prints the peak."""
-    peak = _Peak()
+    """All steps of a kind, in this process, or the service in others; prints the peaks."""
+    if kind == SERVED:
+        print(json.dumps(_serve()))
+        return 0
     _begin(kind)
-    with peak:
+    with _Peaks({kind: os.getpid()}) as peaks:
         _run_all(kind)
-    print(peak.mebibytes)
+    print(json.dumps(peaks.mebibytes))
     return 0
 
 
-class _Peak(threading.Thread):
-    """Looks at this process's private memory until its context ends."""
+class _Peaks(threading.Thread):
+    """Looks at processes' private memory until its context ends.
 
-    def __init__(self) -> None:
+    Attributes:
+        mebibytes: the most that was seen of each.
+    """
+
+    def __init__(self, processes: dict[str, int]) -> None:
         super().__init__(daemon=True)
-        self._kibibytes, self._over = 0, threading.Event()
+        self._processes, self._over = processes, threading.Event()
+        self.mebibytes = dict.fromkeys(processes, 0.0)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -127,13 +141,39 @@ class _Peak(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
-            found = re.search(r"RssAnon:\s+(\d+) kB", STATUS.read_text())
-            self._kibibytes = max(self._kibibytes, int(found[1]) if found else 0)
+            for name, process in self._processes.items():
+                status = Path(f"/proc/{process}/status").read_text()
+                found = re.search(r"RssAnon:\s+(\d+) kB", status)
+                peak = int(found[1]) / 2**10 if found else 0.0
+                self.mebibytes[name] = max(self.mebibytes[name], peak)
 
-    @property
-    def mebibytes(self) -> float:
-        """The most that was seen."""
-        return self._kibibytes / 2**10
+
+def _serve() -> Peaks:
+    """The whole service on what is there, asked for all that there is."""
+    from sqlalchemy import select  # noqa: PLC0415
+
+    from api import launcher  # noqa: PLC0415
+    from api.db import reading  # noqa: PLC0415
+    from api.models import Protection  # noqa: PLC0415
+    from api.settings import settings  # noqa: PLC0415
+    from benchmarks.service import Curl  # noqa: PLC0415
+
+    folder = settings().data_dir
+    with reading() as session:
+        protection = f"/v1/protections/{session.scalars(select(Protection.id)).one()}"
+    with launcher.service("127.0.0.1", 0) as running:
+        pids = {part.name: part.process.pid for part in running.parts if part.process}
+        pids["idle worker"] = pids.pop("worker-gpu")
+        del pids["worker-cpu"]  # another of the same
+        with _Peaks(pids) as peaks:
+            curl = Curl(running.url, launcher.new_key("tester"))
+            uploaded = curl.json("/v1/datasets", "--data-binary", f"@{folder / 'data.zip'}")
+            *_, ingested = curl.poll(f"/v1/datasets/{uploaded['id']}")
+            assert ingested["state"] == "ready", ingested
+            for name in ("", "/events", "/archive", "/report", "/report.html", "/before-after.png"):
+                curl.save(protection + name, folder / "saved")
+            time.sleep(2 * settings().sweep_seconds)
+    return peaks.mebibytes
 
 
 def _begin(kind: str) -> None:
@@ -156,7 +196,6 @@ def _begin(kind: str) -> None:
             keys.create(session, "tester")
             owner = session.scalars(select(Owner.id)).one()
             datasets.create(session, owner, dataset_id, "data", digest, path.stat().st_size)
-        path.unlink()
     if kind == "train":
         with transaction() as session:
             dataset = session.scalars(select(Dataset)).one()
@@ -204,7 +243,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--max-growth", type=float, default=0.75, help="KiB an image")
     parser.add_argument("--record", type=Path, help="docs/memory.json")
-    parser.add_argument("--step", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=(*KINDS, SERVED), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
