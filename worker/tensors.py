@@ -23,7 +23,7 @@ from sep_core.reading import read_ahead
 from worker import alive
 from worker.data import Reader
 
-MAPPED_BYTES = 2**26
+MAPPED_BYTES = 2**22
 """Pixels that take more are mapped from a file, so that a data set may be larger than memory."""
 
 
