@@ -1,18 +1,20 @@
 """What `sepgate doctor` finds, and what it says is to be mended."""
 
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+from fastapi import FastAPI, Request, Response
 from typer.testing import CliRunner
 
-from api import keys, locks
+from api import doctor, keys, locks
 from api.cli import app
 from api.db import transaction
 from api.models import Queue, Worker
 from tests import servers
-from tests.api.conftest import Change, beat, requested, train
+from tests.api.conftest import Change, beat, requested, serving, train
 
 
 def examined() -> tuple[int, dict[str, list[str]]]:
@@ -108,6 +110,49 @@ def test_parts_that_are_away(change: Change) -> None:
     assert found["queue"][0].startswith("fail Expected a Redis at SEPGATE_REDIS_URL")
     assert found["storage"][0].startswith("fail Expected to write and read")
     assert found["workers"][0].startswith("ok")
+
+
+@pytest.mark.usefixtures("whole")
+def test_little_room(change: Change, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = (tiny_disk / "blobs").as_uri()
+    change(STORAGE_URL=blobs)
+    monkeypatch.setattr(tempfile, "tempdir", str(tiny_disk))
+    status, found = examined()
+    assert status == 0
+    little = "0.1 GiB free: little for archives of photographs."
+    assert found["storage"] == [f"warn {blobs}, {little}"]
+    assert found["disk"] == [f"warn {tiny_disk}, {little}"]
+    monkeypatch.setattr(doctor, "LOW_BYTES", 80 * 2**20)
+    _, found = examined()
+    assert found["storage"] == [f"ok {blobs}, 0.1 GiB free"]
+    assert found["disk"] == [f"ok {tiny_disk}, 0.1 GiB free"]
+
+
+def careless_store() -> FastAPI:
+    """Takes what it is given in S3's way, and gives something else."""
+    app = FastAPI()
+    headers = {"ETag": '"1"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}
+
+    @app.api_route("/{key:path}", methods=["GET", "PUT"])
+    def answer(request: Request) -> Response:
+        listing = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+        is_listing = "list-type" in request.query_params
+        return Response(listing if is_listing else b"others' bytes", headers=headers)
+
+    return app
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_storage_that_gives_other_bytes(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "tester")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    with serving(careless_store()) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        change(STORAGE_URL="s3://sepgate")
+        status, found = examined()
+    assert status == 1
+    assert found["storage"] == ["fail Read other bytes than were written."]
 
 
 def test_a_database_without_tables_or_away(

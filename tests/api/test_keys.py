@@ -5,8 +5,10 @@ import re
 
 import pytest
 from sqlalchemy import func, inspect, select
+from typer.testing import CliRunner, Result
 
 from api import keys
+from api.cli import app
 from api.db import transaction
 from api.errors import AppError
 from api.models import APIKey, Owner
@@ -72,3 +74,28 @@ def test_what_is_no_key_is_refused() -> None:
         digest = session.scalars(select(APIKey.sha256)).one()
     for odd in ("", key[:11], digest, key + " ", key.upper(), "%", "\0", "ü" * 1000):
         assert refused(odd)
+
+
+def owners(*words: str) -> Result:
+    return CliRunner().invoke(app, ["owners", *words])
+
+
+def test_limits_are_set_shown_and_lifted() -> None:
+    for name in ("bob", "alice"):
+        create(name)
+    assert owners("list").output.splitlines() == ["alice  limit none", "bob  limit none"]
+    assert owners("limit", "bob", "4").exit_code == 0
+    assert owners("list").output.splitlines() == ["alice  limit none", "bob  limit 4"]
+    assert owners("limit", "bob").exit_code == 0
+    assert owners("list").output.splitlines() == ["alice  limit none", "bob  limit none"]
+
+
+def test_of_what_can_be_no_limit_it_says_so_and_nothing_changes() -> None:
+    create("alice")
+    assert owners("limit", "alice", "4").exit_code == 0
+    unknown = owners("limit", "Alice", "2")
+    assert unknown.exit_code == 1
+    assert unknown.stderr == "expected an owner's name, got 'Alice'\n"
+    for none in ("0", "-1", "many"):
+        assert owners("limit", "alice", "--", none).exit_code == 2
+    assert owners("list").output == "alice  limit 4\n"

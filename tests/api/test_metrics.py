@@ -5,6 +5,7 @@ import re
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx2
@@ -69,15 +70,19 @@ def test_what_waits_and_for_how_long(client: httpx2.Client, asked: UUID) -> None
     assert found["sepgate_oldest_ready_seconds"]["gpu",] == 0
 
 
-def test_failures_and_setbacks_by_reason(
-    client: httpx2.Client, ready_dataset: str, asked: UUID
-) -> None:
+@pytest.fixture
+def gone_wrong(client: httpx2.Client, ready_dataset: str, asked: UUID) -> None:
+    """A protection has failed, the step of another was set back, an upload was rejected."""
     broken = UUID(protected(client, ready_dataset)["id"])
     claim = must_claim(broken, StepKind.TRAIN)
     endings.end(claim, partial(endings.fail, code="BROKEN", message="It broke."))
     lost = Setback("WORKER_LOST", "It was lost.", suspect=False)
     endings.end(must_claim(asked, StepKind.TRAIN), partial(endings.set_back, setback=lost))
     uploaded(client, b"no zip")
+
+
+@pytest.mark.usefixtures("gone_wrong")
+def test_failures_and_setbacks_by_reason(client: httpx2.Client) -> None:
     found = read(client)
     assert found["sepgate_failures"] == {("BROKEN", "protection"): 1, ("NOT_A_ZIP", "dataset"): 1}
     assert found["sepgate_setbacks"] == {("WORKER_LOST",): 1}
@@ -132,12 +137,42 @@ def test_without_storage_it_says_all_else(
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
 
 
-def test_dashboard_and_alerts_name_what_there_is(anonymous: httpx2.Client) -> None:
-    known = set(read(anonymous))
+def labels(client: httpx2.Client) -> dict[str, set[str]]:
+    """Names of the labels of every metric that has something to tell, and of Prometheus' own."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    found = {
+        family.name: {name for s in family.samples for name in s.labels} for family in families
+    }
+    return found | {"up": {"job", "instance"}}
+
+
+def queries() -> list[tuple[str, str]]:
+    """Each with the text in which its labels are shown."""
     dashboard = json.loads((MONITORING / "dashboard.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
     (group,) = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
-    asked += [rule["expr"] for rule in group["rules"]]
-    named = {name for expr in asked for name in re.findall(r"sepgate_[a-z_]+", expr)}
+    shown: list[tuple[Any, Any]] = [(each["expr"], each["legendFormat"]) for each in targets]
+    return shown + [(rule["expr"], rule["annotations"]["summary"]) for rule in group["rules"]]
+
+
+def listed(words: str, expr: str) -> set[str]:
+    """Labels in the brackets behind one of these words."""
+    lists = re.findall(rf"\b(?:{words})\s*\(([^)]*)\)", expr)
+    return {name for each in lists for name in re.findall(r"\w+", each)}
+
+
+@pytest.mark.usefixtures("gone_wrong")
+def test_dashboard_and_alerts_name_what_there_is(client: httpx2.Client) -> None:
+    beat(memory_used_bytes=60, load=0.93)
+    known, named = labels(client), set()
+    for expr, shown in queries():
+        metrics = set(re.findall(r"\b(?:sepgate_[a-z_]+|up)\b", expr))
+        assert metrics <= set(known), expr
+        named |= metrics
+        common = set.intersection(*(known[name] for name in metrics))
+        grouped = listed("by", expr)
+        used = set(re.findall(r"(\w+)\s*[=!][=~]?\s*\"", expr))
+        assert used | grouped | listed("on|ignoring|without", expr) <= common, expr
+        told = set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)", shown))
+        assert told <= (grouped or common), (expr, shown)
     assert len(named) > 10
-    assert named <= known

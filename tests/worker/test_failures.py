@@ -1,25 +1,47 @@
-"""What is no defect of a job: a disk that is full, and room that is made again."""
+"""How what goes wrong ends: a disk or a storage waits for the operator, a defect of ours fails."""
 
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+from uuid import UUID
 
 import pytest
 
-from api import storage
-from api.models import ProtectionState
+from api import archive, datasets, steps, storage
+from api.db import reading, transaction
+from api.models import Dataset, DatasetState, ProtectionState, Step, StepKind, StepState
 from api.settings import settings
+from sep_core import surrogate
 from tests import pictures
 from tests.worker import jobs
+from worker import metrics
+from worker.data import checkpoint_key
+from worker.steps import evaluate, perturb
 
-pytestmark = [
-    pytest.mark.usefixtures("environment"),
-    # Nothing here depends on the kind of database.
-    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("environment")
 
 ARCHIVE = pictures.zipped(pictures.class_folders(4, 2, (24, 30)))
+IN_A_ROW = "This was attempt 3 in a row that kept nothing."
+DEFECT = f"A defect of sepgate (ZeroDivisionError); the worker's log says more. {IN_A_ROW}"
+
+
+def defect(*_: Any, **__: Any) -> NoReturn:
+    raise ZeroDivisionError("what only the log is to tell")
+
+
+def part(protection_id: UUID, kind: StepKind) -> Step:
+    """The first step of a kind."""
+    with reading() as session:
+        return next(s for s in steps.of(session, protection_id) if s.kind is kind)
+
+
+def try_again() -> None:
+    jobs.wait()
+    jobs.work()
 
 
 @pytest.fixture
@@ -59,3 +81,103 @@ def test_a_full_temporary_folder_is_tried_again_and_then_named(
     assert str(small_disk) in str(failed.error)
     assert waits in storage.idle_owners("protections", -1)
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "name"),
+    [
+        (StepKind.TRAIN, surrogate, "train"),
+        (StepKind.PERTURB, perturb, "protect"),
+        (StepKind.PACKAGE, metrics, "largest"),
+        (StepKind.EVALUATE, evaluate, "appropriate"),
+    ],
+)
+def test_a_defect_of_ours_is_tried_again_and_fails_the_protection(
+    kind: StepKind,
+    where: ModuleType,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=kind)
+    monkeypatch.setattr(where, name, defect)
+    for number in range(1, settings().max_attempts):
+        try_again()
+        waits = part(made, kind)
+        assert (waits.state, waits.attempt) == (StepState.READY, number)
+        assert waits.error_code == "INTERNAL"
+        assert jobs.show(made).state is ProtectionState.RUNNING
+    try_again()
+    failed = jobs.show(made)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "INTERNAL")
+    assert failed.error == DEFECT
+    assert part(made, kind).attempt == settings().max_attempts == 3
+    assert "what only the log is to tell" in caplog.text
+
+
+def test_an_upload_that_met_a_defect_of_ours_may_be_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def shown() -> Dataset:
+        with reading() as session:
+            return session.get_one(Dataset, uploaded.id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "ingest", defect)
+        uploaded = jobs.upload(ARCHIVE)
+        for _ in range(1, settings().max_attempts):
+            assert shown().state is DatasetState.INGESTING
+            try_again()
+    assert (shown().state, shown().error_code) == (DatasetState.REJECTED, "INTERNAL")
+    assert shown().error == DEFECT
+    with transaction() as session:
+        datasets.retry(session, jobs.owner(), uploaded.id)
+    jobs.work()
+    assert shown().state is DatasetState.READY
+
+
+@contextmanager
+def out_of_reach() -> Iterator[None]:
+    """For a while there is a file where the storage's folder was."""
+    folder = storage.local_path("")
+    assert folder is not None
+    away = folder.rename(folder.with_name("away"))
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
+        away.rename(folder)
+
+
+@pytest.mark.parametrize("kind", [StepKind.TRAIN, StepKind.PACKAGE])
+def test_a_storage_that_does_not_answer_is_waited_for(kind: StepKind) -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=kind)
+    for number in range(1, settings().max_attempts + 2):
+        with out_of_reach():
+            try_again()
+        waits = part(made, kind)
+        assert (waits.attempt, waits.setbacks) == (0, number)
+        assert waits.error_code == "INFRASTRUCTURE"
+        assert str(waits.error).startswith("Expected database, storage, network and disk to answer")
+    try_again()
+    assert jobs.show(made).state is ProtectionState.SUCCEEDED
+
+
+def test_a_blob_that_is_gone_is_tried_again_and_named() -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=StepKind.PERTURB)
+    key = checkpoint_key(made, 0)
+    storage.remove_one(key)
+    for number in range(1, settings().max_attempts):
+        try_again()
+        waits = part(made, StepKind.PERTURB)
+        assert (waits.attempt, waits.error_code) == (number, "BLOB_MISSING")
+    try_again()
+    failed = jobs.show(made)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "BLOB_MISSING")
+    assert str(failed.error).startswith("Expected what an earlier step has stored, got ")
+    assert key in str(failed.error)
+    assert str(failed.error).endswith(IN_A_ROW)

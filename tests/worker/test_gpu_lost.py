@@ -23,12 +23,9 @@ from tests.acceptance.stack import IMPATIENT
 from tests.worker import jobs
 from worker import faults
 
-pytestmark = [
-    pytest.mark.usefixtures("environment"),
-    # Nothing here depends on the kind of database.
-    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-]
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+# For what takes long and does not depend on the kind of database.
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 PROGRAM = """
 import sys
@@ -54,6 +51,7 @@ def planned_for_a_gpu() -> UUID:
     return made
 
 
+@pytest.mark.usefixtures("environment")
 def test_the_step_goes_back_uncounted_and_the_process_ends() -> None:
     made = planned_for_a_gpu()
     ran = subprocess.run(
@@ -69,6 +67,8 @@ def test_the_step_goes_back_uncounted_and_the_process_ends() -> None:
     assert jobs.show(made).state is ProtectionState.RUNNING
 
 
+@ON_SQLITE
+@pytest.mark.usefixtures("environment")
 def test_the_process_ends_though_the_database_is_away() -> None:
     """It would take the next step, which can't run either."""
     planned_for_a_gpu()
@@ -78,6 +78,7 @@ def test_the_process_ends_though_the_database_is_away() -> None:
     assert "its end was not written" in ran.stderr
 
 
+@ON_SQLITE
 def test_a_worker_that_needs_a_gpu_ends_without_one(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

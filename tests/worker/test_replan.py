@@ -21,11 +21,7 @@ from tests.worker import jobs
 from worker import facts, siblings
 from worker.steps import perturb
 
-pytestmark = [
-    pytest.mark.usefixtures("environment"),
-    # Nothing here depends on the kind of database.
-    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("environment")
 
 ARCHIVE = pictures.zipped(pictures.class_folders(12, 2))
 FITS = 4

@@ -25,11 +25,9 @@ from worker.faults import EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY, EXIT_RANK_LOST, Ran
 from worker.steps import Work, train
 from worker.together import Followers
 
-pytestmark = [
-    pytest.mark.usefixtures("environment"),
-    # Nothing here depends on the kind of database.
-    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("environment")
+# For what takes long and does not depend on the kind of database.
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 ARCHIVE = pictures.zipped(pictures.class_folders(16, 2))
 PROGRAM = """
@@ -106,6 +104,7 @@ def progressed(claim: Claim, kept: int) -> Work:
     return work
 
 
+@ON_SQLITE
 def test_the_same_bytes_whoever_dies_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
     dataset = jobs.upload(ARCHIVE)
@@ -137,6 +136,7 @@ def test_the_same_bytes_whoever_dies_on_the_way(monkeypatch: pytest.MonkeyPatch)
     assert archive(disturbed) == whole
 
 
+@ON_SQLITE
 def test_who_trains_along_does_not_outlive_its_leader() -> None:
     endings.end(planned(jobs.upload(ARCHIVE).id), endings.stop)
     leader = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE)
@@ -149,8 +149,13 @@ def test_who_trains_along_does_not_outlive_its_leader() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
-    [(1, "PROCESS_DIED"), (EXIT_GPU_LOST, "GPU_LOST"), (EXIT_OUT_OF_MEMORY, "OUT_OF_MEMORY")],
+    ("status", "code", "database_url"),
+    [
+        (1, "PROCESS_DIED", "postgresql"),
+        (EXIT_GPU_LOST, "GPU_LOST", "sqlite"),
+        (EXIT_OUT_OF_MEMORY, "OUT_OF_MEMORY", "sqlite"),
+    ],
+    indirect=["database_url"],
 )
 def test_nobody_waits_for_one_that_died_before_they_met(
     status: int, code: str, tmp_path: Path
@@ -166,6 +171,7 @@ def test_nobody_waits_for_one_that_died_before_they_met(
     assert ready.attempt == (0 if code == "GPU_LOST" else 1)
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     "error", [RuntimeError("CUDA error: uncorrectable ECC error"), torch.OutOfMemoryError("full")]
 )
