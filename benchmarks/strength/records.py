@@ -30,6 +30,7 @@ def speed(folder: Path) -> Iterator[str]:
         yield (
             f"Reference: {record['reference']}. `{record['network']}`, batches of "
             f"{record['batch']}, {record['device']}; both sides in turns; {made}."
+            f"{' ' + record['note'] if 'note' in record else ''}"
         )
         yield table(["what", "measured"], list(map(list, record["figures"].items())))
 
@@ -116,7 +117,7 @@ def commands() -> Iterator[str]:
         "python -m benchmarks.mix FROM.zip TO.zip": "An archive of many sizes and aspect ratios.",
     }
     named["make demo"] = "The picture, which is `demo-output/before-after.png`."
-    record = "python -m benchmarks.speed --reference PATH --record docs/speed/NAME.json"
+    record = "python -m benchmarks.speed --reference PATH --rounds 15 --record docs/speed/NAME.json"
     named[record] = "The speed of a gradient pass beside the authors'."
     named["python -m benchmarks.strength.page"] = "This page."
     yield table(["command", "measures"], [[f"`{c}`", what] for c, what in named.items()])
