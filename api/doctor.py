@@ -1,6 +1,7 @@
 """`sepgate doctor`: whether a set-up can do its work, and what to mend where it can't."""
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import func, select
 
-from api import adoption, datasets, protections, queue, revision, storage, waiting
+from api import adoption, datasets, protections, queue, revision, storage, waiting, workers
 from api.db import now, reading
 from api.locks import SWEEP
 from api.models import (
@@ -30,6 +31,8 @@ from api.settings import settings
 CLOCK_SECONDS = 5
 """By which hosts may differ: leases go by the database's clock, but files' ages by the host's."""
 LOW_BYTES = 20 * 2**30
+DRIVER_SERIES = 580
+"""The oldest whose driver serves CUDA 13.0, which the worker's image carries."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,11 @@ def _workers() -> Iterator[Finding]:
         devices = ", ".join(sorted({worker.device_name or "cpu" for worker in serving}))
         yield Finding("workers", "ok", f"{len(serving)} serve {name}: {devices}")
     gpus = [worker for worker in alive if worker.queue is Queue.GPU]
-    if gpus and all(worker.device == "cpu" for worker in gpus):
-        text = "None has a GPU: everything works, some hundred times slower."
-        yield Finding("workers", "warn", text)
+    if all(worker.device == "cpu" for worker in gpus):
+        if gpus:
+            text = "None has a GPU: everything works, some hundred times slower."
+            yield Finding("workers", "warn", text)
+        yield Finding("gpu", "warn", _gpus_here())
     yield from _silent_gpus(known, alive)
     for device, number in unserved.items():
         text = f"{number} protections are planned for {device}, and no worker has one: start one."
@@ -175,6 +180,41 @@ def _silent_gpus(known: Sequence[Worker], alive: Sequence[Worker]) -> Iterator[F
             "unless it was stopped."
         )
         yield Finding("workers", "warn", text)
+
+
+def _gpus_here() -> str:
+    """What keeps a worker on this host from a GPU, and what to mend."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return f"There is no nvidia-smi here. {_MEND_GPU}"
+    words = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(  # noqa: S603  the driver's own tool
+            words, capture_output=True, text=True, check=False, timeout=20
+        )
+        found = [] if asked.returncode else workers.gpus()
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"nvidia-smi does not answer ({error}). {_MEND_GPU}"
+    said = (asked.stdout or asked.stderr).strip().partition("\n")[0]
+    if asked.returncode:
+        return f"nvidia-smi fails ({said}). {_MEND_GPU}"
+    if not found:
+        return f"nvidia-smi lists no GPU, or {workers.VISIBLE} hides them. {_MEND_GPU}"
+    series = said.partition(".")[0]
+    if series.isdecimal() and int(series) < DRIVER_SERIES:
+        return f"The driver here is {said}. {_MEND_GPU}"
+    return (
+        f"No worker has one, and here are {', '.join(found)} (driver {said}): "
+        "start `sepgate worker --queue gpu` here, without SEPGATE_DEVICE=cpu."
+    )
+
+
+_MEND_GPU = (
+    f"A GPU needs a driver of series {DRIVER_SERIES} or newer; in a container also "
+    "nvidia-container-toolkit on its host and `devices` under `deploy` (or `gpus`) in the compose "
+    "file, as worker-gpu has: `docker compose run --rm --no-deps worker-gpu sepgate doctor` looks "
+    "there. SEPGATE_DEVICE=auto serves by the CPU, in compose without that entry."
+)
 
 
 def _card(worker: Worker) -> str:

@@ -108,25 +108,33 @@ def _states(session: Session) -> Iterator[GaugeMetricFamily]:
 
 def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     done = session.execute(
-        select(Step.kind, Step.started_at, Step.finished_at, Step.cost, Step.output).where(
-            Step.state == StepState.DONE, Step.finished_at > at - LATELY
+        select(
+            *(Step.kind, Step.started_at, Step.finished_at, Step.cost, Step.output),
+            Dataset.summary,  # where `ingest` puts what it has found out
         )
+        .outerjoin(Dataset, Dataset.id == Step.dataset_id)
+        .where(Step.state == StepState.DONE, Step.finished_at > at - LATELY)
     ).all()
-    totals: dict[str, list[float]] = {}
-    for kind, began, ended, cost, output in done:
-        if began is None or ended is None:
+    totals: dict[str, dict[str, float]] = {}
+    for kind, began, ended, cost, output, summary in done:
+        told = output or summary or {}
+        if began is None or ended is None or told.get("reused"):
             continue
-        total = totals.setdefault(kind, [0.0, 0.0, 0.0, 0.0])
-        images = (output or {}).get("images", 0)
-        for index, value in enumerate((1, (ended - began).total_seconds(), cost, images)):
-            total[index] += value
-    for index, name, text in (
-        (0, "finished", "Steps finished in the last hour."),
-        (1, "seconds", "Seconds that steps finished in the last hour took, in all."),
-        (2, "gflop", "Work of steps finished in the last hour."),
-        (3, "images", "Images of steps finished in the last hour."),
+        values = {"finished": 1, "seconds": (ended - began).total_seconds(), "gflop": cost}
+        if "images" in told:
+            values["images"] = told["images"]
+        total = totals.setdefault(kind, {})
+        for name, value in values.items():
+            total[name] = total.get(name, 0.0) + value
+    for name, text in (
+        ("finished", "Steps finished in the last hour, but for trainings found done before."),
+        ("seconds", "Seconds that these steps took, in all."),
+        ("gflop", "Work of these steps."),
+        ("images", "Images of these steps; none of trainings, which see each many times."),
     ):
-        samples: list[Sample] = [((kind,), total[index]) for kind, total in totals.items()]
+        samples: list[Sample] = [
+            ((kind,), total[name]) for kind, total in totals.items() if name in total
+        ]
         yield _gauge(f"steps_last_hour_{name}", text, ["kind"], samples)
 
 

@@ -106,6 +106,24 @@ def test_what_was_done_lately(client: httpx2.Client, asked: UUID) -> None:
     assert lately == {"finished": 1, "seconds": 30, "gflop": 70, "images": 500}
 
 
+def test_images_of_kinds_that_count_them_and_nothing_of_a_baseline_found_done(
+    client: httpx2.Client, asked: UUID
+) -> None:
+    succeed(asked)
+    with transaction() as session:
+        for index, reused in ((0, True), (1, False)):
+            judged = session.get_one(Step, step(asked, StepKind.EVALUATE, index).id)
+            assert judged.output is not None
+            judged.output = judged.output | {"reused": reused}
+            judged.started_at = now(session) - timedelta(seconds=30)
+            judged.finished_at, judged.cost = now(session), 70.0
+    found = read(client)
+    assert found["sepgate_steps_last_hour_images"] == {("ingest",): 4, ("package",): 4}
+    assert found["sepgate_steps_last_hour_finished"]["evaluate",] == 1
+    assert found["sepgate_steps_last_hour_seconds"]["evaluate",] == pytest.approx(30, abs=1)
+    assert found["sepgate_steps_last_hour_gflop"]["evaluate",] == 70
+
+
 def test_workers_and_what_they_use(client: httpx2.Client) -> None:
     for name, ago in (("gpu-1/a:1", 0), ("gpu-2/b:1", 3600)):
         beat(name=name, silent_seconds=ago, memory_bytes=80, memory_used_bytes=60, load=0.93)
