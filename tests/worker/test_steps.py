@@ -205,6 +205,29 @@ def test_without_a_test_split_a_share_is_set_aside_and_protected_all_the_same() 
     assert all(not np.array_equal(pixels(released[name]), pixels(files[name])) for name in files)
 
 
+@pytest.mark.parametrize("classes", [2, 40])
+def test_few_many_and_unbalanced_classes_go_through(classes: int) -> None:
+    counts = {f"class-{c:02d}": 1 + 20 // (c + 1) for c in range(classes)}
+    files = {
+        f"{split}/{name}/{n}.png": pictures.encoded(pictures.image(c % 3, 100 * c + n))
+        for c, (name, count) in enumerate(counts.items())
+        for split, first, last in (("train", 0, count), ("test", 50, 51))
+        for n in range(first, last)
+    }
+    protection, archive = jobs.protect(pictures.zipped(files))
+    released = jobs.members(archive)
+    changes = [np.abs(pixels(released[name]) - pixels(files[name])).max() for name in files]
+    assert 0 < min(changes) <= max(changes) <= 8
+    record = record_of(protection)
+    target_map = record["config"]["target_map"]
+    assert sorted(target_map) == list(range(classes))
+    assert all(target != label for label, target in enumerate(target_map))
+    assert record["training"]["train_images"] == sum(counts.values())
+    assert {row["class"]: row["test_images"] for row in record["by_class"]} == dict.fromkeys(
+        counts, 1
+    )
+
+
 def test_a_change_above_the_budget_fails_the_protection_and_leaves_no_archive() -> None:
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
 
