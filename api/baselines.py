@@ -103,9 +103,9 @@ def _insert(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
 
 
 def keep(session: Session, dataset_id: UUID, key: str, claim: Claim, output: JSONObject) -> None:
-    """Keep what a training that this step began has found."""
+    """Keep what a training that this step began, and still has, has found."""
     row = session.get(Baseline, (dataset_id, key))
-    if row is not None:
+    if row is not None and held(session, claim) is not None:
         _write(session, row, claim.token, output=output)
 
 

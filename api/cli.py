@@ -53,7 +53,7 @@ def migrate() -> None:
 
 @app.command("doctor")
 def examine() -> None:
-    """Look at database, queue, storage, disk, clock, workers and sweep, and say what to mend."""
+    """Look at every part, from the database to blobs and GPUs, and say what to mend."""
     found = list(doctor.examine())
     for finding in found:
         typer.echo(f"{finding.state:<5} {finding.part:<9} {finding.text}")

@@ -53,7 +53,7 @@ def examine() -> Iterator[Finding]:
     yield from _careful("disk", _disk)
     if all(finding.state != "fail" for finding in database):
         for part, look in (
-            *(("clock", _clock), ("workers", _workers)),
+            *(("clock", _clock), ("workers", _workers), ("gpu", _gpus)),
             *(("sweep", _sweep), ("blobs", _blobs)),
         ):
             yield from _careful(part, look)
@@ -75,6 +75,7 @@ _MEND = {
     "disk": "Expected a temporary folder (TMPDIR), got none.",
     "clock": "The database's clock could not be read.",
     "workers": "The workers' rows could not be read.",
+    "gpu": "Which GPUs this host has was not found out.",
     "sweep": "The sweep's row could not be read.",
     "blobs": "Whether the blobs of all rows are there was not found out.",
 }
@@ -157,11 +158,9 @@ def _workers() -> Iterator[Finding]:
         devices = ", ".join(sorted({worker.device_name or "cpu" for worker in serving}))
         yield Finding("workers", "ok", f"{len(serving)} serve {name}: {devices}")
     gpus = [worker for worker in alive if worker.queue is Queue.GPU]
-    if all(worker.device == "cpu" for worker in gpus):
-        if gpus:
-            text = "None has a GPU: everything works, some hundred times slower."
-            yield Finding("workers", "warn", text)
-        yield Finding("gpu", "warn", _gpus_here())
+    if gpus and all(worker.device == "cpu" for worker in gpus):
+        text = "None has a GPU: everything works, some hundred times slower."
+        yield Finding("workers", "warn", text)
     yield from _silent_gpus(known, alive)
     for device, number in unserved.items():
         text = f"{number} protections are planned for {device}, and no worker has one: start one."
@@ -182,30 +181,42 @@ def _silent_gpus(known: Sequence[Worker], alive: Sequence[Worker]) -> Iterator[F
         yield Finding("workers", "warn", text)
 
 
+def _gpus() -> Iterator[Finding]:
+    """What keeps workers from a GPU where none has one, as far as this host shows."""
+    with reading() as session:
+        fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+        served = select(Worker.name).where(Worker.heartbeat_at > fresh, Worker.device != "cpu")
+        if session.scalars(served.limit(1)).first() is not None:
+            return
+    yield Finding("gpu", "warn", _gpus_here())
+
+
 def _gpus_here() -> str:
-    """What keeps a worker on this host from a GPU, and what to mend."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return f"There is no nvidia-smi here. {_MEND_GPU}"
-    words = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    words = [tool, "--query-gpu=driver_version,uuid", "--format=csv,noheader"]
     try:
         asked = subprocess.run(  # noqa: S603  the driver's own tool
             words, capture_output=True, text=True, check=False, timeout=20
         )
-        found = [] if asked.returncode else workers.gpus()
     except (OSError, subprocess.SubprocessError) as error:
         return f"nvidia-smi does not answer ({error}). {_MEND_GPU}"
-    said = (asked.stdout or asked.stderr).strip().partition("\n")[0]
+    said = (asked.stdout or asked.stderr).strip()
+    first = said.partition("\n")[0]
     if asked.returncode:
-        return f"nvidia-smi fails ({said}). {_MEND_GPU}"
-    if not found:
-        return f"nvidia-smi lists no GPU, or {workers.VISIBLE} hides them. {_MEND_GPU}"
-    series = said.partition(".")[0]
+        return f"nvidia-smi fails ({first}). {_MEND_GPU}"
+    if not said:
+        return f"nvidia-smi lists no GPU. {_MEND_GPU}"
+    driver = first.partition(",")[0]
+    series = driver.partition(".")[0]
     if series.isdecimal() and int(series) < DRIVER_SERIES:
-        return f"The driver here is {said}. {_MEND_GPU}"
+        return f"The driver here is {driver}. {_MEND_GPU}"
+    cards = [line.rpartition(", ")[2] for line in said.splitlines()]
     return (
-        f"No worker has one, and here are {', '.join(found)} (driver {said}): "
-        "start `sepgate worker --queue gpu` here, without SEPGATE_DEVICE=cpu."
+        f"No worker has one, and here are {', '.join(cards)} (driver {driver}): start "
+        "`sepgate worker --queue gpu` here, or start it again, with SEPGATE_DEVICE and "
+        f"{workers.VISIBLE} unset."
     )
 
 
@@ -213,7 +224,8 @@ _MEND_GPU = (
     f"A GPU needs a driver of series {DRIVER_SERIES} or newer; in a container also "
     "nvidia-container-toolkit on its host and `devices` under `deploy` (or `gpus`) in the compose "
     "file, as worker-gpu has: `docker compose run --rm --no-deps worker-gpu sepgate doctor` looks "
-    "there. SEPGATE_DEVICE=auto serves by the CPU, in compose without that entry."
+    "there, or docker says what it lacks. SEPGATE_DEVICE=auto serves by the CPU, in compose "
+    "without that entry."
 )
 
 

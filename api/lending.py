@@ -45,11 +45,11 @@ def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str
 
 def give_back(session: Session, claim: Claim) -> None:
     """The training needs no other card any more, if the step is still its own."""
-    if not _is_held(session, claim):
-        return
     lent = select(Worker).where(Worker.lent_to == claim.step_id).order_by(Worker.name)
-    for worker in session.scalars(lent.with_for_update()):  # in the order of all who lock several
-        worker.lent_to = None
+    rows = session.scalars(lent.with_for_update()).all()  # in the order of all who lock several
+    if _is_held(session, claim):
+        for worker in rows:
+            worker.lent_to = None
     session.flush()
 
 

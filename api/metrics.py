@@ -107,22 +107,21 @@ def _states(session: Session) -> Iterator[GaugeMetricFamily]:
 
 
 def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
+    # What `ingest` has found out is on its data set's row.
+    images_of = Step.output["images"].as_integer(), Dataset.summary["images"].as_integer()
     done = session.execute(
-        select(
-            *(Step.kind, Step.started_at, Step.finished_at, Step.cost, Step.output),
-            Dataset.summary,  # where `ingest` puts what it has found out
-        )
+        select(Step.kind, Step.started_at, Step.finished_at, Step.cost)
+        .add_columns(Step.output["reused"].as_boolean(), func.coalesce(*images_of))
         .outerjoin(Dataset, Dataset.id == Step.dataset_id)
         .where(Step.state == StepState.DONE, Step.finished_at > at - LATELY)
     ).all()
     totals: dict[str, dict[str, float]] = {}
-    for kind, began, ended, cost, output, summary in done:
-        told = output or summary or {}
-        if began is None or ended is None or told.get("reused"):
+    for kind, began, ended, cost, reused, images in done:
+        if began is None or ended is None or reused:
             continue
         values = {"finished": 1, "seconds": (ended - began).total_seconds(), "gflop": cost}
-        if "images" in told:
-            values["images"] = told["images"]
+        if images is not None:
+            values["images"] = images
         total = totals.setdefault(kind, {})
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value

@@ -119,7 +119,7 @@ def plan(
         seconds = min(max(share, LEAST_SHARD_SECONDS), SHARD_SECONDS)
     wanted = max(1.0, seconds * gflops / batch_gflop)
     # A power of two: measured again, a speed is a little different.
-    return replace(unsharded, shard_batches=2 ** round(math.log2(wanted)))
+    return replace(unsharded, shard_batches=2 ** int(math.log2(wanted)))
 
 
 def _gradient_gflops(config: SEPConfig, device: Device) -> float:

@@ -4,11 +4,11 @@
 
 Every kind of step runs in a process of its own, by the worker's own code, on images made for it:
 no two are alike. Then the service is started on what is there, the data set uploaded to it a second
-time, and all that it shows of the protection fetched: `api`, `sweep`, and `idle worker`, the parent
-of one that computes. `private` is what the process itself holds and no other could drop (RssAnon,
-looked at every 20 ms); files that are mapped come and go with the memory that there is. Figures
-come last, one a line, `name: value unit`; `growth` is what one more image costs, between the two
-largest numbers: fewer may still be held whole. Exits 1 where that exceeds `--max-growth`.
+time, and the protection's archive, report and picture fetched: `api`, `sweep`, and `parent`, of the
+process that takes the upload in. `private` is what the process itself holds and no other could drop
+(RssAnon, looked at every 20 ms); files that are mapped come and go with the memory that there is.
+Figures come last, one a line, `name: value unit`; `growth` is what one more image costs, between
+the two largest numbers: fewer may still be held whole. Exits 1 where that exceeds `--max-growth`.
 """
 
 import argparse
@@ -43,7 +43,7 @@ CONFIG = {
 }
 KINDS = ("ingest", "train", "perturb", "package", "evaluate")
 SERVED = "service"
-PROCESSES = (*KINDS, "api", "sweep", "idle worker")
+PROCESSES = (*KINDS, "api", "sweep", "parent")
 
 Peaks = dict[str, float]
 """Of each process, MiB."""
@@ -129,6 +129,7 @@ class _Peaks(threading.Thread):
     def __init__(self, processes: dict[str, int]) -> None:
         super().__init__(daemon=True)
         self._processes, self._over = processes, threading.Event()
+        self._lost: str | None = None
         self.mebibytes = dict.fromkeys(processes, 0.0)
 
     def __enter__(self) -> Self:
@@ -138,14 +139,21 @@ class _Peaks(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self.join()
+        if self._lost:
+            raise RuntimeError(f"{self._lost} has ended")
 
     def run(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
             for name, process in self._processes.items():
-                status = Path(f"/proc/{process}/status").read_text()
+                try:
+                    status = Path(f"/proc/{process}/status").read_text()
+                except FileNotFoundError:
+                    status = ""
                 found = re.search(r"RssAnon:\s+(\d+) kB", status)
-                peak = int(found[1]) / 2**10 if found else 0.0
-                self.mebibytes[name] = max(self.mebibytes[name], peak)
+                if found is None:
+                    self._lost = name
+                    return
+                self.mebibytes[name] = max(self.mebibytes[name], int(found[1]) / 2**10)
 
 
 def _serve() -> Peaks:
@@ -163,9 +171,8 @@ def _serve() -> Peaks:
         protection = f"/v1/protections/{session.scalars(select(Protection.id)).one()}"
     with launcher.service("127.0.0.1", 0) as running:
         pids = {part.name: part.process.pid for part in running.parts if part.process}
-        pids["idle worker"] = pids.pop("worker-gpu")
-        del pids["worker-cpu"]  # another of the same
-        with _Peaks(pids) as peaks:
+        named = {"api": pids["api"], "sweep": pids["sweep"], "parent": pids["worker-cpu"]}
+        with _Peaks(named) as peaks:
             curl = Curl(running.url, launcher.new_key("tester"))
             uploaded = curl.json("/v1/datasets", "--data-binary", f"@{folder / 'data.zip'}")
             *_, ingested = curl.poll(f"/v1/datasets/{uploaded['id']}")

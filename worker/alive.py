@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import IO, TypeVar
 
 T = TypeVar("T")
@@ -27,7 +28,8 @@ def computing(call: Callable[[], T]) -> Generator[None, None, T]:
     The call must be sure to end: one that waits for something outside could hang unseen.
     """
     with ThreadPoolExecutor(1) as pool:
-        return (yield from _result(pool.submit(call)))
+        # What is logged there is about the same step.
+        return (yield from _result(pool.submit(copy_context().run, call)))
 
 
 def groups(

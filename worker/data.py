@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from threading import Lock
 from typing import IO, Any
@@ -26,7 +26,11 @@ from sep_core.config import Plan, SEPConfig
 
 @dataclass(frozen=True)
 class Job:
-    """A protection whose plan is frozen, and the data it is about."""
+    """A protection whose plan is frozen, and the data it is about.
+
+    Attributes:
+        claim: of the step that is run; a process that trains along has none.
+    """
 
     protection_id: UUID
     dataset_id: UUID
@@ -35,6 +39,7 @@ class Job:
     evaluation: Evaluation
     index: IngestResult
     dataset_sha256: str
+    claim: Claim | None = None
 
     @property
     def records(self) -> Sequence[ImageRecord]:
@@ -69,7 +74,7 @@ def _shards(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[list[archiv
 def load_job(claim: Claim) -> Job:
     """The job of a claimed step whose protection has been planned."""
     assert claim.protection_id is not None
-    return load_planned(claim.protection_id)
+    return replace(load_planned(claim.protection_id), claim=claim)
 
 
 def load_planned(protection_id: UUID) -> Job:

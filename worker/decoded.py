@@ -2,8 +2,7 @@
 
 They lie among the protection's blobs and go with its shards: whatever removes those, at its end or
 with the data set, removes them. A blob appears whole, and says in its name what it
-depends on, so that steps on several workers may look, decode and store at once, and one that has
-lost its lease meanwhile can store no other bytes.
+depends on, so that steps on several workers may look, decode and store at once.
 """
 
 import hashlib
@@ -14,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 from api import storage
 from worker import alive, tensors
 from worker.data import Job, Reader, decoded_key, open_released, open_source
+from worker.lease import store
 from worker.tensors import Part
 
 FORMAT = 1
@@ -60,7 +61,7 @@ def _prepared(
     side = job.config.input_pixels
     key = decoded_key(job.protection_id, source, _digest(part, side))
     if not _is_whole(key, _shape(job, part)):
-        yield from _decode(key, opened, part, side)
+        yield from _decode(job, key, opened, part)
     return key
 
 
@@ -81,21 +82,23 @@ def _digest(part: Part, side: int) -> str:
 
 
 def _decode(
-    key: str, opened: AbstractContextManager[Reader], part: Part, side: int
+    job: Job, key: str, opened: AbstractContextManager[Reader], part: Part
 ) -> Generator[tuple[int, int], None, None]:
     """By way of a temporary file without a name, which nothing that ends this process leaves."""
     with tempfile.TemporaryFile() as file:
         with opened as reader:
             for _ in reader.read_directory():
                 yield 0, 0
+            side = job.config.input_pixels
             with closing(tensors.at_input_size(reader, part, side)) as images:
                 for image in images:
                     file.write(image.numpy().tobytes())
                     yield 0, 0
         # Steps that began together decode together: what another stored meanwhile may be mapped.
-        if _is_whole(key, (len(part), 3, side, side)):
+        if _is_whole(key, _shape(job, part)):
             return
-        for _ in alive.reading(lambda: storage.write(key, file), file):
+        write = storage.write if job.claim is None else partial(store, job.claim)
+        for _ in alive.reading(lambda: write(key, file), file):
             yield 0, 0
 
 

@@ -51,7 +51,7 @@ class LeaseLost(Exception):
 def check_held(claim: Claim) -> None:
     """Before a blob is stored or removed that whoever has the step by now may have stored already.
 
-    While the database is away nobody else can have got it.
+    Who is cut off from the database goes on: see `Lease`.
 
     Raises:
         LeaseLost: break off.

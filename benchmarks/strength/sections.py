@@ -30,12 +30,11 @@ LEAST_EFFECT = 10.0  # points that the full recipe has to take away, or a cell d
 
 RECIPES = f"""Differences are to the full recipe, `{FULL}`, in points, seed by seed; in brackets the
 one-sided 95 % bound of their mean (Student's t). A recipe protects at least as well where the mean
-is at most 1 point and the bound at most 3 points higher, for last and for peak. What was chosen is
-`class-4x4`, which is the preset `fast`. It is judged by `small`, and by SENet-18 since that is the
-one of the larger networks whose accuracy the full recipe lowered by more than 10 points."""
+is at most 1 point and the bound at most 3 points higher, for last and for peak. `class-4x4` is the
+preset `fast`; decision 0011 says how it and its judges were chosen."""
 COLUMN_NOTE = "Each column is what the images were changed by, each row what was tried against it."
 PLAIN_NOTE = """Nothing is tried against the change but the recipe's own augmentation (`crop-flip`).
-DenseNet-121 and GoogLeNet are not among them: each training takes more than an hour of a core."""
+DenseNet-121 and GoogLeNet, the slowest of all, are measured with `--full` alone."""
 
 Group = tuple[str, int, str]
 """Half of the images, budget in levels, appropriator."""

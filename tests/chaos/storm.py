@@ -119,7 +119,7 @@ def storm(
             time.sleep(draws.uniform(0, 2))
         store.check(made)
         asked.finish()
-        tell(f"by kind: { {kind.__name__: done[kind] for kind in possible} }")
+        tell(f"by kind: {', '.join(f'{kind.__name__} {done[kind]}' for kind in possible)}")
         tell(f"{asked.ended} protections, each to the bytes of an undisturbed one")
         tell(f"steps were begun again because of {dict(asked.setbacks)}")
         taken = made.taken_leases & asked.lost_leases

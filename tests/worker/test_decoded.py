@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from torch import Tensor
 from api import protections, storage
 from api.archive import ImageRecord, Pixels
 from api.db import transaction
-from api.leases import Claim
 from api.models import ProtectionState, StepKind
 from api.settings import settings
 from sep_core.pixels import to_images, to_input, to_pixels
@@ -25,7 +24,7 @@ from tests import pictures
 from tests.api.conftest import blobs
 from tests.worker import jobs
 from worker import decoded, lease, sweep, tensors
-from worker.data import Job, Reader, load_job, open_released, open_source
+from worker.data import Job, Reader, load_planned, open_released, open_source
 from worker.tensors import Part
 
 pytestmark = [
@@ -55,8 +54,7 @@ def run_until(kind: StepKind) -> UUID:
 
 
 def job_of(protection_id: UUID) -> Job:
-    step_id, token = uuid4(), uuid4()
-    return load_job(Claim(step_id, token, StepKind.EVALUATE, 0, 1, None, protection_id))
+    return load_planned(protection_id)
 
 
 def end(work: Generator[tuple[int, int], None, Tensor]) -> Tensor:

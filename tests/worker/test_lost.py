@@ -21,11 +21,11 @@ ARCHIVE = pictures.zipped(pictures.class_folders(8, 2))
 
 
 def stored() -> dict[Path, int]:
-    """When what lies in the store was written, but pixels at input size: their name says all."""
+    """When what lies whole in the store was written."""
     folder = storage.local_path("")
     assert folder is not None
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path: path.stat().st_mtime_ns for path in files if path.parent.name != "decoded"}
+    files = [path for path in folder.rglob("*") if path.is_file() and "#" not in path.name]
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def claimed(kind: StepKind) -> Claim:
@@ -48,14 +48,24 @@ def claimed(kind: StepKind) -> Claim:
 
 
 @pytest.mark.parametrize(
-    ("kind", "after"),
-    [(kind, 0) for kind in jobs.KINDS] + [(StepKind.TRAIN, 3), (StepKind.PACKAGE, 1)],
+    ("kind", "after", "save_seconds"),
+    [
+        (StepKind.INGEST, 0, 60),
+        (StepKind.TRAIN, 0, 60),  # decoded pixels
+        (StepKind.TRAIN, 2, 60),  # a checkpoint
+        (StepKind.TRAIN, 2, 0),  # the state of the training
+        (StepKind.TRAIN, 4, 60),  # patterns
+        (StepKind.PERTURB, 0, 60),
+        (StepKind.PACKAGE, 0, 60),  # the archive
+        (StepKind.PACKAGE, 1, 60),  # a picture
+        (StepKind.EVALUATE, 0, 0),  # the state of the training
+    ],
 )
 def test_it_stores_nothing_more(
-    kind: StepKind, after: int, monkeypatch: pytest.MonkeyPatch
+    kind: StepKind, after: int, save_seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`after` so many blobs of the step have been stored while it was its own."""
-    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", save_seconds)
     claim = claimed(kind)
     before, kept = stored(), None
 

@@ -11,14 +11,14 @@ from sqlalchemy.exc import OperationalError
 from api import baselines, steps
 from api.archive import ImageRecord, words
 from api.db import reading, transaction
-from api.leases import Claim, held
+from api.leases import Claim
 from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
 from sep_core.training import Epoch, Progress, prepare
 from worker import decoded, facts, pretrained, resume, tensors
 from worker.data import Job, evaluation_key, load_job
-from worker.lease import StepPostponed
+from worker.lease import StepPostponed, check_held
 from worker.resume import Keeper
 from worker.steps import Output, Work
 
@@ -56,12 +56,12 @@ def run(claim: Claim) -> Work:
     if kept is not None:
         return kept | {"reused": True}
     if not ours:
+        check_held(claim)
         raise StepPostponed(_wait_seconds(job, key))
     output = yield from _train(claim, job, cell)
     try:
         with transaction() as session:
-            if held(session, claim) is not None:
-                baselines.keep(session, job.dataset_id, key, claim, output)
+            baselines.keep(session, job.dataset_id, key, claim, output)
     except OperationalError:  # what took hours is not lost with it: the step's end is retried
         log.exception("the baseline was not kept")
     return output | {"reused": False}

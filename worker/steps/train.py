@@ -25,7 +25,7 @@ from sep_core.training import Epoch, Progress, most_ranks, prepare
 from worker import checkpoints, decoded, facts, faults, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
 from worker.faults import EXIT_RANK_LOST, RankLost
-from worker.lease import store
+from worker.lease import check_held, store
 from worker.resume import Keeper
 from worker.steps import Work
 from worker.together import Followers
@@ -100,6 +100,7 @@ def _patterns(
 
 
 def _followers(claim: Claim, job: Job) -> Followers:
+    check_held(claim)
     with transaction() as session:
         gpus = _lent(session, claim, job.plan, job.plan.world_size - 1)
     return Followers(job, gpus, partial(_end_process, claim))
