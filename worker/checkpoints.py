@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from api import storage
-from api.leases import Claim
 from sep_core.surrogate import Checkpoint, restore
 from sep_core.training import State
 from worker import resident, resume
@@ -22,7 +21,7 @@ Kept = dict[str, Any]
 """What the `train` step tells of a checkpoint: after which epoch, and its digest."""
 
 
-def keep(claim: Claim, job: Job, index: int, checkpoint: Checkpoint) -> Kept:
+def keep(job: Job, index: int, checkpoint: Checkpoint) -> Kept:
     """Store the checkpoint.
 
     Raises:
@@ -31,7 +30,7 @@ def keep(claim: Claim, job: Job, index: int, checkpoint: Checkpoint) -> Kept:
     file = io.BytesIO()
     state = {name: value.cpu() for name, value in checkpoint.network.state_dict().items()}
     torch.save({"state": state, "class_means": checkpoint.class_means.cpu()}, file)
-    digest = store(claim, checkpoint_key(job.protection_id, index), file)
+    digest = store(job.claim, checkpoint_key(job.protection_id, index), file)
     return {"epoch": checkpoint.epoch, "sha256": digest}
 
 

@@ -13,7 +13,6 @@ import tempfile
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +96,7 @@ def _decode(
         # Steps that began together decode together: what another stored meanwhile may be mapped.
         if _is_whole(key, _shape(job, part)):
             return
-        write = storage.write if job.claim is None else partial(store, job.claim)
-        for _ in alive.reading(lambda: write(key, file), file):
+        for _ in alive.reading(lambda: store(job.claim, key, file), file):
             yield 0, 0
 
 

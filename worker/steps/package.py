@@ -98,9 +98,9 @@ def run(claim: Claim) -> Work:
             check_held(claim)
             storage.remove_one(key)  # what must not leave does not lie there either
             raise
-        _store_pictures(claim, job, found)
-        yield from alive.at((total, total), _store_record(claim, job, files, changes))
-        _store_refused(claim, job)
+        _store_pictures(job, found)
+        yield from alive.at((total, total), _store_record(job, files, changes))
+        _store_refused(job)
         summarising = alive.computing(lambda: _summary(job, changes, found))
         summary = yield from alive.at((total, total), summarising)
     return {"archive_sha256": digest, "archive_bytes": size} | summary
@@ -216,30 +216,28 @@ def _verify(
     return found
 
 
-def _store_pictures(claim: Claim, job: Job, found: _Found) -> None:
+def _store_pictures(job: Job, found: _Found) -> None:
     epsilon_levels = job.config.epsilon_levels
     pictures = {
         protections.PREVIEW: preview.draw(list(found.columns.values()), epsilon_levels),
         protections.WORST: preview.draw_worst([w.crop for w in found.worst], epsilon_levels),
     }
     for name, picture in pictures.items():
-        store(claim, storage.protection_key(job.protection_id, name), picture)
+        store(job.claim, storage.protection_key(job.protection_id, name), picture)
 
 
-def _store_record(
-    claim: Claim, job: Job, files: Files, changes: Changes
-) -> Generator[None, None, None]:
+def _store_record(job: Job, files: Files, changes: Changes) -> Generator[None, None, None]:
     key = storage.protection_key(job.protection_id, protections.RECORD)
     with tempfile.TemporaryFile() as file:
         yield from alive.computing(lambda: write_json(_record(job, files, changes), file.write))
-        yield from alive.reading(lambda: store(claim, key, file), file)
+        yield from alive.reading(lambda: store(job.claim, key, file), file)
 
 
-def _store_refused(claim: Claim, job: Job) -> None:
+def _store_refused(job: Job) -> None:
     """Apart from the record: the report's page shows them, and not every file."""
     with io.BytesIO() as refused:
         write_json({"refused": [asdict(refusal) for refusal in job.index.refusals]}, refused.write)
-        store(claim, storage.protection_key(job.protection_id, protections.REFUSED), refused)
+        store(job.claim, storage.protection_key(job.protection_id, protections.REFUSED), refused)
 
 
 def _check_change(job: Job, index: int, change: Change, packed_levels: int) -> None:

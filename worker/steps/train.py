@@ -63,11 +63,11 @@ def run(claim: Claim) -> Work:
                     case Epoch() if keeper.is_due():
                         keeper.save({"training": event.state(), "kept": kept}, progress[0])
                     case Checkpoint():
-                        kept.append(checkpoints.keep(claim, job, len(kept), event))
+                        kept.append(checkpoints.keep(job, len(kept), event))
                         ensemble.append(event)
     if job.plan.world_size > 1:
         _give_back(claim)
-    patterns = yield from _patterns(claim, job, (pixels, labels), ensemble, progress)
+    patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
     return {
         "checkpoints": kept,
         "class_patterns_sha256": patterns,
@@ -79,11 +79,7 @@ def run(claim: Claim) -> Work:
 
 
 def _patterns(
-    claim: Claim,
-    job: Job,
-    train: tuple[Tensor, Tensor],
-    ensemble: list[Checkpoint],
-    progress: tuple[int, int],
+    job: Job, train: tuple[Tensor, Tensor], ensemble: list[Checkpoint], progress: tuple[int, int]
 ) -> Generator[tuple[int, int], None, str | None]:
     """Find and keep the classes' patterns; their digest, or None where none are asked for."""
     if not job.config.class_steps:
@@ -96,7 +92,7 @@ def _patterns(
                 yield done + steps_done, total
             case Tensor():
                 torch.save(event, file)
-    return store(claim, patterns_key(job.protection_id), file)
+    return store(job.claim, patterns_key(job.protection_id), file)
 
 
 def _followers(claim: Claim, job: Job) -> Followers:
