@@ -1,0 +1,1 @@
+"""How busy many GPUs are kept: the service's own scheduling, on virtual time."""
