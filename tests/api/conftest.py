@@ -1,4 +1,4 @@
-"""A served application, clients with keys, and the lives of data sets and protections in steps."""
+"""A served application, clients with keys, and what the service says of itself."""
 
 import logging
 import os
@@ -9,53 +9,34 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx2
 import pytest
 import uvicorn
-from sqlalchemy import select
 from typer.testing import CliRunner
 
 from api import (
-    datasets,
     db,
     keys,
-    leases,
     main,
-    planning,
-    protections,
     queue,
-    steps,
     storage,
     weights,
-    workload,
 )
 from api.cli import app as command
-from api.leases import Claim
-from api.models import Dataset, Protection, Queue, Step, StepKind, StepState, Worker
+from api.models import Queue, Worker
 from api.routes.requests import Requests
 from api.settings import settings
-from sep_core.cells import named
 from sep_core.config import NetworkName
 from tests import servers
-from tests.api.archives import two_classes, zip_bytes
+from tests.api.lives import ingested, owner, requested, small_zip, succeed, work
 from tests.conftest import use_broker
-from worker import tasks
 
 logging.root.handlers.clear()  # `api.main` has configured them; pytest captures by its own
 
 Change = Callable[..., None]
 JSON = dict[str, Any]
-
-ARCHIVE_BYTES = bytes(range(256)) * 40
-CPU = workload.Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
-COSTS = {
-    StepKind.TRAIN: [4.0],
-    StepKind.PERTURB: [2.0, 2.0],
-    StepKind.PACKAGE: [1.0],
-    StepKind.EVALUATE: [3.0, 3.0],
-}
 
 
 @pytest.fixture
@@ -150,6 +131,14 @@ def ready(owner_id: UUID) -> UUID:
 
 
 @pytest.fixture
+def done(owner_id: UUID, ready: UUID) -> UUID:
+    """A protection of that data set that has succeeded."""
+    made = requested(owner_id, ready)
+    succeed(made)
+    return made
+
+
+@pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 96 MiB."""
     if os.getuid() != 0:
@@ -180,11 +169,6 @@ def web(url: str, **headers: str) -> httpx2.Client:
     return httpx2.Client(base_url=url, headers=headers, timeout=20, verify=False)
 
 
-def owner(name: str) -> UUID:
-    with db.transaction() as session:
-        return keys.authenticate(session, keys.create(session, name)).owner_id
-
-
 def give_weights(network: NetworkName, content: bytes) -> None:
     """Put a file where the operator would: the application looks no further into it."""
     file = weights.path(network)
@@ -192,10 +176,6 @@ def give_weights(network: NetworkName, content: bytes) -> None:
     other = file.with_suffix(".new")
     other.write_bytes(content)
     other.replace(file)
-
-
-def small_zip(**more: bytes) -> bytes:
-    return zip_bytes(two_classes(**more))
 
 
 def uploaded(client: httpx2.Client, body: bytes | None = None, name: str = "pets") -> JSON:
@@ -213,95 +193,6 @@ def protected(client: httpx2.Client, dataset_id: str, **config: object) -> JSON:
     assert answer.status_code == 202, answer.text
     created: JSON = answer.json()
     return created
-
-
-def ingested(owner_id: UUID, name: str = "pets") -> UUID:
-    """A data set without HTTP."""
-    dataset_id = uuid4()
-    data = small_zip()
-    digest = storage.write(storage.dataset_key(dataset_id, datasets.SOURCE), data)
-    with db.transaction() as session:
-        datasets.create(session, owner_id, dataset_id, name, digest, len(data))
-    work()
-    return dataset_id
-
-
-def work() -> None:
-    """Run what the `cpu` workers would run, here: the real task on the real database."""
-    with db.reading() as session:
-        waiting = select(Step.id).where(Step.state == StepState.READY, Step.kind == StepKind.INGEST)
-        ready = session.scalars(waiting).all()
-    for step_id in ready:
-        tasks.run_step(str(step_id))
-
-
-def requested(
-    owner_id: UUID, dataset_id: UUID, key: str | None = None, **evaluation: object
-) -> UUID:
-    """A queued protection."""
-    request = protections.Request(dataset_id, "quick", {}, evaluation)
-    with db.transaction() as session:
-        return protections.create(session, owner_id, request, key).id
-
-
-def steps_of(protection_id: UUID) -> list[Step]:
-    with db.reading() as session:
-        return steps.of(session, protection_id)
-
-
-def step(protection_id: UUID, kind: StepKind, index: int = 0) -> Step:
-    return next(s for s in steps_of(protection_id) if (s.kind, s.index) == (kind, index))
-
-
-def states(protection_id: UUID) -> list[tuple[StepKind, StepState]]:
-    return [(each.kind, each.state) for each in steps_of(protection_id)]
-
-
-def protection(protection_id: UUID) -> Protection:
-    with db.reading() as session:
-        return session.get_one(Protection, protection_id)
-
-
-def dataset(dataset_id: UUID) -> Dataset:
-    with db.reading() as session:
-        return session.get_one(Dataset, dataset_id)
-
-
-def claimed(step_id: UUID, worker: str = "worker") -> Claim | None:
-    with db.transaction() as session:
-        claim = leases.claim(session, step_id, worker)
-        if claim is not None and claim.protection_id is not None:
-            steps.start(session, claim)
-    return claim
-
-
-def must_claim(protection_id: UUID, kind: StepKind, index: int = 0) -> Claim:
-    claim = claimed(step(protection_id, kind, index).id)
-    assert claim is not None
-    return claim
-
-
-def half_done_in_a_minute(claim: Claim) -> None:
-    with db.transaction() as session:
-        session.get_one(Step, claim.step_id).started_at = db.now(session) - timedelta(minutes=1)
-        leases.report(session, claim, 5, 10)
-
-
-def freeze(claim: Claim) -> None:
-    """As the `train` step does: a plan with two shards."""
-    with db.transaction() as session:
-        requested = session.get_one(Protection, claim.protection_id).requested
-        config, plan = planning.freeze(requested, 2, 5_000, 32, CPU)
-        evaluation = named(planning.load_evaluation(requested["evaluation"]), config)
-        costs = COSTS | {StepKind.EVALUATE: [3.0] * evaluation.trainings}
-        steps.freeze(session, claim, config, plan, evaluation, costs)
-        steps.release(session, claim)
-
-
-def finish(claim: Claim, output: JSON | None = None) -> None:
-    with db.transaction() as session:
-        ended = steps.finish(session, claim, output or {})
-    protections.clean(ended)
 
 
 def examined() -> tuple[int, dict[str, list[str]]]:
@@ -331,72 +222,6 @@ def beat(
     with db.transaction() as session:
         at = db.now(session) - timedelta(seconds=silent_seconds)
         session.add(Worker(started_at=at, heartbeat_at=at, **told | fields))
-
-
-def train(protection_id: UUID) -> None:
-    """Run the `train` step: what follows are two ready shards."""
-    claim = must_claim(protection_id, StepKind.TRAIN)
-    freeze(claim)
-    storage.write(storage.protection_key(protection_id, "checkpoints/000.pt"), b"key")
-    finish(claim, TRAINED)
-
-
-def succeed(protection_id: UUID, data: bytes = ARCHIVE_BYTES) -> None:
-    """Run every step to its end, with outputs and blobs like real ones."""
-    train(protection_id)
-    for index in (0, 1):
-        storage.write(storage.protection_key(protection_id, f"shards/{index:05d}.bin"), b"pixels")
-        finish(must_claim(protection_id, StepKind.PERTURB, index), {"sha256": "0" * 64})
-    digest = storage.write(storage.protection_key(protection_id, protections.ARCHIVE), data)
-    record = b'{"files": [], "refused": [{"name": "a.txt", "code": "C", "reason": "no image"}]}'
-    storage.write(storage.protection_key(protection_id, protections.RECORD), record)
-    for name in (protections.PREVIEW, protections.WORST):
-        storage.write(storage.protection_key(protection_id, name), b"\x89PNG")
-    packaged = {"archive_sha256": digest, "archive_bytes": len(data), **CHANGE}
-    finish(must_claim(protection_id, StepKind.PACKAGE), packaged)
-    for each in steps_of(protection_id):
-        if each.kind is StepKind.EVALUATE:
-            last = 0.3 if each.index % 2 else 0.9
-            finish(must_claim(protection_id, each.kind, each.index), accuracy(last))
-
-
-def accuracy(last: float, peak: float | None = None, **by_class: float) -> JSON:
-    """Of an `evaluate` step; of each class the last accuracy where another is given."""
-    curve = [0.5, last if peak is None else peak, last]
-    return {
-        "accuracy_by_epoch": curve,
-        "accuracy_last": last,
-        "accuracy_peak": max(curve),
-        "by_class": {
-            name: {
-                "images": images,
-                "recognised_last": round(images * by_class.get(name, last)),
-                "recognised_peak": round(images * max(curve)),
-            }
-            for name, images in (("cat", 40), ("dog", 40))
-        },
-    }
-
-
-TRAINED = {
-    "checkpoints": [{"epoch": 20, "sha256": "1" * 64}],
-    "train_images": 4,
-    "held_out_images": 2,
-    "held_out_from": "test",
-}
-CHANGE = {
-    "images": 4,
-    "largest_change_levels": 8,
-    "changed_share": 0.97,
-    "unchanged_images": 0,
-    "ssim_mean": 0.95,
-    "ssim_p5": 0.9,
-    "psnr_db": 32.1,
-    "histogram": [3, 0, 0, 0, 0, 0, 0, 0, 97] + [0] * 56,
-    "shows": {"ssim_below": 0.92, "images": 1, "share": 0.25},
-    "may_show": {"ssim_below": 0.95, "images": 3, "share": 0.75},
-    "worst": [{"name": "a.png", "ssim": 0.9, "psnr_db": None, "changed_share": 0.0}],
-}
 
 
 def blob_folder() -> Path:

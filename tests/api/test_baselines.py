@@ -15,7 +15,8 @@ from api.models import Baseline, StepKind
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig
 from sep_core.presets import QUICK
-from tests.api.conftest import accuracy, ingested, must_claim, requested, together
+from tests.api.conftest import together
+from tests.api.lives import accuracy, ingested, must_claim, requested
 
 PLAN = Plan(device="cpu", precision="float32")
 CELL = Cell("small", "crop-flip", 1, clean=True)

@@ -13,8 +13,8 @@ from api.leases import Claim
 from api.models import Dataset, DatasetState, Step, StepState
 from api.moves import move
 from tests.api.archives import png, zip_bytes
-from tests.api.conftest import (
-    blobs,
+from tests.api.conftest import blobs, together
+from tests.api.lives import (
     claimed,
     dataset,
     ingested,
@@ -22,7 +22,6 @@ from tests.api.conftest import (
     requested,
     small_zip,
     succeed,
-    together,
     work,
 )
 

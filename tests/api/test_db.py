@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError
 
 from api.db import engine, reading, transaction
 from api.models import Dataset, Owner
-from tests.api.conftest import dataset, ingested, together
+from tests.api.conftest import together
+from tests.api.lives import dataset, ingested
 
 
 def test_a_reading_sees_one_state(owner_id: UUID) -> None:

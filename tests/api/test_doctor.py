@@ -12,7 +12,8 @@ from api import doctor, keys, locks
 from api.db import transaction
 from api.models import Queue, Worker
 from tests import servers
-from tests.api.conftest import Change, beat, examined, requested, serving, train
+from tests.api.conftest import Change, beat, examined, serving
+from tests.api.lives import requested, train
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from tests.api.conftest import ARCHIVE_BYTES as DATA
-from tests.api.conftest import owner, requested, succeed
+from tests.api.lives import ARCHIVE_BYTES as DATA
+from tests.api.lives import owner, requested, succeed
 from tests.api.test_routes_datasets import problem
 
 # What a download is does not depend on the database.

@@ -11,15 +11,14 @@ from api.db import now, reading, transaction
 from api.endings import Setback
 from api.leases import Claim
 from api.models import DatasetState, ProtectionState, Queue, Step, StepKind, StepState
-from tests.api.conftest import (
-    Change,
+from tests.api.conftest import Change, queued
+from tests.api.lives import (
     claimed,
     dataset,
     finish,
     freeze,
     must_claim,
     protection,
-    queued,
     requested,
     small_zip,
     step,

@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 from api import datasets, storage
 from api.db import reading
 from api.models import Protection, Queue, Step
-from tests.api.conftest import JSON, beat, give_weights, small_zip
+from tests.api.conftest import JSON, beat, give_weights
+from tests.api.lives import small_zip
 from tests.api.test_routes_datasets import problem
 
 MATRIX = {"countermeasures": ["crop-flip", "adversarial-2"], "seeds": 3}

@@ -16,7 +16,8 @@ from api.settings import Settings
 from sep_core.cells import Cell, Evaluation, cell_config, cells, named, weights_sha256
 from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName
 from sep_core.presets import PAPER, QUICK
-from tests.api.conftest import JSON, Change, give_weights, protection, states, train
+from tests.api.conftest import JSON, Change, give_weights
+from tests.api.lives import protection, states, train
 from tests.api.test_routes_datasets import problem
 
 NETWORKS: tuple[NetworkName, ...] = ("small", "linear", "mlp")

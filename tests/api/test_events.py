@@ -18,17 +18,8 @@ from api.db import reading, transaction
 from api.endings import Setback
 from api.models import Event, Step, StepKind
 from api.moves import lease_name
-from tests.api.conftest import (
-    JSON,
-    finish,
-    ingested,
-    must_claim,
-    protected,
-    requested,
-    succeed,
-    together,
-    train,
-)
+from tests.api.conftest import JSON, protected, together
+from tests.api.lives import finish, ingested, must_claim, requested, succeed, train
 from tests.api.test_routes_datasets import problem
 
 LOST = Setback("WORKER_LOST", "It was lost.", suspect=False)

@@ -14,7 +14,8 @@ from api import main, outbox, queue, revision
 from api.models import Queue
 from api.routes.requests import Requests
 from tests import servers
-from tests.api.conftest import Change, keyed, serving, small_zip, together
+from tests.api.conftest import Change, keyed, serving, together
+from tests.api.lives import small_zip
 from tests.api.test_routes_datasets import problem
 
 

@@ -13,8 +13,8 @@ from api.db import now, reading, transaction
 from api.leases import Claim, Word
 from api.models import DatasetState, ProtectionState, Step, StepKind, StepState
 from api.settings import settings
-from tests.api.conftest import (
-    Change,
+from tests.api.conftest import Change, together
+from tests.api.lives import (
     claimed,
     dataset,
     finish,
@@ -23,7 +23,6 @@ from tests.api.conftest import (
     requested,
     small_zip,
     step,
-    together,
     train,
 )
 

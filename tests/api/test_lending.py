@@ -12,7 +12,8 @@ from api import endings, leases, lending
 from api.db import transaction
 from api.leases import Claim
 from api.models import WORKER_FRESH_SECONDS, Queue, Step, StepKind, Worker
-from tests.api.conftest import beat, claimed, requested, step, together, train
+from tests.api.conftest import beat, together
+from tests.api.lives import claimed, requested, step, train
 
 US = "host/a:1"
 

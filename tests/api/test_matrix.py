@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from api import matrix
 from sep_core.cells import Evaluation
-from tests.api.conftest import accuracy
+from tests.api.lives import accuracy
 
 ONE = Evaluation(networks=("small",))
 shares = st.lists(st.floats(0.01, 1), min_size=24, max_size=24)

@@ -19,7 +19,8 @@ from api.db import now, transaction
 from api.endings import Setback
 from api.models import Step, StepKind
 from tests import servers
-from tests.api.conftest import Change, beat, must_claim, protected, step, succeed, uploaded
+from tests.api.conftest import Change, beat, protected, uploaded
+from tests.api.lives import must_claim, step, succeed
 from tests.api.test_routes_datasets import problem
 
 Samples = dict[tuple[str, ...], float]

@@ -15,19 +15,8 @@ from api.db import transaction
 from api.models import Queue, Step, StepKind, StepState
 from api.settings import settings
 from tests import servers
-from tests.api.conftest import (
-    Change,
-    claimed,
-    finish,
-    freeze,
-    ingested,
-    must_claim,
-    protected,
-    queued,
-    requested,
-    step,
-    train,
-)
+from tests.api.conftest import Change, protected, queued
+from tests.api.lives import claimed, finish, freeze, ingested, must_claim, requested, step, train
 
 
 def flush() -> None:

@@ -13,9 +13,9 @@ from api.leases import Claim
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from api.moves import move
 from api.steps import CLEAN, PROTECTED
-from tests.api.conftest import (
+from tests.api.conftest import blobs, together
+from tests.api.lives import (
     accuracy,
-    blobs,
     claimed,
     finish,
     freeze,
@@ -29,7 +29,6 @@ from tests.api.conftest import (
     step,
     steps_of,
     succeed,
-    together,
     train,
 )
 

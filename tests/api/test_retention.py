@@ -9,7 +9,8 @@ from sqlalchemy import select, update
 from api import retention, storage
 from api.db import now, transaction
 from api.models import Dataset, Event, Protection
-from tests.api.conftest import Change, protected, succeed, uploaded
+from tests.api.conftest import Change, protected, uploaded
+from tests.api.lives import succeed
 
 
 def age(model: type[Dataset] | type[Protection], row_id: str, days: float) -> None:

@@ -13,9 +13,8 @@ from api.db import now, reading, transaction
 from api.errors import AppError
 from api.leases import Claim
 from api.models import Event, Protection, ProtectionState, StepKind, StepState
-from tests.api.conftest import (
-    Change,
-    blobs,
+from tests.api.conftest import Change, blobs, together
+from tests.api.lives import (
     claimed,
     finish,
     must_claim,
@@ -24,7 +23,6 @@ from tests.api.conftest import (
     states,
     step,
     succeed,
-    together,
     train,
 )
 

@@ -13,7 +13,8 @@ from api import keys
 from api.db import transaction
 from api.main import build
 from api.models import DatasetState, ProtectionState
-from tests.api.conftest import dataset, protected, protection, uploaded
+from tests.api.conftest import protected, uploaded
+from tests.api.lives import dataset, protection
 from tests.api.test_routes_datasets import problem
 
 PUBLIC = {"/livez", "/readyz", "/metrics"}

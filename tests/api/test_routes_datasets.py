@@ -17,20 +17,14 @@ from api.db import now, reading, transaction
 from api.models import Dataset, DatasetState, Queue, StepState
 from tests import servers
 from tests.api.archives import png, zip_bytes
-from tests.api.conftest import (
-    JSON,
-    Change,
-    blobs,
+from tests.api.conftest import JSON, Change, blobs, left, protected, queued, uploaded
+from tests.api.lives import (
     claimed,
     half_done_in_a_minute,
-    left,
     owner,
-    protected,
-    queued,
     requested,
     small_zip,
     succeed,
-    uploaded,
     work,
 )
 

@@ -14,21 +14,16 @@ from api.db import now, reading, transaction
 from api.endings import Setback
 from api.models import Protection, Queue, StepKind
 from api.routes.deps import poll_again
-from tests.api.conftest import (
-    JSON,
-    blobs,
+from tests.api.conftest import JSON, blobs, protected, queued, together, uploaded
+from tests.api.lives import (
     half_done_in_a_minute,
     must_claim,
     owner,
-    protected,
-    queued,
     requested,
     small_zip,
     step,
     succeed,
-    together,
     train,
-    uploaded,
 )
 from tests.api.test_routes_datasets import problem
 

@@ -14,15 +14,8 @@ from api import endings, keys, leases, protections, steps, turns
 from api.db import now, transaction
 from api.leases import Claim
 from api.models import Owner, Queue, Step, StepKind
-from tests.api.conftest import (
-    ingested,
-    must_claim,
-    protection,
-    requested,
-    step,
-    together,
-    train,
-)
+from tests.api.conftest import together
+from tests.api.lives import ingested, must_claim, protection, requested, step, train
 from tests.servers import wait_for
 
 

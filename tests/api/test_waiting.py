@@ -8,7 +8,8 @@ import pytest
 from api import protections, steps, waiting
 from api.db import reading, transaction
 from api.models import Protection, Queue, StepKind
-from tests.api.conftest import beat, finish, must_claim, requested, train
+from tests.api.conftest import beat
+from tests.api.lives import finish, must_claim, requested, train
 
 
 def told(protection_id: UUID) -> str:

@@ -1,0 +1,197 @@
+"""What a record concludes from accuracies, and when it concludes nothing."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from api import report
+from tests.api.lives import accuracy, requested, succeed
+from tests.api.records import Page, build, measured, name_classes, set_outputs
+
+
+@pytest.mark.parametrize(
+    ("clean", "protected", "worked", "decides", "word"),
+    [
+        (0.9, 0.3, True, True, "holds"),
+        (0.9, 0.74, True, True, "holds"),  # of two classes: guessing is half
+        (0.9, 0.75, False, True, "did not work"),
+        (0.9, 0.95, False, True, "did not work"),
+        (0.9, 0.04, False, True, "did not work"),  # the other answer is right
+        (0.6, 0.5, True, True, "holds"),
+        (0.7, 0.5, True, True, "holds"),
+        (0.55, 0.1, False, False, "decides nothing"),
+        (0.0, 0.0, False, False, "decides nothing"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_verdicts(
+    done: UUID, clean: float, protected: float, worked: bool, decides: bool, word: str
+) -> None:
+    measured(done, clean, protected)
+    verdict = build(done)["verdict"]
+    assert (verdict["worked"], verdict["decides"]) == (worked, decides)
+    assert word in verdict["sentence"]
+    assert f"{protected:.1%}" in verdict["sentence"]
+    assert "guessing: 50.0%" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_protection_that_early_stopping_undoes(done: UUID) -> None:
+    set_outputs(done, accuracy(0.9), accuracy(0.5, peak=0.8))
+    verdict = build(done)["verdict"]
+    assert not verdict["worked"]
+    assert verdict["share_learned"] == {"last": 0, "peak": 0.75}
+    assert "reaches 50.0% (peak 80.0%)" in verdict["sentence"]
+    assert "does not withstand early stopping: do not rely on it." in verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("clean", "decides", "word"),
+    [(0.78, False, "decides nothing"), (0.86, True, "holds"), (0.7, False, "decides nothing")],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_naming_the_largest_class_is_guessing(
+    done: UUID, clean: float, decides: bool, word: str
+) -> None:
+    outputs = accuracy(clean), accuracy(0.3)
+    for output in outputs:
+        output["by_class"]["cat"]["images"] = 120
+    set_outputs(done, *outputs)
+    verdict = build(done)["verdict"]
+    assert (verdict["guessing"], verdict["decides"]) == (0.75, decides)
+    assert word in verdict["sentence"]
+
+
+@pytest.mark.parametrize(("protected", "worked"), [(0.99, False), (0.92, True)])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_class_of_nine_tenths_leaves_something_to_decide(
+    done: UUID, protected: float, worked: bool
+) -> None:
+    outputs = accuracy(0.995), accuracy(protected)
+    for output in outputs:
+        output["by_class"]["cat"]["images"] = 460
+    set_outputs(done, *outputs)
+    verdict = build(done)["verdict"]
+    assert (verdict["guessing"], verdict["decides"]) == (0.92, True)
+    assert verdict["worked"] is worked
+
+
+@pytest.mark.parametrize(
+    ("worst", "sentence"),
+    [
+        (
+            (0.8, 0.7),
+            (
+                "jpeg-10 with small recovers most: 70.0% (peak 70.0%) where the originals give "
+                "80.0%. The protection does not withstand jpeg-10 with small: 70.0% (peak 70.0%) "
+                "of 80.0%."
+            ),
+        ),
+        (
+            (0.9, 0.5),
+            (
+                "jpeg-10 with small recovers most: 50.0% (peak 50.0%) where the originals "
+                "give 90.0%. The protection withstands all of them."
+            ),
+        ),
+        (
+            (0.55, 0.5),  # a baseline that decides nothing, of two classes
+            (
+                "give 55.0%. The protection withstands 2 of them; on the originals, too, the rest "
+                "hardly beat guessing."
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_countermeasure_that_recovers_most(
+    owner_id: UUID, ready: UUID, worst: tuple[float, float], sentence: str
+) -> None:
+    names = ["crop-flip", "grey", "jpeg-10"]
+    made = requested(owner_id, ready, countermeasures=names, seeds=2)
+    succeed(made)
+    others = [0.9, 0.3, 0.9, 0.3, 0.7, 0.4, 0.7, 0.4]
+    set_outputs(made, *map(accuracy, [*others, *worst, *worst]))
+    record = build(made)
+    verdict = record["verdict"]
+    assert verdict["worked"] is ("does not withstand" not in sentence)
+    assert "reaches 30.0% (peak 50.0%)" in verdict["sentence"]
+    assert "Of 3 ways" in verdict["sentence"]
+    assert verdict["sentence"].endswith(sentence)
+    assert verdict["strongest"]["countermeasure"] == "jpeg-10"
+    assert [row["countermeasure"] for row in record["matrix"]] == names
+    page = Page(report.render(record, None))
+    assert page.open == []
+    assert page.tags.count("polyline") == 2
+    for shown in (*names, "90.0 ± 0.0", "40.0 to 40.0", "0.33"):
+        assert shown in page.text
+
+
+DIVERGED = {"diverged": "Expected finite losses, got others."}
+
+
+@pytest.mark.parametrize(
+    ("grey", "worked", "ways", "told"),
+    [
+        (
+            [DIVERGED, accuracy(0.8), DIVERGED, accuracy(0.8)],
+            *(False, 1, "grey with small (2 of 2 on the originals)"),
+        ),
+        ([DIVERGED] * 4, *(True, 1, "grey with small (2 of 2 on the originals); grey with")),
+        (
+            [accuracy(0.9), accuracy(0.3), accuracy(0.9), DIVERGED],
+            *(False, 2, "grey with small (1 of 2 on the protected data)"),
+        ),
+        (
+            [DIVERGED, DIVERGED, accuracy(0.9), DIVERGED],
+            *(False, 1, "grey with small (1 of 2 on the originals); grey with small (2 of 2 on"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_diverged_is_never_taken_for_withstood(
+    *, owner_id: UUID, ready: UUID, grey: list[Any], worked: bool, ways: int, told: str, named: bool
+) -> None:
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"], seeds=2)
+    succeed(made)
+    set_outputs(made, *[accuracy(0.9), accuracy(0.3)] * 2, *grey)
+    if named:
+        name_classes(made, "cat", "dog")
+    record = build(made)
+    verdict = record["verdict"]
+    assert (verdict["named"] if named else verdict)["worked"] is worked
+    assert (f"Of {ways} ways" in verdict["sentence"]) is (ways > 1)
+    assert "withstands all" not in verdict["sentence"]
+    assert f" Trainings that diverged tell nothing: {told}" in verdict["sentence"]
+    page = Page(report.render(record, None))
+    assert page.open == []
+    shown = [record["matrix"][1][side] is None for side in ("clean", "protected")]
+    assert page.text.count("diverged") == 2 * sum(shown) + 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_all_seeds_have_a_say_in_the_verdict(owner_id: UUID, ready: UUID) -> None:
+    made = requested(owner_id, ready, countermeasures=["crop-flip"], seeds=3)
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.9, 0.5, 0.9, 0.9, 0.9, 0.9]))
+    verdict = build(made)["verdict"]
+    assert not verdict["worked"]
+    share = (2.3 / 3 - 0.5) / (0.9 - 0.5)
+    assert verdict["share_learned"] == pytest.approx({"last": share, "peak": share}, abs=1e-4)
+    assert "76.7% (peak" in verdict["sentence"]
+    assert "guessing: 50.0%, means of 3 trainings each" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_weak_network_that_learns_all_it_can_is_named(owner_id: UUID, ready: UUID) -> None:
+    """It gets less than another, of which the protection took nearly half."""
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"])
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.95, 0.75, 0.76, 0.7]))
+    verdict = build(made)["verdict"]
+    assert verdict["strongest"]["countermeasure"] == "crop-flip"
+    assert verdict["sentence"].endswith(
+        "The protection does not withstand grey with small: 70.0% (peak 70.0%) of 76.0%."
+    )

@@ -1,0 +1,134 @@
+"""Verdicts where only some classes, or a part of the images, are protected."""
+
+from uuid import UUID
+
+import pytest
+
+from api import report
+from tests.api.lives import accuracy, requested, succeed
+from tests.api.records import Page, build, measured, name_classes, packaged, set_outputs
+
+
+@pytest.mark.parametrize(
+    ("accuracy_last", "word"),
+    [
+        (0.3, "What leaves, taken whole, serves this network and recipe badly; whoever leaves the"),
+        (0.8, "What leaves, taken whole, can still be learned from: do not rely on it."),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_part_never_holds_and_it_is_said_plainly(
+    done: UUID, accuracy_last: float, word: str
+) -> None:
+    """Whoever leaves the protected images out has clean ones to train on."""
+    measured(done, 0.9, accuracy_last)
+    packaged(done, protected_images=3)
+    record = build(done)
+    assert (record["change"]["images"], record["change"]["protected_images"]) == (4, 3)
+    scope = (
+        "Only 3 of 4 images are protected; the rest leave as clean copies, and can be learned from."
+    )
+    assert record["change"]["scope"] == scope
+    assert not record["verdict"]["worked"]
+    assert word in record["verdict"]["sentence"]
+    assert "holds" not in record["verdict"]["sentence"]
+    assert record["verdict"]["sentence"].endswith(scope)
+    assert "shows in 1 of 3 protected images" in record["change"]["sentence"]
+    assert Page(report.render(record, None)).text.count(scope) == 2
+
+
+@pytest.mark.parametrize(
+    ("cat", "dog", "fraction", "worked", "word"),
+    [
+        (0.1, 0.9, 1, True, "whole, teaches this network and recipe little of these classes. Only"),
+        (0.1, 0.9, 0.5, False, "whole, serves this network and recipe badly; whoever leaves the"),
+        (0.9, 0.1, 1, False, "taken whole, still teaches these classes: do not rely on it. Only"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_where_classes_are_named_the_verdict_is_on_them_alone(
+    done: UUID, cat: float, dog: float, fraction: float, worked: bool, word: str
+) -> None:
+    """What is learned of the other classes, from clean copies, says nothing of these."""
+    protected = accuracy(0.5, cat=cat, dog=dog)
+    set_outputs(done, accuracy(0.9, cat=0.95, dog=0.9), protected)
+    name_classes(done, "cat", fraction=fraction)
+    record = build(done)
+    verdict = record["verdict"]
+    assert (verdict["worked"], verdict["decides"]) == (False, True)
+    last = max(cat - 0.5, 0) / (0.95 - 0.5)
+    assert verdict["share_learned"]["last"] == pytest.approx(last, abs=1e-4)
+    assert verdict["named"]["classes"] == ["cat"]
+    assert verdict["named"]["worked"] is worked
+    assert verdict["named"]["clean"]["last"] == 0.95
+    assert verdict["named"]["protected"] == {"last": cat, "peak": 0.5}
+    for shown in ("images of the classes to protect", f"{cat:.1%} (50.0% where", "95.0%", word):
+        assert shown in verdict["sentence"]
+    assert record["accuracy"]["protected"] == protected  # of all classes
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_countermeasure_that_recovers_most_of_the_named_classes(
+    owner_id: UUID, ready: UUID
+) -> None:
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey", "jpeg-10"])
+    succeed(made)
+    lasts = [{"cat": 0.1, "dog": 0.9}, {"cat": 0.6, "dog": 0.2}, {"cat": 0.2, "dog": 0.9}]
+    clean = accuracy(0.9)
+    set_outputs(made, *(o for last in lasts for o in (clean, accuracy(0.5, **last))))
+    name_classes(made, "cat")
+    verdict = build(made)["verdict"]
+    assert verdict["strongest"]["countermeasure"] == "grey"
+    assert verdict["strongest"]["ratio"]["last"] == pytest.approx(0.6 / 0.9, abs=1e-4)
+    assert "grey with small recovers most of these classes: 60.0% (50.0" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_trainings_from_before_classes_were_counted(done: UUID) -> None:
+    old = {name: value for name, value in accuracy(0.9).items() if name != "by_class"}
+    set_outputs(done, old, accuracy(0.3))
+    record = build(done)
+    assert record["verdict"]["worked"]
+    assert record["by_class"] is None
+    assert "not counted by class when" in Page(report.render(record, None)).text
+    name_classes(done, "cat")
+    record = build(done)
+    assert not record["verdict"]["worked"]
+    assert not record["verdict"]["named"]["worked"]
+    assert "before recognised images were counted by class." in record["verdict"]["sentence"]
+    assert Page(report.render(record, None)).open == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_classes_without_a_test_image(done: UUID) -> None:
+    name_classes(done, "owl")
+    verdict = build(done)["verdict"]
+    assert (verdict["worked"], verdict["decides"]) == (False, False)
+    assert "there are no clean test images of them." in verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("protected", "words"), [(4, "2 images leave"), (3, "2 of the images to protect leave")]
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_images_that_could_not_be_changed_are_of_those_to_protect(
+    done: UUID, protected: int, words: str
+) -> None:
+    packaged(done, protected_images=protected, unchanged_images=2)
+    verdict = build(done)["verdict"]
+    assert not verdict["worked"]
+    assert f" {words} as they came: the method found no way" in verdict["sentence"]
+    assert verdict["sentence"].count("leave as they came") == 1
+
+
+@pytest.mark.parametrize("last", [0.1, 0.8])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_part_withstands_nothing(owner_id: UUID, ready: UUID, last: float) -> None:
+    """Nor does it fail to: what leaves is clean images, too."""
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "jpeg-10"])
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.9, 0.1, 0.9, last]))
+    packaged(made, protected_images=3)
+    verdict = build(made)["verdict"]
+    assert "recovers most" in verdict["sentence"]
+    assert "withstand" not in verdict["sentence"]
