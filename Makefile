@@ -13,7 +13,7 @@ PORT ?= 8000
 export UV_COMPILE_BYTECODE := 1
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help setup demo serve test check format bench
+.PHONY: help setup demo serve test check browser format bench
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,15 @@ check: setup  ## format, lint, types, import contracts, Dockerfile and compose f
 	$(RUN) check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 # Not reordered: the acceptance tests take longest and come first.
-test: check  ## `check` and every test, on a real Redis and a real PostgreSQL
+test: check browser  ## `check` and every test, on a real Redis, a real PostgreSQL and a real browser
 	$(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
+
+# Not on PyPI, so from Debian's packages, where we may: the tests of pages skip without it.
+browser:
+	@command -v chromium chromium-browser chrome >/dev/null || ( [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && echo "installing Chromium for the tests of pages" && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null ) \
+	  || echo "no Chromium here: the tests of pages are skipped"
 
 format: setup  ## format and mend what can be mended
 	$(RUN) ruff format .

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,15 @@ def run(monkeypatch: pytest.MonkeyPatch, npz: Path, out: Path, *words: str) -> i
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(scope="module")
+def whole(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing has disturbed."""
+    out = tmp_path_factory.mktemp("paper") / "whole"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run(monkeypatch, npz, out) == 0
+    return out
+
+
 def contents(out: Path) -> dict[str, object]:
     """Of every file, what a training took apart."""
     found: dict[str, object] = {}
@@ -102,10 +112,14 @@ def kill_when(npz: Path, out: Path, file: str) -> None:
 
 
 def test_killed_in_the_middle_and_resumed_to_the_same_bytes(
-    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    *,
+    npz: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run(monkeypatch, npz, whole) == 0
+    cut = tmp_path / "cut"
     kill_when(npz, cut, "surrogate/epoch-0003.pt")  # in the middle of a training
     kill_when(npz, cut, "released/fast-2-1/000000.pt")  # and of the images of one recipe
     assert 0 < len(contents(cut)) < len(contents(whole))
@@ -144,11 +158,8 @@ def test_trainings_go_on_where_they_were_cut_off(
     assert found[0] == found[1]
 
 
-def test_results_are_those_of_the_page_and_within_the_budget(
-    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(monkeypatch, npz, tmp_path) == 0
-    measured = {result.cell.recipe: result for result in results.read(tmp_path / "results")}
+def test_results_are_those_of_the_page_and_within_the_budget(npz: Path, whole: Path) -> None:
+    measured = {result.cell.recipe: result for result in results.read(whole / "results")}
     # fast: 4 steps of 4 passes, and for the patterns 2 a step through all images;
     # sep-fa-vr: 3 steps of half the 8 checkpoints and 2 inner passes.
     assert {name: m.passes for name, m in measured.items()} == {
@@ -159,7 +170,7 @@ def test_results_are_those_of_the_page_and_within_the_budget(
     }
     clean = read(npz).train[0].int()
     for name in ("fast-2-1", "sep-fa-vr-2-1", "fast-own-2-1"):
-        shards = sorted((tmp_path / "released" / name).glob("0*.pt"))
+        shards = sorted((whole / "released" / name).glob("0*.pt"))
         assert [path.name for path in shards] == ["000000.pt", "000025.pt", "000050.pt"]
         released = torch.cat([torch.load(path, weights_only=True) for path in shards])
         assert (released.int() - clean).abs().amax() == 2
@@ -239,14 +250,15 @@ def test_goes_on_with_another_pytorch_and_says_so(
 
 
 def test_a_release_beyond_the_budget_is_not_trained_on(
-    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    npz: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(monkeypatch, npz, tmp_path) == 0
-    shard = tmp_path / "released/fast-2-1/000000.pt"
+    out = tmp_path / "changed"
+    shutil.copytree(whole, out)
+    shard = out / "released/fast-2-1/000000.pt"
     torch.save(torch.load(shard, weights_only=True) ^ 8, shard)
-    next((tmp_path / "results/paper/fast-2-1").iterdir()).unlink()
+    next((out / "results/paper/fast-2-1").iterdir()).unlink()
     with pytest.raises(ValueError, match="change: expected at most 2 levels, got"):
-        run(monkeypatch, npz, tmp_path)
+        run(monkeypatch, npz, out)
 
 
 def test_recipes_are_the_papers_and_share_their_checkpoints() -> None:
