@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import UUID, uuid4
 import torch
 from sqlalchemy import select, update
 
-from api import datasets, keys, leases, protections, steps, storage, weights
+from api import datasets, keys, leases, protections, report, steps, storage, weights
 from api.db import reading, transaction
 from api.models import Dataset, Owner, Protection, Step, StepKind, StepState
 from api.planning import load_plan
@@ -138,3 +139,18 @@ def members(archive: bytes) -> dict[str, bytes]:
     """Names and contents of an archive."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         return {name: file.read(name) for name in file.namelist()}
+
+
+def made_at(key: str) -> int:
+    """When a blob was stored, in nanoseconds."""
+    path = storage.local_path(key)
+    assert path is not None
+    return path.stat().st_mtime_ns
+
+
+def record_of(protection: Protection) -> dict[str, Any]:
+    """The owner's record."""
+    with reading() as session:
+        parts = steps.of(session, protection.id)
+    record: report.Record = json.loads(b"".join(report.write(protection, parts)))
+    return record
