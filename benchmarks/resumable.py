@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 import sep_core
 from benchmarks.files import save
-from sep_core.training import Epoch, Progress, State
+from sep_core.training import Batch, Progress, State
 
 Event = TypeVar("Event")
 Kept = TypeVar("Kept")
@@ -25,7 +25,7 @@ SAVE_SECONDS = 30
 
 def trained(
     file: Path,
-    begin: Callable[[State | None], Iterator[Progress | Epoch | Event]],
+    begin: Callable[[State | None], Iterator[Progress | Event]],
     keep: Callable[[Event], Kept],
 ) -> Generator[float, None, tuple[list[Kept], float]]:
     """Yields the share that is done, in [0, 1]; gives what was kept, and the seconds it took.
@@ -35,18 +35,17 @@ def trained(
     Args:
         file: of the state to go on from, which need not be there.
         begin: the training's events, from a state on.
-        keep: what is kept of an event that is neither progress nor an epoch, for `torch.load`.
+        keep: what is kept of an event that is not progress, for `torch.load`.
     """
     known = torch.load(file, weights_only=True) if file.exists() else None
     known = known if known and known.get("code_sha256") == code_sha256() else None
     kept, before = (known["kept"], known["seconds"]) if known else ([], 0.0)
-    begun, began = known and known["training"], time.monotonic()
-    for event in begin(begun):
+    began = time.monotonic()
+    for event in begin(known and known["training"]):
         match event:
             case Progress(done, total):
                 yield done / total
-            case Epoch():
-                if _is_due(file, event, begun):
+                if isinstance(event, Batch) and _is_due(file):
                     seconds = before + time.monotonic() - began
                     state = {"training": event.state(), "kept": kept, "seconds": seconds}
                     save(file, state | {"code_sha256": code_sha256()})
@@ -75,8 +74,5 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def _is_due(file: Path, epoch: Epoch, begun: Any) -> bool:
-    """Unless it is the state that it began with."""
-    if begun and begun["epoch"] == epoch.number:
-        return False
+def _is_due(file: Path) -> bool:
     return not file.exists() or time.time() > file.stat().st_mtime + SAVE_SECONDS

@@ -1,7 +1,7 @@
 """What an appropriator learns: trained on what left the house, tested on clean held-out images."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -15,11 +15,13 @@ from sep_core.networks import Network
 from sep_core.randomness import generator
 from sep_core.reading import place
 from sep_core.training import (
+    Batch,
     Epoch,
     Progress,
     Recipe,
     State,
     batch_count,
+    done_before,
     fit,
     infer,
     inference_batches,
@@ -56,7 +58,7 @@ def appropriate(
     pretrained: Mapping[str, Tensor] | None = None,
     room: Room = IN_MEMORY,
     resumed: State | None = None,
-) -> Iterator[Progress | Epoch | Accuracy]:
+) -> Iterator[Progress | Accuracy]:
     """Train the appropriator on `train`; yields progress, and its accuracy on `test` every epoch.
 
     The same call serves for the clean baseline: same recipe, same draws, other pixels. The test
@@ -67,7 +69,7 @@ def appropriate(
         train, test: pixels at input size and labels. A countermeasure that preprocesses does so
             with both, as whoever uses it would with every image that comes along.
         pretrained: see `fit`.
-        resumed: of an epoch that was yielded before; from its accuracy on.
+        resumed: of a batch that was yielded before.
         room: for pixels that a countermeasure has changed: as many as there were.
 
     Raises:
@@ -86,7 +88,8 @@ def appropriate(
     learned = yield from _preprocess(train[0], change, progress, room)
     seen = yield from _preprocess(test[0], change, progress, room)
     learned, seen = place([learned, seen], plan.device)
-    for _ in range(resumed["epoch"] * (batch_total + whole[1]) - whole[1] if resumed else 0):
+    epochs, batches = done_before(resumed, batch_total)
+    for _ in range(epochs * (batch_total + whole[1]) + batches):
         next(progress)
     for event in fit(
         learned,
@@ -100,10 +103,9 @@ def appropriate(
         resumed=resumed,
     ):
         match event:
-            case Progress():
-                yield next(progress)
+            case Batch():
+                yield replace(event, **vars(next(progress)))
             case Epoch(number, network):
-                yield event
                 predicted = []
                 for batch in predictions(network, seen, plan):
                     predicted.append(batch)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, pairwise
 
 import torch
@@ -18,11 +18,13 @@ from sep_core.randomness import generator
 from sep_core.ranks import ALONE, Ranks
 from sep_core.reading import place
 from sep_core.training import (
+    Batch,
     Epoch,
     Progress,
     Recipe,
     State,
     batch_count,
+    done_before,
     fit,
     infer,
     inference_batches,
@@ -52,13 +54,13 @@ def train(
     plan: Plan,
     resumed: State | None = None,
     ranks: Ranks = ALONE,
-) -> Iterator[Progress | Epoch | Checkpoint]:
+) -> Iterator[Progress | Checkpoint]:
     """Train the surrogate on the training part; yields progress, and the checkpoints on schedule.
 
     Test data choose nothing: checkpoints are equidistant in epochs and the last epoch is one.
 
     Args:
-        resumed: of an epoch that was yielded before; from its checkpoint on, if it has one.
+        resumed: of a batch that was yielded before.
         ranks: this is the first of; the others `follow`.
     """
     keep = checkpoint_epochs(config.epochs, config.checkpoints)
@@ -66,8 +68,8 @@ def train(
     averaging = inference_batches(len(pixels), pixels.shape[-1])  # batches that class means take
     batch_total = batch_count(len(pixels), config.batch_size)
     work = config.epochs * batch_total + len(keep) * averaging
-    begun = resumed["epoch"] if resumed else 0
-    done = begun * batch_total + averaging * sum(epoch < begun for epoch in keep)
+    begun, first = done_before(resumed, batch_total)
+    done = begun * batch_total + first + averaging * sum(epoch <= begun for epoch in keep)
     progress = (Progress(number, work) for number in count(done + 1))
     training = fit(
         *(pixels, labels, classes, _recipe(config)),
@@ -78,10 +80,9 @@ def train(
     )
     for event in training:
         match event:
-            case Progress():
-                yield next(progress)
+            case Batch():
+                yield replace(event, **vars(next(progress)))
             case Epoch(number, network):
-                yield event
                 if number not in keep:
                     continue
                 frozen = freeze(network)

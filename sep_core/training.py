@@ -41,7 +41,7 @@ images at 0.1, and its large form leaves the numbers; torchvision trains it at 0
 
 
 State = Mapping[str, Any]
-"""Of a training between two epochs; all its draws follow from seed, purpose and epoch."""
+"""Of a training between two batches; all its draws follow from seed, purpose and epoch."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,47 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Batch(Progress):
+    """Progress of a training by one batch: it can go on from here.
+
+    Attributes:
+        epoch: that the batch is of, counted from 1.
+        batches: of this epoch that are done.
+    """
+
+    epoch: int
+    batches: int
+    network: Network
+    optimiser: torch.optim.Optimizer
+    draws: torch.Generator
+
+    def state(self) -> State:
+        """What the training goes on from, for `torch.save` before the next event is asked for."""
+        return {
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "draws": self.draws.get_state(),
+        }
+
+
+@dataclass(frozen=True)
 class Epoch:
     """The end of epoch `number`, counted from 1. `network` goes on training afterwards."""
 
     number: int
     network: Network
-    optimiser: torch.optim.Optimizer
 
-    def state(self) -> State:
-        """What a training goes on from, for `torch.save` before the next event is asked for."""
-        return {
-            "epoch": self.number,
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
+
+def done_before(resumed: State | None, batch_total: int) -> tuple[int, int]:
+    """Whole epochs, and batches of the next one, that a training goes on after.
+
+    A state of an earlier version is of an epoch's end, and does not count its batches.
+    """
+    if resumed is None:
+        return 0, 0
+    return resumed["epoch"] - 1, resumed.get("batches", batch_total)
 
 
 @dataclass(frozen=True)
@@ -93,7 +120,7 @@ def fit(
     pretrained: Mapping[str, Tensor] | None = None,
     resumed: State | None = None,
     ranks: Ranks = ALONE,
-) -> Iterator[Progress | Epoch]:
+) -> Iterator[Batch | Epoch]:
     """Train a new network on pixels at input size; yields after every batch and every epoch.
 
     The optimiser is SGD with the configuration's schedule (for `vit`: `ADAM`; for `vgg16`: a tenth
@@ -105,8 +132,8 @@ def fit(
             network is to recognise must, too.
         pretrained: state dict of the same network, for any number of classes (see
             `networks.published.adopt`); the `pretrained` countermeasures begin with it.
-        resumed: `Epoch.state` of the same training, which goes on from that epoch's end: yields
-            this epoch again, and then what it would have yielded. The first rank's counts.
+        resumed: `Batch.state` of the same training: yields what came after that batch. The first
+            rank's counts.
         ranks: others that train along, by the same arguments; by `crop-flip` only.
 
     Raises:
@@ -137,12 +164,11 @@ def fit(
     begin(network, countermeasure, pretrained)
     optimiser, rate = _optimiser(recipe.network, network, config)
     batch_total = batch_count(len(pixels), config.batch_size)
-    begun, resumed = 0, ranks.agree(resumed)
+    resumed = ranks.agree(resumed)
+    begun, first = done_before(resumed, batch_total)
     if resumed:
         network.load_state_dict(resumed["network"])
         optimiser.load_state_dict(resumed["optimiser"])
-        begun = resumed["epoch"]
-        yield Epoch(begun, network, optimiser)
     set_trainable(network, frozen=countermeasure == "pretrained-frozen")
     objective = partial(_cross_entropy, ranks.wrap(network), plan)
     for epoch in range(begun, recipe.epochs):
@@ -150,16 +176,18 @@ def fit(
         order = torch.randperm(len(pixels), generator=draws)
         crops = draw_crops(len(pixels), config, draws)
         further = generator(seed, f"{recipe.purpose} {countermeasure}", epoch + 1)
+        if resumed and first and "draws" in resumed:
+            further.set_state(resumed["draws"])
         set_trainable(network, frozen=countermeasure == "pretrained-frozen")
         losses = torch.zeros((), device=plan.device)
         # To the device once an epoch: it would wait for every batch's own.
         parts = (
-            shuffled[order].to(plan.device).tensor_split(batch_total)
+            shuffled[order].to(plan.device).tensor_split(batch_total)[first:]
             for shuffled in (crops, labels)
         )
-        own = map(ranks.share, order.tensor_split(batch_total))
+        own = map(ranks.share, order.tensor_split(batch_total)[first:])
         with closing(batches(pixels, own, plan.device)) as read:
-            for index, (taken, *drawn) in enumerate(zip(read, *parts, strict=True)):
+            for index, (taken, *drawn) in enumerate(zip(read, *parts, strict=True), first):
                 cropped, known = map(ranks.share, drawn)
                 optimiser.param_groups[0]["lr"] = rate * learning_rate(
                     config, recipe.epochs, epoch + index / batch_total
@@ -174,14 +202,23 @@ def fit(
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 optimiser.step()
-                yield Progress(epoch * batch_total + index + 1, recipe.epochs * batch_total)
+                yield Batch(
+                    epoch * batch_total + index + 1,
+                    recipe.epochs * batch_total,
+                    epoch=epoch + 1,
+                    batches=index + 1,
+                    network=network,
+                    optimiser=optimiser,
+                    draws=further,
+                )
         if not math.isfinite(ranks.total(losses)):  # once an epoch: the host waits for the device
             raise FloatingPointError(
                 f"Expected finite losses, got others in epoch {epoch + 1} of training "
                 f"{recipe.network} ({recipe.purpose}, {countermeasure}): try a lower learning_rate "
                 f"than {asked:g}."
             )
-        yield Epoch(epoch + 1, network, optimiser)
+        first = 0
+        yield Epoch(epoch + 1, network)
 
 
 def _optimiser(

@@ -19,7 +19,7 @@ from worker.lease import WorkerDraining, draining, store
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60
-"""Of training that a lost worker costs at most, and the epoch that it was in."""
+"""Of training that a lost worker costs at most, and the batch that it was in."""
 
 
 class Keeper:

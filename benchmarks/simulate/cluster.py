@@ -20,11 +20,10 @@ from benchmarks.simulate.clock import START, Clock
 from benchmarks.simulate.requests import SIDE
 from benchmarks.simulate.totals import Totals
 from sep_core.cells import named
-from worker import sweep
+from worker import resume, sweep
 
-EPOCH_SHARE = 1 / 30
-"""Of a training that a lost GPU costs, at most: it goes on from an epoch's end. The paper's have
-120 of them."""
+SAVE_SECONDS = float(resume.SAVE_SECONDS)
+"""Of training that a lost GPU costs at most: it goes on from what was kept last."""
 
 
 @dataclass(order=True)
@@ -175,8 +174,8 @@ class Cluster:
             return
         seconds, before = self._seconds(claim), self._kept.get(claim.step_id, 0.0)
         ran = max(self._clock.seconds - self._begun[claim.step_id] - self._options.overhead, 0)
-        epochs = int((before + ran / seconds) / EPOCH_SHARE)
-        after = max(before, min(epochs * EPOCH_SHARE, 1 - EPOCH_SHARE))
+        saved = ran // SAVE_SECONDS * SAVE_SECONDS
+        after = min(before + saved / seconds, 1.0)
         self._kept[claim.step_id] = after
         self._count(claim, (after - before) * seconds)
         with db.transaction() as session:

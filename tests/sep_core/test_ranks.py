@@ -18,7 +18,7 @@ from sep_core.networks import Network
 from sep_core.pixels import to_images
 from sep_core.ranks import ALONE, LEAST_SLICE, Ranks, joined
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Epoch, Recipe, State, fit, most_ranks
+from sep_core.training import Batch, Recipe, State, fit, most_ranks
 from tests.sep_core.conftest import CLASSES, SIDE, Data
 
 BATCH = 2 * LEAST_SLICE
@@ -96,8 +96,14 @@ def test_with_batch_norm_the_loss_is_that_of_one_process(
     assert loss(together[-1], many) == pytest.approx(loss(alone[-1], many), rel=0.25, abs=0.02)
 
 
-def test_it_goes_on_from_an_epoch_to_the_same_bytes(
-    many: Data, config: SEPConfig, plan: Plan, tmp_path: Path
+@pytest.mark.parametrize("batches", [1, 2])
+def test_it_goes_on_from_a_batch_to_the_same_bytes(
+    *,
+    many: Data,
+    config: SEPConfig,
+    plan: Plan,
+    tmp_path: Path,
+    batches: int,
 ) -> None:
     """The one who follows knows nothing of where the first goes on."""
     with another(tmp_path / "first", many, config, plan) as ranks:
@@ -105,7 +111,7 @@ def test_it_goes_on_from_an_epoch_to_the_same_bytes(
         states: list[State] = []
         kept = []
         for event in events:
-            if isinstance(event, Epoch) and event.number == 2:
+            if isinstance(event, Batch) and (event.epoch, event.batches) == (2, batches):
                 torch.save(event.state(), tmp_path / "state")
                 states.append(torch.load(tmp_path / "state", weights_only=True))
             if isinstance(event, Checkpoint):

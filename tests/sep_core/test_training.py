@@ -1,7 +1,5 @@
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 
 import pytest
@@ -427,41 +425,6 @@ def test_the_same_seed_trains_the_same_weights(data: Data, config: SEPConfig, pl
     assert torch.equal(first, _weights(data, config, plan))
     other = replace(config, seed=SEED[::-1])
     assert not torch.equal(first, _weights(data, other, plan))
-
-
-@pytest.mark.parametrize("network", ["small", "vit"])
-@pytest.mark.parametrize("countermeasure", ["crop-flip", "mixup"])
-def test_a_resumed_training_ends_in_the_same_bytes(
-    data: Data,
-    config: SEPConfig,
-    plan: Plan,
-    network: NetworkName,
-    countermeasure: Countermeasure,
-) -> None:
-    train = partial(
-        fit,
-        *data,
-        CLASSES,
-        replace(RECIPE, network=network),
-        config=config,
-        plan=plan,
-        countermeasure=countermeasure,
-    )
-    file = io.BytesIO()
-    events: list[Progress | Epoch] = []
-    for event in train():
-        events.append(event)
-        if isinstance(event, Epoch) and event.number == 2:
-            torch.save(event.state(), file)
-    file.seek(0)
-    resumed = list(train(resumed=torch.load(file, weights_only=True)))
-    shown = [e if isinstance(e, Progress) else e.number for e in events]
-    assert [e if isinstance(e, Progress) else e.number for e in resumed] == shown[7:]
-    last, again = events[-1], resumed[-1]
-    assert isinstance(last, Epoch)
-    assert isinstance(again, Epoch)
-    for name, value in last.network.state_dict().items():
-        assert torch.equal(value, again.network.state_dict()[name])
 
 
 def test_purposes_draw_apart(data: Data, config: SEPConfig, plan: Plan) -> None:

@@ -110,7 +110,7 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
     assert storage.read_if_there(training_key(protection_id)) is None
 
 
-def test_a_worker_that_is_to_end_keeps_the_epoch_that_it_is_in(
+def test_a_worker_that_is_to_end_keeps_the_batch_that_it_has_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     draining = DrainFlag()
@@ -127,10 +127,10 @@ def test_a_worker_that_is_to_end_keeps_the_epoch_that_it_is_in(
         assert storage.read_if_there(training_key(protection_id)) is None
     draining.set()
     with pytest.raises(WorkerDraining):
-        list(work)
+        next(work)
     stored = resume.load(training_key(protection_id))
     assert stored is not None
-    assert stored["training"]["epoch"] == 1
+    assert (stored["training"]["epoch"], stored["training"]["batches"]) == (1, 1)
     with transaction() as session:
         assert session.get_one(Step, claim.step_id).progress_kept == stored["done"] > 0
     endings.end(claim, endings.stop)

@@ -15,7 +15,7 @@ from api.leases import Claim
 from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
-from sep_core.training import Epoch, Progress, prepare
+from sep_core.training import Batch, Progress, prepare
 from worker import decoded, facts, pretrained, resume, tensors
 from worker.data import Job, evaluation_key, load_job
 from worker.lease import StepPostponed, check_held
@@ -95,9 +95,7 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
     pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
     key = evaluation_key(job.protection_id, claim.index)
     stored, keeper = resume.load(key) or {"training": None, "curve": []}, Keeper(claim, key)
-    first = 0
     if stored["training"]:  # before images are changed again, which is progress of no training
-        first = stored["training"]["epoch"]
         keeper.begin(stored["done"])
     curve = [Accuracy(*point) for point in stored["curve"]]
     for event in appropriate(
@@ -115,9 +113,9 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
             case Progress(done, total):
                 keeper.begin(done - 1)
                 yield done, total
-            case Epoch(number) if number > first and keeper.is_due():
-                points = [astuple(point) for point in curve]  # this epoch's is still to come
-                keeper.save({"training": event.state(), "curve": points}, done)
+                if isinstance(event, Batch) and keeper.is_due():
+                    points = [astuple(point) for point in curve]
+                    keeper.save({"training": event.state(), "curve": points}, done)
             case Accuracy():
                 curve.append(event)
     return _output(cell, curve) | {"by_class": _by_class(curve, held_out, job.index.classes)}

@@ -21,7 +21,7 @@ from sep_core.cells import named
 from sep_core.config import Plan, SEPConfig
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Epoch, Progress, most_ranks, prepare
+from sep_core.training import Batch, Progress, most_ranks, prepare
 from worker import checkpoints, decoded, facts, faults, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
 from worker.faults import EXIT_RANK_LOST, RankLost
@@ -60,8 +60,8 @@ def run(claim: Claim) -> Work:
                         keeper.begin(done - 1)
                         progress = done, total + job.config.class_steps
                         yield progress
-                    case Epoch() if keeper.is_due():
-                        keeper.save({"training": event.state(), "kept": kept}, progress[0])
+                        if isinstance(event, Batch) and keeper.is_due():
+                            keeper.save({"training": event.state(), "kept": kept}, done)
                     case Checkpoint():
                         kept.append(checkpoints.keep(job, len(kept), event))
                         ensemble.append(event)
