@@ -14,7 +14,7 @@ import torch
 
 import sep_core
 from benchmarks.files import save
-from sep_core.training import Batch, Progress, State
+from sep_core.training import Progress, State
 
 Event = TypeVar("Event")
 Kept = TypeVar("Kept")
@@ -40,14 +40,15 @@ def trained(
     known = torch.load(file, weights_only=True) if file.exists() else None
     known = known if known and known.get("code_sha256") == code_sha256() else None
     kept, before = (known["kept"], known["seconds"]) if known else ([], 0.0)
-    began = time.monotonic()
+    began = saved = time.monotonic()
     for event in begin(known and known["training"]):
         match event:
-            case Progress(done, total):
+            case Progress(done, total, point):
                 yield done / total
-                if isinstance(event, Batch) and _is_due(file):
+                if point is not None and time.monotonic() >= saved + SAVE_SECONDS:
+                    saved = time.monotonic()
                     seconds = before + time.monotonic() - began
-                    state = {"training": event.state(), "kept": kept, "seconds": seconds}
+                    state = {"training": point.state(), "kept": kept, "seconds": seconds}
                     save(file, state | {"code_sha256": code_sha256()})
             case _:
                 kept.append(keep(event))
@@ -72,7 +73,3 @@ def code_sha256() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def _is_due(file: Path) -> bool:
-    return not file.exists() or time.time() > file.stat().st_mtime + SAVE_SECONDS

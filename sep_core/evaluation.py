@@ -15,7 +15,6 @@ from sep_core.networks import Network
 from sep_core.randomness import generator
 from sep_core.reading import place
 from sep_core.training import (
-    Batch,
     Epoch,
     Progress,
     Recipe,
@@ -69,7 +68,7 @@ def appropriate(
         train, test: pixels at input size and labels. A countermeasure that preprocesses does so
             with both, as whoever uses it would with every image that comes along.
         pretrained: see `fit`.
-        resumed: of a batch that was yielded before.
+        resumed: of a point that was yielded before.
         room: for pixels that a countermeasure has changed: as many as there were.
 
     Raises:
@@ -103,8 +102,8 @@ def appropriate(
         resumed=resumed,
     ):
         match event:
-            case Batch():
-                yield replace(event, **vars(next(progress)))
+            case Progress(point=point):
+                yield replace(next(progress), point=point)
             case Epoch(number, network):
                 predicted = []
                 for batch in predictions(network, seen, plan):

@@ -18,7 +18,6 @@ from sep_core.randomness import generator
 from sep_core.ranks import ALONE, Ranks
 from sep_core.reading import place
 from sep_core.training import (
-    Batch,
     Epoch,
     Progress,
     Recipe,
@@ -60,7 +59,7 @@ def train(
     Test data choose nothing: checkpoints are equidistant in epochs and the last epoch is one.
 
     Args:
-        resumed: of a batch that was yielded before.
+        resumed: of a point that was yielded before.
         ranks: this is the first of; the others `follow`.
     """
     keep = checkpoint_epochs(config.epochs, config.checkpoints)
@@ -80,8 +79,8 @@ def train(
     )
     for event in training:
         match event:
-            case Batch():
-                yield replace(event, **vars(next(progress)))
+            case Progress(point=point):
+                yield replace(next(progress), point=point)
             case Epoch(number, network):
                 if number not in keep:
                     continue

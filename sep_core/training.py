@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,8 @@ images at 0.1, and its large form leaves the numbers; torchvision trains it at 0
 
 
 State = Mapping[str, Any]
-"""Of a training between two batches; all its draws follow from seed, purpose and epoch."""
+"""Of a training between two batches. Its draws follow from seed, purpose and epoch; how many of the
+countermeasure's have been drawn is part of it."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,27 @@ class Progress:
 
     done: int
     total: int
+    point: "Point | None" = field(default=None, compare=False)
+    """After a training batch."""
 
 
 @dataclass(frozen=True)
-class Batch(Progress):
-    """Progress of a training by one batch: it can go on from here.
+class Point:
+    """Between two batches: a training can go on from here.
 
     Attributes:
-        epoch: that the batch is of, counted from 1.
+        epoch: that the batch before is of, counted from 1.
         batches: of this epoch that are done.
+        losses: their sum, to see whether they are numbers.
+        further: where the countermeasure's draws come from.
     """
 
     epoch: int
     batches: int
     network: Network
     optimiser: torch.optim.Optimizer
-    draws: torch.Generator
+    losses: Float32[Tensor, ""]
+    further: torch.Generator
 
     def state(self) -> State:
         """What the training goes on from, for `torch.save` before the next event is asked for."""
@@ -77,7 +83,8 @@ class Batch(Progress):
             "batches": self.batches,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "draws": self.draws.get_state(),
+            "losses": self.losses,
+            "further": self.further.get_state(),
         }
 
 
@@ -120,7 +127,7 @@ def fit(
     pretrained: Mapping[str, Tensor] | None = None,
     resumed: State | None = None,
     ranks: Ranks = ALONE,
-) -> Iterator[Batch | Epoch]:
+) -> Iterator[Progress | Epoch]:
     """Train a new network on pixels at input size; yields after every batch and every epoch.
 
     The optimiser is SGD with the configuration's schedule (for `vit`: `ADAM`; for `vgg16`: a tenth
@@ -132,18 +139,18 @@ def fit(
             network is to recognise must, too.
         pretrained: state dict of the same network, for any number of classes (see
             `networks.published.adopt`); the `pretrained` countermeasures begin with it.
-        resumed: `Batch.state` of the same training: yields what came after that batch. The first
-            rank's counts.
+        resumed: `Point.state` of the same training: yields what came after that. The first rank's
+            counts.
         ranks: others that train along, by the same arguments; by `crop-flip` only.
 
     Raises:
         ValueError: fewer than two training images, a configuration that is not resolved, ranks
             under a countermeasure that they do not know, or pretrained weights that are missing,
             not asked for or another network's.
-        FloatingPointError: the training diverged: its losses are no numbers any more. Such a
-            network knows nothing, and would pass for one that a protection kept from learning.
-            How large they are says nothing: where the rate is large, so are the losses of those
-            who learn.
+        FloatingPointError: the training diverged: its losses or its weights are no numbers any
+            more. Such a network knows nothing, and would pass for one that a protection kept from
+            learning. How large they are says nothing: where the rate is large, so are the losses
+            of those who learn.
     """
     if len(pixels) < 2:
         raise ValueError(f"expected at least 2 training images, got {len(pixels)}")
@@ -176,10 +183,11 @@ def fit(
         order = torch.randperm(len(pixels), generator=draws)
         crops = draw_crops(len(pixels), config, draws)
         further = generator(seed, f"{recipe.purpose} {countermeasure}", epoch + 1)
-        if resumed and first and "draws" in resumed:
-            further.set_state(resumed["draws"])
         set_trainable(network, frozen=countermeasure == "pretrained-frozen")
         losses = torch.zeros((), device=plan.device)
+        if first and resumed and "further" in resumed:
+            further.set_state(resumed["further"])
+            losses += resumed["losses"].to(plan.device)
         # To the device once an epoch: it would wait for every batch's own.
         parts = (
             shuffled[order].to(plan.device).tensor_split(batch_total)[first:]
@@ -202,23 +210,25 @@ def fit(
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 optimiser.step()
-                yield Batch(
+                yield Progress(
                     epoch * batch_total + index + 1,
                     recipe.epochs * batch_total,
-                    epoch=epoch + 1,
-                    batches=index + 1,
-                    network=network,
-                    optimiser=optimiser,
-                    draws=further,
+                    Point(epoch + 1, index + 1, network, optimiser, losses, further),
                 )
-        if not math.isfinite(ranks.total(losses)):  # once an epoch: the host waits for the device
+        # Once an epoch: the host waits for the device.
+        if not (math.isfinite(ranks.total(losses)) and _is_finite(network)):
             raise FloatingPointError(
-                f"Expected finite losses, got others in epoch {epoch + 1} of training "
+                f"Expected finite losses and weights, got others in epoch {epoch + 1} of training "
                 f"{recipe.network} ({recipe.purpose}, {countermeasure}): try a lower learning_rate "
                 f"than {asked:g}."
             )
         first = 0
         yield Epoch(epoch + 1, network)
+
+
+def _is_finite(network: Network) -> bool:
+    finite = [weights.detach().isfinite().all() for weights in network.parameters()]
+    return bool(torch.stack(finite).all())
 
 
 def _optimiser(

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,9 @@ from worker.lease import WorkerDraining, draining, store
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60
-"""Of training that a lost worker costs at most, and the batch that it was in."""
+"""Of training batches that a lost worker costs at most, and the one that it was in."""
+REFUSED_SECONDS = 5
+"""How long one that is to end waits where storage did not take its state."""
 
 
 class Keeper:
@@ -33,7 +36,8 @@ class Keeper:
 
     def __init__(self, claim: Claim, key: str) -> None:
         self._claim, self._key = claim, key
-        self._saved, self._begun = time.monotonic(), False
+        self._begun = False
+        self._next = self._refused_until = -math.inf
 
     def begin(self, done: int) -> None:
         """Where this attempt begins; later calls say nothing."""
@@ -42,9 +46,11 @@ class Keeper:
             self._tell(leases.begin, done)
 
     def is_due(self) -> bool:
-        """Whether a state is to be stored now; not the one that the attempt began with."""
-        is_late = time.monotonic() >= self._saved + SAVE_SECONDS
-        return self._begun and (is_late or draining.is_set())
+        """Whether a state is to be stored now; asked first after the attempt's first batch."""
+        now = time.monotonic()
+        if self._next == -math.inf:
+            self._next = now + SAVE_SECONDS
+        return now >= self._next or (draining.is_set() and now >= self._refused_until)
 
     def save(self, state: dict[str, Any], done: int) -> None:
         """Store what the next attempt would go on from, with `done` of the work.
@@ -59,11 +65,12 @@ class Keeper:
             store(self._claim, self._key, file)
         except (OSError, AppError):
             log.exception("the state of a training was not stored")
+            self._refused_until = time.monotonic() + REFUSED_SECONDS
         else:
             self._tell(leases.keep, done)
             if draining.is_set():
                 raise WorkerDraining
-        self._saved = time.monotonic()
+        self._next = time.monotonic() + SAVE_SECONDS
 
     def _tell(self, what: Callable[[Session, Claim, int], None], done: int) -> None:
         try:

@@ -18,7 +18,7 @@ from sep_core.networks import Network
 from sep_core.pixels import to_images
 from sep_core.ranks import ALONE, LEAST_SLICE, Ranks, joined
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Batch, Recipe, State, fit, most_ranks
+from sep_core.training import Progress, Recipe, State, fit, most_ranks
 from tests.sep_core.conftest import CLASSES, SIDE, Data
 
 BATCH = 2 * LEAST_SLICE
@@ -111,8 +111,9 @@ def test_it_goes_on_from_a_batch_to_the_same_bytes(
         states: list[State] = []
         kept = []
         for event in events:
-            if isinstance(event, Batch) and (event.epoch, event.batches) == (2, batches):
-                torch.save(event.state(), tmp_path / "state")
+            point = event.point if isinstance(event, Progress) else None
+            if point is not None and (point.epoch, point.batches) == (2, batches):
+                torch.save(point.state(), tmp_path / "state")
                 states.append(torch.load(tmp_path / "state", weights_only=True))
             if isinstance(event, Checkpoint):
                 kept.append(event.network)

@@ -204,7 +204,7 @@ def test_a_training_that_diverges_is_an_error(data: Data, config: SEPConfig, pla
     recipe = Recipe("linear", 20, "appropriator")
     told = fit(*data, CLASSES, recipe, config=wild, plan=plan)
     where = (
-        r"Expected finite losses, got others in epoch \d+ of training linear "
+        r"Expected finite losses and weights, got others in epoch \d+ of training linear "
         r"\(appropriator, crop-flip\): try a lower learning_rate than 100"
     )
     epochs: list[int] = []

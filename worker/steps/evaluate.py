@@ -15,7 +15,7 @@ from api.leases import Claim
 from api.models import Queue
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
-from sep_core.training import Batch, Progress, prepare
+from sep_core.training import Progress, prepare
 from worker import decoded, facts, pretrained, resume, tensors
 from worker.data import Job, evaluation_key, load_job
 from worker.lease import StepPostponed, check_held
@@ -110,12 +110,12 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
         resumed=stored["training"],
     ):
         match event:
-            case Progress(done, total):
+            case Progress(done, total, point):
                 keeper.begin(done - 1)
+                if point is not None and keeper.is_due():
+                    points = [astuple(accuracy) for accuracy in curve]
+                    keeper.save({"training": point.state(), "curve": points}, done)
                 yield done, total
-                if isinstance(event, Batch) and keeper.is_due():
-                    points = [astuple(point) for point in curve]
-                    keeper.save({"training": event.state(), "curve": points}, done)
             case Accuracy():
                 curve.append(event)
     return _output(cell, curve) | {"by_class": _by_class(curve, held_out, job.index.classes)}

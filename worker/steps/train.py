@@ -21,7 +21,7 @@ from sep_core.cells import named
 from sep_core.config import Plan, SEPConfig
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Batch, Progress, most_ranks, prepare
+from sep_core.training import Progress, most_ranks, prepare
 from worker import checkpoints, decoded, facts, faults, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
 from worker.faults import EXIT_RANK_LOST, RankLost
@@ -56,12 +56,12 @@ def run(claim: Claim) -> Work:
                 pixels, labels, classes, job.config, job.plan, state, ranks
             ):
                 match event:
-                    case Progress(done, total):
+                    case Progress(done, total, point):
                         keeper.begin(done - 1)
+                        if point is not None and keeper.is_due():
+                            keeper.save({"training": point.state(), "kept": kept}, done)
                         progress = done, total + job.config.class_steps
                         yield progress
-                        if isinstance(event, Batch) and keeper.is_due():
-                            keeper.save({"training": event.state(), "kept": kept}, done)
                     case Checkpoint():
                         kept.append(checkpoints.keep(job, len(kept), event))
                         ensemble.append(event)
