@@ -22,18 +22,26 @@ app.add_typer(owners_app, name="owners")
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
+    port: Annotated[int, typer.Option(help="0 takes a free one", min=0, max=65_535)] = 8000,
 ) -> None:
     """Start everything on this machine and leave it running until Ctrl-C."""
-    with launcher.service(host, port) as service:
-        key = launcher.first_key()
-        typer.echo(f"sepgate serves {service.url}  (API: {service.url}/docs)")
-        typer.echo(f"data folder: {settings().data_dir.absolute()}  logs: {service.logs}")
-        if key is None:
-            typer.echo("API keys exist; `sepgate keys create --owner NAME` makes another")
-        else:
-            typer.echo(f"API key, shown this once: {key}")
-        service.watch()
+    try:
+        with launcher.service(host, port) as service:
+            _greet(service)
+            service.watch()
+    except launcher.ServiceError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+
+def _greet(service: launcher.Service) -> None:
+    key = launcher.first_key()
+    typer.echo(f"sepgate serves {service.url}  (API: {service.url}/docs)")
+    typer.echo(f"data folder: {settings().data_dir.absolute()}  logs: {service.logs}")
+    if key is None:
+        typer.echo("API keys exist; `sepgate keys create --owner NAME` makes another")
+    else:
+        typer.echo(f"API key, shown this once: {key}")
 
 
 @app.command()
@@ -82,6 +90,8 @@ def protect(
         fields = TypeAdapter(dict[str, Any]).validate_json(config)
     except ValidationError as error:
         raise typer.BadParameter(f"expected a JSON object, got {config!r}") from error
+    if not key:
+        raise typer.BadParameter("expected an API key in --key or SEPGATE_API_KEY, got none")
     raise typer.Exit(run_demo.protect_file(url, key, data, {"preset": preset} | fields, out))
 
 
@@ -100,6 +110,8 @@ def demo(
 @keys_app.command("create")
 def keys_create(owner: Annotated[str, typer.Option(help="who the key is for")]) -> None:
     """Make a key and show it, once."""
+    if not owner.strip():
+        raise typer.BadParameter(f"expected a name in --owner, got {owner!r}")
     with transaction() as session:
         key = keys.create(session, owner)
     typer.echo(key)

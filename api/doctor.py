@@ -70,7 +70,7 @@ def _careful(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
 
 _MEND = {
     "database": "Expected a database at SEPGATE_DATABASE_URL, got no answer.",
-    "queue": "Expected a Redis at SEPGATE_REDIS_URL, got no answer.",
+    "queue": "Expected a Redis at SEPGATE_REDIS_URL, or that of `sepgate serve`; got no answer.",
     "storage": "Expected to write and read at SEPGATE_STORAGE_URL, and could not.",
     "disk": "Expected a temporary folder (TMPDIR), got none.",
     "clock": "The database's clock could not be read.",
@@ -242,7 +242,11 @@ def _sweep() -> Iterator[Finding]:
     if lock is not None and alive:
         yield Finding("sweep", "ok", f"{lock.holder}, since {lock.taken_at:%Y-%m-%d %H:%M} UTC")
     else:
-        yield Finding("sweep", "fail", "None is at work: start `python -m worker.sweep`.")
+        yield Finding(
+            "sweep",
+            "fail",
+            "None is at work: start `python -m worker.sweep`, or all with `sepgate serve`.",
+        )
 
 
 def _blobs() -> Iterator[Finding]:

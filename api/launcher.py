@@ -74,7 +74,12 @@ class Service:
 
 @contextmanager
 def service(host: str, port: int) -> Iterator[Service]:
-    """Start everything, wait until it is ready, and stop what was started at the end."""
+    """Start everything, wait until it is ready, and stop what was started at the end.
+
+    Raises:
+        ServiceError: something listens at that address, or a part did not start.
+    """
+    _check_free(host, port)
     settings().data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs = settings().data_dir.absolute() / "logs"
     logs.mkdir(exist_ok=True)
@@ -175,6 +180,18 @@ def _wait_until_ready(running: Service) -> None:
             pass
         time.sleep(0.2)
     raise ServiceError(f"the API was not ready within {START_SECONDS} s; see {running.logs}")
+
+
+def _check_free(host: str, port: int) -> None:
+    """Else who answers there would be taken for the service that is started."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+        try:
+            probe.bind(address)
+        except OSError as error:
+            told = f"expected to listen at {host}:{port}, got: {error.strerror}"
+            raise ServiceError(told) from error
 
 
 def _interrupt(*_: object) -> None:

@@ -195,6 +195,8 @@ def freeze(
 
 def _sentences(error: ValidationError) -> str:
     return "; ".join(
-        ".".join(map(str, item["loc"])) + (": " if item["loc"] else "") + item["msg"]
+        ".".join(map(str, item["loc"]))
+        + (": " if item["loc"] else "")
+        + item["msg"].removeprefix("Value error, ")  # Pydantic's own words
         for item in error.errors(include_url=False)
     )

@@ -197,7 +197,7 @@ def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
             f"What protection {protection_id} would go on from was kept until "
             f"{kept_until:%Y-%m-%d %H:%M} UTC; ask for a new one.",
         )
-    kept = round(steps.share_kept(steps.of(session, protection_id)), 6)
+    kept = steps.share_kept(steps.of(session, protection_id))  # not rounded: the ETA subtracts it
     events.record(session, events.RETRY_REQUESTED, protection, share_kept=kept)
     steps.revive(session, protection)
     return protection

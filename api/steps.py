@@ -211,11 +211,10 @@ def _share_kept(step: Step) -> float:
 
 
 def share_done(step: Step) -> float:
-    """Progress of a step in [0, 1]."""
-    if step.state is StepState.DONE:
-        return 1.0
-    running = step.state is StepState.RUNNING and step.progress_total > 0
-    return step.progress_done / step.progress_total if running else 0.0
+    """Progress of a step in [0, 1]: of one that waits, what the next attempt goes on from."""
+    if step.state is StepState.RUNNING and step.progress_total:
+        return step.progress_done / step.progress_total
+    return _share_kept(step)
 
 
 def eta_seconds(session: Session, protection: Protection, steps: list[Step]) -> float | None:

@@ -232,7 +232,7 @@ def _share(row: Record, guessing: float, which: str) -> float:
     if row["two_classes"]:
         learned = max(learned, 1 - row["protected"]["last"]["mean"])
     protected = max(learned - guessing, 0.0)
-    return float(round(protected / clean, 4)) if clean > ROUNDING else min(protected, 1.0)
+    return float(round(protected / clean, 4)) if clean > ROUNDING else min(round(protected, 4), 1.0)
 
 
 def _of_classes(output: Record, names: Sequence[str]) -> Record | None:

@@ -40,7 +40,7 @@ def read_pixels(data: bytes, limits: Limits) -> Decoded:
         ImageRefused: NOT_AN_IMAGE, BROKEN_IMAGE, IMAGE_TOO_LARGE, IMAGE_TOO_SMALL, ANIMATED,
             UNSUPPORTED_MODE, TRANSPARENT.
     """
-    with _refusing(data), Image.open(BytesIO(data), formats=FORMATS) as image:
+    with _refusing(data, limits), Image.open(BytesIO(data), formats=FORMATS) as image:
         _check_size(image, limits)
         _check_kind(image)
         source_format = _format(image)
@@ -49,7 +49,7 @@ def read_pixels(data: bytes, limits: Limits) -> Decoded:
 
 
 @contextmanager
-def _refusing(data: bytes) -> Iterator[None]:
+def _refusing(data: bytes, limits: Limits) -> Iterator[None]:
     """Turns whatever hostile bytes make Pillow throw into a refusal; its warnings say nothing."""
     try:
         with warnings.catch_warnings():
@@ -58,7 +58,8 @@ def _refusing(data: bytes) -> Iterator[None]:
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageRefused("IMAGE_TOO_LARGE", str(error)) from error
+        reason = f"Expected at most {limits.max_image_pixels} pixels, got far more."
+        raise ImageRefused("IMAGE_TOO_LARGE", reason) from error
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except _BROKEN as error:

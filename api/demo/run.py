@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -81,7 +82,6 @@ def protect_file(
     check: Callable[[], None] = lambda: None,
 ) -> int:
     """Upload, protect, download and print the verdict. Returns the exit status."""
-    out.mkdir(parents=True, exist_ok=True)
     client = Client(url, key)
     try:
         dataset = client.upload(data)
@@ -91,6 +91,7 @@ def protect_file(
         protection = client.protect(dataset["id"], config, str(uuid4()))
         path = f"/v1/protections/{protection['id']}"
         protection = _follow(client, path, "protecting", check)
+        out.mkdir(parents=True, exist_ok=True)
         for name, part in {
             "protected.zip": "archive",
             "report.json": "report",
@@ -100,6 +101,10 @@ def protect_file(
             client.download(f"{path}/{part}", out / name)
     except RequestFailed as error:
         console.print(str(error), style="red")
+        return 1
+    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        told = f"expected sepgate at {url}, got {type(error).__name__}: {error}"
+        console.print(told, style="red", soft_wrap=True)
         return 1
     _print_verdict(json.loads((out / "report.json").read_bytes()), protection, out)
     return 0

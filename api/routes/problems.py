@@ -86,20 +86,25 @@ def _app_error(_request: Request, error: Exception) -> JSONResponse:
     return _problem(error.status, error.code, error.message, headers, error.details)
 
 
-def _invalid(_request: Request, error: Exception) -> JSONResponse:
+def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
-        {"field": ".".join(map(str, item["loc"])), "message": item["msg"] + _got(item["input"])}
+        {"field": ".".join(map(str, item["loc"])), "message": _message(request, item)}
         for item in error.errors()
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
     return _problem(422, "INVALID_REQUEST", detail, more={"errors": errors})
 
 
-def _got(value: object) -> str:
-    """What came, where that is short; a missing field has none, and its input is all around it."""
-    short = value is None or isinstance(value, str | int | float)
-    return f", got {reprlib.repr(value)}" if short else ""
+def _message(request: Request, item: Mapping[str, Any]) -> str:
+    """What was expected, and what came where that is short: of a missing field, all around it."""
+    sent = request.headers.get("content-type", "none")
+    if item["loc"] == ("body",) and item["type"] != "missing" and "json" not in sent:
+        return f"Expected Content-Type: application/json, got {sent}"
+    told = str(item["msg"]).removeprefix("Value error, ")
+    short = item["input"] is None or isinstance(item["input"], str | int | float)
+    show = short and item["type"] != "missing"
+    return f"{told}, got {reprlib.repr(item['input'])}" if show else told
 
 
 def _http(_request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -80,6 +81,23 @@ def test_one_command_starts_all_and_one_signal_ends_all(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, url, output):
         assert "API keys exist" in output.read_text()
         assert httpx2.get(f"{url}/v1/datasets", headers=headers).status_code == 200
+
+
+def test_a_taken_port_is_said_so_and_nothing_is_started(tmp_path: Path) -> None:
+    """Who answers there would be taken for what was started."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        words = ["sepgate", "serve", "--port", str(other.getsockname()[1])]
+        variables = os.environ | {"SEPGATE_DATA_DIR": str(tmp_path / "data")}
+        ran = subprocess.run(
+            words, env=variables, capture_output=True, text=True, check=False, cwd=ROOT
+        )
+    assert ran.returncode == 1
+    told = f"expected to listen at 127.0.0.1:{words[-1]}, got: Address already in use\n"
+    assert ran.stderr == told
+    assert ran.stdout == ""
+    assert not (tmp_path / "data").exists()
 
 
 def test_kill_9_leaves_no_orphan(tmp_path: Path) -> None:

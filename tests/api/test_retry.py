@@ -17,6 +17,7 @@ from tests.api.conftest import Change, blobs, together
 from tests.api.lives import (
     claimed,
     finish,
+    freeze,
     must_claim,
     protection,
     requested,
@@ -80,6 +81,25 @@ def test_its_eta_is_of_what_was_done_since(owner_id: UUID, failed: UUID) -> None
         leases.report(session, again, 5, 10)
     # Of 15 in all, 6 were done before, and 1 in this minute.
     assert eta() == pytest.approx(60 * 8, rel=0.1)
+
+
+def test_what_is_kept_is_progress_and_none_of_it_was_done_since(
+    owner_id: UUID, ready: UUID
+) -> None:
+    """A third: it has no end in decimals."""
+    made = requested(owner_id, ready)
+    claim = must_claim(made, StepKind.TRAIN)
+    freeze(claim)
+    with transaction() as session:
+        leases.report(session, claim, 2, 3)
+        leases.keep(session, claim, 1)
+    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(2 / 3)
+    fail(claim)
+    retry(owner_id, made)
+    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
+    with reading() as session:
+        row = session.get_one(Protection, made)
+        assert steps.eta_seconds(session, row, steps.of(session, made)) is None
 
 
 def test_it_goes_on_where_it_failed(owner_id: UUID, failed: UUID) -> None:

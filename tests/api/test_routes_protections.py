@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from fastapi import Response
 
-from api import endings, storage
+from api import endings, protections, storage
 from api.db import now, reading, transaction
 from api.endings import Setback
 from api.models import Protection, Queue, StepKind
@@ -309,6 +309,19 @@ def test_keys_that_are_refused(client: httpx2.Client, ready_dataset: str, key: s
     assert found["errors"][0]["field"] == "header.idempotency-key"
 
 
+def test_what_is_no_json_by_its_header_is_told_so(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    body = f'{{"dataset_id": "{ready_dataset}"}}'
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for headers, got in ((form, form["Content-Type"]), ({}, "none")):
+        answer = client.post("/v1/protections", content=body, headers=headers)
+        found = problem(answer, 422, "INVALID_REQUEST")
+        assert found["detail"] == f"body: Expected Content-Type: application/json, got {got}"
+    empty = problem(client.post("/v1/protections"), 422, "INVALID_REQUEST")
+    assert empty["detail"] == "body: Field required"
+
+
 def test_a_key_of_any_bytes(client: httpx2.Client, ready_dataset: str) -> None:
     headers = {b"Idempotency-Key": "clé ü".encode()}
     answers = [
@@ -407,6 +420,9 @@ def test_what_succeeded(client: httpx2.Client, ready_dataset: str) -> None:
     assert picture.headers["content-type"] == "image/png"
     for answer in (report, page, picture):
         assert "no-store" in answer.headers["Cache-Control"]
+    storage.remove_one(storage.protection_key(UUID(str(made)), protections.PREVIEW))
+    gone = problem(client.get(f"/v1/protections/{made}/before-after.png"), 404, "NOT_FOUND")
+    assert "went with its data set's originals" in gone["detail"]
     assert client.delete(f"/v1/protections/{made}").status_code == 204
     assert blobs("protections") == []
     for path in ("", *(f"/{result}" for result in RESULTS)):

@@ -1,0 +1,57 @@
+"""What `sepgate` says of calls that can't be carried out: a line, and no trace of our own code."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from api.cli import app
+from tests import servers
+
+# Nothing of it gets as far as the database.
+pytestmark = [
+    pytest.mark.usefixtures("environment"),
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+]
+
+
+def sepgate(*words: str) -> Result:
+    return CliRunner().invoke(app, words, terminal_width=200)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.zip"
+    path.write_bytes(b"PK")
+    return path
+
+
+def test_without_a_key_nothing_is_uploaded(data: Path) -> None:
+    result = sepgate("protect", str(data))
+    assert result.exit_code == 2
+    assert "expected an API key in --key or SEPGATE_API_KEY, got none" in result.stderr
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "nonsense", "ftp://127.0.0.1"])
+def test_where_no_service_answers_it_says_where_it_looked(
+    data: Path, tmp_path: Path, url: str
+) -> None:
+    out, where = tmp_path / "out", url.format(port=servers.free_port())
+    result = sepgate("protect", str(data), "--key", "sg_1", "--url", where, "--out", str(out))
+    assert result.exit_code == 1
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert f"expected sepgate at {where}, got " in result.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("owner", ["", "  "])
+def test_an_owner_has_a_name(owner: str) -> None:
+    result = sepgate("keys", "create", "--owner", owner)
+    assert result.exit_code == 2
+    assert "expected a name in --owner" in result.stderr
+
+
+def test_a_port_is_one() -> None:
+    result = sepgate("serve", "--port", "99999")
+    assert result.exit_code == 2
+    assert "65535" in result.stderr
