@@ -23,7 +23,7 @@ help:  ## this list
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
 
 setup: $(if $(findstring .uv,$(UV)),.uv/bin/uv)  ## make the environment in .venv (3 GB the first time)
-	@echo "making the environment in .venv; the first time this downloads 3 GB"
+	@[ -d .venv ] || echo "making the environment in .venv: this downloads 3 GB"
 	@$(UV) sync --frozen --all-extras
 
 demo: setup  ## the whole job on real photographs; DATA=my.zip takes your own, OUT=folder
