@@ -81,7 +81,9 @@ def protect(
     data: Annotated[Path, typer.Argument(help="zip of class folders", exists=True, dir_okay=False)],
     url: Annotated[str, typer.Option(envvar="SEPGATE_URL")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="SEPGATE_API_KEY", help="API key")] = "",
-    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("sepgate-output"),
+    out: Annotated[Path, typer.Option(help="folder for the results", file_okay=False)] = Path(
+        "sepgate-output"
+    ),
     preset: Annotated[str, typer.Option(help="auto, quick, fast, hardened or paper")] = "auto",
     config: Annotated[str, typer.Option(help="fields in place of the preset's, as JSON")] = "{}",
 ) -> None:

@@ -184,14 +184,19 @@ def _wait_until_ready(running: Service) -> None:
 
 def _check_free(host: str, port: int) -> None:
     """Else who answers there would be taken for the service that is started."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
-        try:
-            probe.bind(address)
-        except OSError as error:
-            told = f"expected to listen at {host}:{port}, got: {error.strerror}"
-            raise ServiceError(told) from error
+    try:
+        for family, kind, number, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        ):
+            with socket.socket(family, kind, number) as probe:
+                # As uvicorn does.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except OSError as error:
+        told = f"expected to listen at {host}:{port}, got: {error.strerror}"
+        raise ServiceError(told) from error
 
 
 def _interrupt(*_: object) -> None:

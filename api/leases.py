@@ -103,8 +103,9 @@ def renew(session: Session, claim: Claim) -> bool:
 
 
 def report(session: Session, claim: Claim, done: int, total: int) -> Word:
-    """Write progress and hear whether to go on."""
-    if not _write(session, claim, progress_done=done, progress_total=total):
+    """Write progress and hear whether to go on; a total of 0 is a sign of life and no progress."""
+    values = {"progress_done": done, "progress_total": total} if total else {}
+    if not _write(session, claim, **values):
         return Word.LOST
     return Word.STOP if _stopping(session, claim.protection_id) else Word.GO_ON
 
@@ -124,7 +125,7 @@ def _write(session: Session, claim: Claim, **values: int) -> bool:
     written = session.execute(
         update(Step)
         .where(Step.id == claim.step_id, Step.lease_token == claim.token)
-        .values(**values)
+        .values({"lease_token": claim.token, **values})
     )
     return bool(written.rowcount)  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
 

@@ -211,9 +211,9 @@ def _share_kept(step: Step) -> float:
 
 
 def share_done(step: Step) -> float:
-    """Progress of a step in [0, 1]: of one that waits, what the next attempt goes on from."""
+    """Progress of a step in [0, 1]; at least what is kept, which the next attempt goes on from."""
     if step.state is StepState.RUNNING and step.progress_total:
-        return step.progress_done / step.progress_total
+        return max(step.progress_done, step.progress_kept) / step.progress_total
     return _share_kept(step)
 
 

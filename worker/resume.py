@@ -31,7 +31,7 @@ class Keeper:
     What can't be stored or written is logged: hours of training outlive a storage or a database
     that is away, and only would begin anew elsewhere, or show an ETA that is a little wrong.
 
-    In a worker that is to end every state is kept, and the first one that is ends the attempt.
+    In a worker that is to end the next state is kept, and ends the attempt.
     """
 
     def __init__(self, claim: Claim, key: str) -> None:

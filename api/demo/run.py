@@ -82,16 +82,16 @@ def protect_file(
     check: Callable[[], None] = lambda: None,
 ) -> int:
     """Upload, protect, download and print the verdict. Returns the exit status."""
-    client = Client(url, key)
     try:
+        client = Client(url, key)
         dataset = client.upload(data)
+        out.mkdir(parents=True, exist_ok=True)
         console.print(f"uploaded {data} ({dataset['size_bytes'] / 1e6:.1f} MB)")
         dataset = _follow(client, f"/v1/datasets/{dataset['id']}", "reading", check)
         _print_dataset(dataset)
         protection = client.protect(dataset["id"], config, str(uuid4()))
         path = f"/v1/protections/{protection['id']}"
         protection = _follow(client, path, "protecting", check)
-        out.mkdir(parents=True, exist_ok=True)
         for name, part in {
             "protected.zip": "archive",
             "report.json": "report",

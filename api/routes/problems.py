@@ -1,6 +1,7 @@
 """Every error as a problem document (RFC 9457): one handler a kind of exception."""
 
 import logging
+import re
 import reprlib
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -99,7 +100,8 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 def _message(request: Request, item: Mapping[str, Any]) -> str:
     """What was expected, and what came where that is short: of a missing field, all around it."""
     sent = request.headers.get("content-type", "none")
-    if item["loc"] == ("body",) and item["type"] != "missing" and "json" not in sent:
+    is_json = re.fullmatch(r"application/(.+\+)?json\s*(;.*)?", sent, re.IGNORECASE)
+    if item["loc"] == ("body",) and item["type"] != "missing" and not is_json:
         return f"Expected Content-Type: application/json, got {sent}"
     told = str(item["msg"]).removeprefix("Value error, ")
     short = item["input"] is None or isinstance(item["input"], str | int | float)

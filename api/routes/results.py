@@ -99,11 +99,12 @@ def report_html(protection_id: UUID, caller: CallerDep) -> HTMLResponse:
 def preview(protection_id: UUID, caller: CallerDep) -> Response:
     """Originals, what leaves, and the change made visible. Shows originals: not to be handed on."""
     with reading() as session:
-        _succeeded(session, caller.owner_id, protection_id)
-    picture = storage.read_if_there(_preview_key(protection_id))
-    if picture is None:
+        protection = _succeeded(session, caller.owner_id, protection_id)
+    if protection.dataset_id is None:
         gone = f"The picture of protection {protection_id} went with its data set's originals."
         raise AppError(404, "NOT_FOUND", gone)
+    with _while_it_lasts(protection_id):
+        picture = storage.read(_preview_key(protection_id))
     return Response(picture, media_type="image/png", headers=CONFIDENTIAL)
 
 

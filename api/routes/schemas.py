@@ -178,7 +178,7 @@ class StepOut(BaseModel):
     kind: StepKind
     index: int
     state: StepState
-    progress: float = Field(description="0 to 1")
+    progress: float = Field(description="0 to 1; of what does not run, what is kept of it")
     eta_seconds: Seconds | None = Field(
         description="to the step's end, judged by its progress; null unless it runs and has some"
     )

@@ -23,7 +23,7 @@ from sep_core.cells import named
 from worker import resume, sweep
 
 SAVE_SECONDS = float(resume.SAVE_SECONDS)
-"""Of training that a lost GPU costs at most: it goes on from what was kept last."""
+"""Of training that a lost GPU costs at most, but for a batch: it goes on from what was kept."""
 
 
 @dataclass(order=True)

@@ -32,7 +32,9 @@ def test_without_a_key_nothing_is_uploaded(data: Path) -> None:
     assert "expected an API key in --key or SEPGATE_API_KEY, got none" in result.stderr
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "nonsense", "ftp://127.0.0.1"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:{port}", "nonsense", "ftp://127.0.0.1", "http://127.0.0.1:80a"]
+)
 def test_where_no_service_answers_it_says_where_it_looked(
     data: Path, tmp_path: Path, url: str
 ) -> None:
@@ -49,6 +51,12 @@ def test_an_owner_has_a_name(owner: str) -> None:
     result = sepgate("keys", "create", "--owner", owner)
     assert result.exit_code == 2
     assert "expected a name in --owner" in result.stderr
+
+
+def test_a_host_is_one() -> None:
+    result = sepgate("serve", "--host", "no.such.host.invalid")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("expected to listen at no.such.host.invalid:8000, got: ")
 
 
 def test_a_port_is_one() -> None:

@@ -97,6 +97,13 @@ def test_what_is_kept_is_progress_and_none_of_it_was_done_since(
     fail(claim)
     retry(owner_id, made)
     assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
+    again = must_claim(made, StepKind.TRAIN)
+    with transaction() as session:
+        assert leases.report(session, again, 0, 0) is leases.Word.GO_ON  # while it decodes
+    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
+    with transaction() as session:
+        leases.report(session, again, 0, 3)  # while it changes images that it will train on
+    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
     with reading() as session:
         row = session.get_one(Protection, made)
         assert steps.eta_seconds(session, row, steps.of(session, made)) is None

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from fastapi import Response
 
-from api import endings, protections, storage
+from api import endings, storage
 from api.db import now, reading, transaction
 from api.endings import Setback
 from api.models import Protection, Queue, StepKind
@@ -420,7 +420,7 @@ def test_what_succeeded(client: httpx2.Client, ready_dataset: str) -> None:
     assert picture.headers["content-type"] == "image/png"
     for answer in (report, page, picture):
         assert "no-store" in answer.headers["Cache-Control"]
-    storage.remove_one(storage.protection_key(UUID(str(made)), protections.PREVIEW))
+    assert client.delete(f"/v1/datasets/{ready_dataset}").status_code == 204
     gone = problem(client.get(f"/v1/protections/{made}/before-after.png"), 404, "NOT_FOUND")
     assert "went with its data set's originals" in gone["detail"]
     assert client.delete(f"/v1/protections/{made}").status_code == 204
