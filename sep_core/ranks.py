@@ -99,4 +99,9 @@ def _sum_in_order(size: int, bucket: GradBucket) -> Future[Tensor]:
     sent = own if distributed.get_backend() == "nccl" else own.cpu()
     gathered = sent.new_empty(size * len(sent))
     work = _all_gather(gathered, sent, async_op=True)
-    return work.get_future().then(lambda _: gathered.to(own.device).view(size, -1).sum(0))
+
+    def add(done: Future[Tensor]) -> Tensor:
+        done.value()  # raises where a rank was lost: nothing, or half of it, was gathered then
+        return gathered.to(own.device).view(size, -1).sum(0)
+
+    return work.get_future().then(add)

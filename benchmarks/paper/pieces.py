@@ -100,7 +100,7 @@ def _train_surrogate(bench: Bench, name: str, config: SEPConfig) -> Iterator[flo
     yield from trained(
         file, lambda begun: surrogate.train(*train, classes, config, bench.plan, begun), keep
     )
-    file.unlink()
+    file.unlink(missing_ok=True)
 
 
 def _checkpoint_file(bench: Bench, surrogate_name: str, epoch: int) -> Path:
@@ -210,7 +210,7 @@ def _appropriate(bench: Bench, trial: Trial, config: SEPConfig, file: Path) -> I
     )
     result = _result(bench, trial, config, curve) | {"seconds": round(seconds, 1)}
     write_whole(file, json.dumps(result, indent=1).encode() + b"\n")
-    kept.unlink()
+    kept.unlink(missing_ok=True)
 
 
 def _released(bench: Bench, trial: Trial) -> Split:
