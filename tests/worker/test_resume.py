@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from api import leases, steps, storage
+from api import leases, storage
 from api.db import transaction
 from api.models import Step
 from tests import pictures
@@ -41,11 +41,7 @@ def draining(monkeypatch: pytest.MonkeyPatch) -> DrainFlag:
 @pytest.fixture
 def claim() -> leases.Claim:
     jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(4, 2))).id)
-    with transaction() as session:
-        taken = leases.claim(session, jobs.ready()[0].id, "a test")
-        assert taken is not None
-        steps.start(session, taken)
-    return taken
+    return jobs.begin()
 
 
 def keeper_of(claim: leases.Claim) -> tuple[Keeper, str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api import endings, leases, protections, report, steps, storage
+from api import endings, protections, report, steps, storage
 from api.db import reading, transaction
 from api.models import ProtectionState, Step, StepKind
 from tests import pictures
@@ -85,10 +85,7 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_bytes(
     begun: list[int] = []
     kept: list[int] = []
     for stored in (1, 2):  # twice: with so many checkpoints kept
-        with transaction() as session:
-            claim = leases.claim(session, jobs.ready()[0].id, "a test")
-            assert claim is not None
-            steps.start(session, claim)
+        claim = jobs.begin()
         work = train.run(claim)
         while not storage.read_if_there(checkpoint_key(protection_id, stored)):
             next(work)
@@ -119,10 +116,7 @@ def test_a_worker_that_is_to_end_keeps_the_batch_that_it_has_done(
     archive = pictures.zipped(FILES)
     _, whole = jobs.protect(archive, batch_size=8)
     protection_id = jobs.ask(jobs.upload(archive).id, batch_size=8)
-    with transaction() as session:
-        claim = leases.claim(session, jobs.ready()[0].id, "a test")
-        assert claim is not None
-        steps.start(session, claim)
+    claim = jobs.begin()
     work = train.run(claim)
     while next(work)[0] == 0:
         assert storage.read_if_there(training_key(protection_id)) is None
@@ -148,10 +142,7 @@ def test_a_training_whose_state_is_damaged_begins_anew(
     archive = pictures.zipped(FILES)
     _, whole = jobs.protect(archive)
     protection_id = jobs.ask(jobs.upload(archive).id)
-    with transaction() as session:
-        claim = leases.claim(session, jobs.ready()[0].id, "a test")
-        assert claim is not None
-        steps.start(session, claim)
+    claim = jobs.begin()
     work = train.run(claim)
     while not storage.read_if_there(checkpoint_key(protection_id, 1)):
         next(work)
