@@ -211,8 +211,8 @@ def _alone(path: Path, frozen: service.Resource, planned: service.Resource) -> A
     from api.planning import load_config, load_plan  # noqa: PLC0415
     from benchmarks.data import read  # noqa: PLC0415
     from sep_core import surrogate  # noqa: PLC0415
+    from sep_core.arithmetic import prepare  # noqa: PLC0415
     from sep_core.cells import Cell, cell_config  # noqa: PLC0415
-    from sep_core.training import prepare  # noqa: PLC0415
 
     config, plan = load_config(frozen), load_plan(planned)
     prepare(plan)

@@ -17,11 +17,12 @@ from typing import get_args
 import torch
 
 from benchmarks.data import HALVES, Data, read
+from sep_core.arithmetic import prepare
 from sep_core.config import NetworkName, Plan, resolve
 from sep_core.evaluation import predictions
 from sep_core.networks import Network
 from sep_core.presets import QUICK, at_side
-from sep_core.training import Epoch, Recipe, fit, prepare
+from sep_core.training import Epoch, Recipe, fit
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from benchmarks import authors
 from benchmarks.files import versions
+from sep_core.arithmetic import prepare
 from sep_core.config import Plan, Precision, SEPConfig, Variant, resolve
 from sep_core.costs import forward_gflop
 from sep_core.networks import Network, build
@@ -37,7 +38,7 @@ from sep_core.presets import PAPER
 from sep_core.protection import loss_gradient, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze
-from sep_core.training import Progress, Recipe, fit, prepare
+from sep_core.training import Progress, Recipe, fit
 
 SEED, SIDE = "0" * 32, 32
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}

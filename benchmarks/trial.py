@@ -26,11 +26,11 @@ from api import planning
 from api.demo.photographs import write_zip
 from benchmarks.data import Split, read
 from sep_core import evaluation, protection, surrogate
+from sep_core.arithmetic import prepare
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.patterns import class_patterns
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.presets import PRESETS
-from sep_core.training import prepare
 
 Figures = dict[str, float]
 

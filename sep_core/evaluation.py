@@ -11,20 +11,12 @@ from torch import Tensor
 
 from sep_core.config import Countermeasure, Plan, SEPConfig
 from sep_core.countermeasures import PREPROCESSING, projection
+from sep_core.inference import infer, inference_batches
 from sep_core.networks import Network
+from sep_core.optimisation import batch_count
 from sep_core.randomness import generator
 from sep_core.reading import place
-from sep_core.training import (
-    Epoch,
-    Progress,
-    Recipe,
-    State,
-    batch_count,
-    done_before,
-    fit,
-    infer,
-    inference_batches,
-)
+from sep_core.training import Epoch, Progress, Recipe, State, done_before, fit
 
 Room = Callable[[Sequence[int]], Tensor]
 """Makes a uint8 tensor of a shape, not filled: where that is, is the caller's choice."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core import views
+from sep_core.augmentation import augment, draw_crops
 from sep_core.config import Plan, SEPConfig, drawn_seed
 from sep_core.costs import PATTERN_CHECKPOINTS, pattern_images
 from sep_core.pixels import LEVELS, project, to_images
@@ -23,7 +24,7 @@ from sep_core.protection import Images, Patterns, loss_gradient, target_classes
 from sep_core.randomness import generator
 from sep_core.reading import batches, place
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Progress, augment, draw_crops
+from sep_core.training import Progress
 
 MOMENTUM = 0.9
 STEP_SHARE = 1 / 8

@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core import views
+from sep_core.arithmetic import autocast
 from sep_core.config import Plan, SEPConfig, drawn_seed
 from sep_core.pixels import LEVELS, Resize, project, to_images, to_input, to_pixels
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
-from sep_core.training import autocast
 from sep_core.views import Seen
 
 Images = Float32[Tensor, "b c h w"]

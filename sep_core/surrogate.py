@@ -12,22 +12,14 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
+from sep_core.inference import infer, inference_batches
 from sep_core.layout import lay_out
 from sep_core.networks import Network, build
+from sep_core.optimisation import batch_count
 from sep_core.randomness import generator
 from sep_core.ranks import ALONE, Ranks
 from sep_core.reading import place
-from sep_core.training import (
-    Epoch,
-    Progress,
-    Recipe,
-    State,
-    batch_count,
-    done_before,
-    fit,
-    infer,
-    inference_batches,
-)
+from sep_core.training import Epoch, Progress, Recipe, State, done_before, fit
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The one training loop: the surrogate and every appropriator are trained by it."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sep_core.allocator import keep_for_the_next_batch
+from sep_core.arithmetic import autocast
+from sep_core.augmentation import augment, draw_crops
 from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, drawn_seed
 from sep_core.countermeasures import (
     RADIUS_LEVELS,
@@ -22,23 +24,13 @@ from sep_core.countermeasures import (
     set_trainable,
     training_config,
 )
+from sep_core.inference import inference_batches
 from sep_core.networks import Network, build
+from sep_core.optimisation import batch_count, learning_rate, new_optimiser
 from sep_core.pixels import to_images
 from sep_core.randomness import generator
 from sep_core.ranks import ALONE, LEAST_SLICE, Ranks
 from sep_core.reading import batches, place
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-INFERENCE_BATCH, INFERENCE_PIXELS = 256, 64 * 224**2
-"""Images of a batch, and pixels: so few that two cores take a ResNet-18 through one in 5 s."""
-# A transformer learns nothing by SGD at a convolutional network's rate: decoupled weight decay
-# (AdamW; Loshchilov & Hutter 2019) at a hundredth of it, 0.001 where the recipe says 0.1.
-ADAM: frozenset[NetworkName] = frozenset({"vit"})
-ADAM_RATE, ADAM_WEIGHT_DECAY = 0.01, 0.05
-SGD_RATES: Mapping[NetworkName, float] = {"vgg16": 0.1}
-"""What the recipe's rate is multiplied by. Without shortcuts VGG-16 learns next to nothing of 2,500
-images at 0.1, and its large form leaves the numbers; torchvision trains it at 0.01."""
-
 
 State = Mapping[str, Any]
 """Of a training between two batches. Its draws follow from seed, purpose and epoch; how many of the
@@ -169,7 +161,7 @@ def fit(
         generator(seed, recipe.purpose, 0),
     ).to(plan.device)
     begin(network, countermeasure, pretrained)
-    optimiser, rate = _optimiser(recipe.network, network, config)
+    optimiser, rate = new_optimiser(recipe.network, network, config)
     batch_total = batch_count(len(pixels), config.batch_size)
     resumed = ranks.agree(resumed)
     begun, first = done_before(resumed, batch_total)
@@ -231,20 +223,6 @@ def _is_finite(network: Network) -> bool:
     return bool(torch.stack(finite).all())
 
 
-def _optimiser(
-    name: NetworkName, network: Network, config: SEPConfig
-) -> tuple[torch.optim.Optimizer, float]:
-    """The optimiser, and what it multiplies the scheduled rate by."""
-    if name in ADAM:
-        return torch.optim.AdamW(network.parameters(), weight_decay=ADAM_WEIGHT_DECAY), ADAM_RATE
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    ), SGD_RATES.get(name, 1.0)
-
-
 def _cross_entropy(
     network: nn.Module,
     plan: Plan,
@@ -256,84 +234,10 @@ def _cross_entropy(
     return functional.cross_entropy(logits.float(), targets)
 
 
-def prepare(plan: Plan) -> None:
-    """Settings of this process that the bytes depend on.
-
-    Operations that a GPU can't do the same way twice are refused.
-    """
-    torch.set_num_threads(plan.threads)
-    torch.use_deterministic_algorithms(True)
-    # Nothing here reads memory that it has not written; to fill it costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-
-
-def autocast(plan: Plan) -> torch.autocast:
-    """The networks' arithmetic as planned."""
-    return torch.autocast(plan.device, DTYPES[plan.precision], plan.precision != "float32")
-
-
-def infer(
-    function: Callable[[Tensor], Tensor], pixels: UInt8[Tensor, "n 3 s s"], plan: Plan
-) -> Iterator[Float32[Tensor, "b d"]]:
-    """`function` of every image, without gradients, a batch at a time in the images' order."""
-    number = inference_batches(len(pixels), pixels.shape[-1])
-    chosen = torch.arange(len(pixels)).tensor_split(number)
-    with closing(batches(pixels, chosen, plan.device)) as read:
-        for batch in read:
-            with torch.no_grad(), autocast(plan):
-                outputs = function(to_images(batch))
-            yield outputs.float()
-
-
-def inference_batches(images: int, side: int) -> int:
-    """How many batches `infer` yields of images of this side."""
-    return math.ceil(images / max(1, min(INFERENCE_BATCH, INFERENCE_PIXELS // side**2)))
-
-
-def batch_count(images: int, batch_size: int) -> int:
-    """Batches an epoch, sizes as equal as can be: a last batch of one breaks batch norm."""
-    return max(1, min(math.ceil(images / batch_size), images // 2))
-
-
 def most_ranks(images: int, config: SEPConfig) -> int:
     """Processes that may train together: each one's slice of a batch is of `LEAST_SLICE` images."""
     batch = images // batch_count(images, config.batch_size)
     return max(1, batch // LEAST_SLICE)
-
-
-def learning_rate(config: SEPConfig, epochs: int, at: float) -> float:
-    """The rate at `at` epochs: linear warm-up, then the step or cosine schedule."""
-    if at < config.warmup_epochs:
-        rise = at / config.warmup_epochs
-        low = config.warmup_learning_rate
-        return low + rise * (config.learning_rate - low)
-    if config.schedule == "step":
-        return config.learning_rate * 0.1 ** sum(at >= m * epochs for m in config.milestones)
-    share = (at - config.warmup_epochs) / max(epochs - config.warmup_epochs, 1e-9)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
-
-
-def augment(
-    images: Float32[Tensor, "b 3 s s"], crops: Int64[Tensor, "b 3"], padding: int
-) -> Float32[Tensor, "b 3 s s"]:
-    """Zero-pad, crop at (top, left) and mirror where the third is 1: one gather, no loop."""
-    side = images.shape[-1]
-    padded = functional.pad(images, [padding] * 4)
-    steps, crops = torch.arange(side, device=images.device), crops.to(images.device)
-    rows = crops[:, :1] + steps
-    columns = crops[:, 1:2] + torch.where(crops[:, 2:] == 1, side - 1 - steps, steps)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def draw_crops(images: int, config: SEPConfig, draws: torch.Generator) -> Int64[Tensor, "n 3"]:
-    """Of each image the crop's top and left corner, and whether it is mirrored; see `augment`."""
-    corners = torch.randint(0, 2 * config.crop_padding + 1, (images, 2), generator=draws)
-    mirrored = torch.randint(0, 2, (images, 1), generator=draws) * int(config.flip)
-    return torch.cat([corners, mirrored], dim=1)
 
 
 def channel_statistics(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed, batch_size
+from sep_core.arithmetic import prepare
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.costs import forward_gflop
 from sep_core.networks import Network
@@ -16,7 +17,7 @@ from sep_core.presets import QUICK, at_side
 from sep_core.protection import protect
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze
-from sep_core.training import Epoch, Progress, Recipe, fit, prepare
+from sep_core.training import Epoch, Progress, Recipe, fit
 from worker.lease import DrainFlag, WorkerDraining
 
 SECONDS = 0.3

@@ -26,8 +26,8 @@ from api import logs
 from api.processes import die_with_parent
 from api.settings import settings
 from sep_core import surrogate
+from sep_core.arithmetic import prepare
 from sep_core.ranks import ALONE, Backend, Ranks, joined
-from sep_core.training import prepare
 from worker import decoded, faults, tensors
 from worker.data import Job, load_planned
 from worker.faults import RankLost

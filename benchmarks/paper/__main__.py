@@ -28,9 +28,9 @@ from benchmarks.paper.data import read, write
 from benchmarks.paper.pieces import RESUME, Bench, Piece, pieces
 from benchmarks.paper.trials import STAGES, SURROGATE_SEED
 from benchmarks.strength.recipes import hex_seed
+from sep_core.arithmetic import prepare
 from sep_core.config import Plan, SEPConfig, as_dict, resolve
 from sep_core.presets import paper_for
-from sep_core.training import prepare
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 PFLOP = 1e6  # in GFLOP

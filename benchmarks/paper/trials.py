@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.strength.recipes import CLEAN, hex_seed
 from sep_core.config import NetworkName, SEPConfig
+from sep_core.optimisation import SGD_RATES
 from sep_core.presets import FAST, at_budget, at_side, for_images
-from sep_core.training import SGD_RATES
 
 SURROGATE_SEED, APPROPRIATOR_SEED = 1, 11
 CIFAR_IMAGES = 50_000

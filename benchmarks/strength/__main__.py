@@ -21,8 +21,8 @@ from benchmarks.strength.cells import Bench, Cell, measure
 from benchmarks.strength.tables import TABLES, bigger, pretrained
 from benchmarks.strength.weights import Weights
 from benchmarks.strength.work import missing_gflop
+from sep_core.arithmetic import prepare
 from sep_core.config import Plan
-from sep_core.training import prepare
 
 
 def main() -> int:

@@ -30,8 +30,9 @@ from benchmarks.strength import results
 from benchmarks.strength.cells import PERTURBATION
 from sep_core.config import NetworkName, Plan, checkpoint_epochs, resolve
 from sep_core.costs import gradient_passes
+from sep_core.optimisation import learning_rate
 from sep_core.presets import FAST, at_budget, paper_for
-from sep_core.training import Recipe, fit, learning_rate
+from sep_core.training import Recipe, fit
 from tests import pictures
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,10 @@ from sep_core import surrogate
 from sep_core.config import COUNTERMEASURES, Countermeasure, Plan, SEPConfig
 from sep_core.countermeasures import PREPROCESSING
 from sep_core.evaluation import Accuracy, appropriate, held_out, predictions
+from sep_core.inference import INFERENCE_BATCH
 from sep_core.networks import Network
 from sep_core.pixels import to_images
-from sep_core.training import INFERENCE_BATCH, Epoch, Progress, Recipe, fit
+from sep_core.training import Epoch, Progress, Recipe, fit
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 
 
@@ -124,7 +125,7 @@ def test_progress_counts_the_batches_of_large_images(
     data: Data, config: SEPConfig, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four images at once are as many as may be: five batches of training images, two of test."""
-    monkeypatch.setattr("sep_core.training.INFERENCE_PIXELS", 4 * SIDE**2)
+    monkeypatch.setattr("sep_core.inference.INFERENCE_PIXELS", 4 * SIDE**2)
     train, test = _split(data)
     appropriated = appropriate(train, test, CLASSES, config, plan, countermeasure="grey")
     trained = surrogate.train(*train, CLASSES, replace(config, epochs=2, checkpoints=2), plan)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sep_core.augmentation import augment, draw_crops
 from sep_core.config import Plan, SEPConfig, Views
 from sep_core.costs import pattern_passes
 from sep_core.patterns import class_patterns
@@ -17,7 +18,7 @@ from sep_core.pixels import project, to_images
 from sep_core.protection import begin, cross_entropy, loss_gradient, protect, target_classes
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Progress, augment, draw_crops
+from sep_core.training import Progress
 from sep_core.views import CHANGES, HARDENED
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 

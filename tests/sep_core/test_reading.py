@@ -13,9 +13,10 @@ from torch import Tensor
 
 from sep_core import reading
 from sep_core.config import Plan, SEPConfig
+from sep_core.inference import infer
 from sep_core.networks import Network
 from sep_core.reading import batches, place, read_ahead
-from sep_core.training import Epoch, Recipe, fit, infer
+from sep_core.training import Epoch, Recipe, fit
 from tests.sep_core.conftest import CLASSES, Data
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from sep_core.config import Plan, SEPConfig, checkpoint_epochs
+from sep_core.inference import INFERENCE_BATCH
 from sep_core.networks import Network, build
 from sep_core.pixels import to_images
 from sep_core.surrogate import Checkpoint, class_means, freeze, restore, train
-from sep_core.training import INFERENCE_BATCH, Progress
+from sep_core.training import Progress
 from tests.sep_core import reference
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 

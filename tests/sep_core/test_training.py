@@ -1,11 +1,8 @@
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -22,75 +19,30 @@ from sep_core.config import (
 )
 from sep_core.countermeasures import PREPROCESSING, attack, change_batch
 from sep_core.evaluation import Accuracy, appropriate
-from sep_core.networks import TRUNKS, Network, build
+from sep_core.networks import TRUNKS, Network
+from sep_core.optimisation import learning_rate
 from sep_core.pixels import to_images
-from sep_core.presets import PAPER, QUICK, at_side
+from sep_core.presets import QUICK, at_side
 from sep_core.protection import protect
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
-from sep_core.training import (
-    INFERENCE_BATCH,
-    Epoch,
-    Progress,
-    Recipe,
-    augment,
-    batch_count,
-    channel_statistics,
-    fit,
-    infer,
-    inference_batches,
-    learning_rate,
-)
+from sep_core.training import Epoch, Progress, Recipe, channel_statistics, fit
 from tests.sep_core import reference
-from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
-
-RECIPE = Recipe("small", 3, "test")
-
+from tests.sep_core.conftest import CLASSES, SEED, Data
+from tests.sep_core.trainings import (
+    RECIPE,
+    backbone,
+    fitted,
+    flat,
+    new_network,
+    trained_weights,
+)
 
 State = Mapping[str, Tensor]
 
 
 def draws() -> torch.Generator:
     return generator(SEED, "images")
-
-
-def _fit(
-    data: Data,
-    config: SEPConfig,
-    plan: Plan,
-    countermeasure: Countermeasure = "crop-flip",
-    pretrained: State | None = None,
-) -> Iterator[Progress | Epoch]:
-    return fit(
-        *data,
-        CLASSES,
-        RECIPE,
-        config=config,
-        plan=plan,
-        countermeasure=countermeasure,
-        pretrained=pretrained,
-    )
-
-
-def _weights(
-    data: Data,
-    config: SEPConfig,
-    plan: Plan,
-    countermeasure: Countermeasure = "crop-flip",
-    pretrained: State | None = None,
-) -> Tensor:
-    *_, last = _fit(data, config, plan, countermeasure, pretrained)
-    assert isinstance(last, Epoch)
-    return _flat(last.network)
-
-
-def _flat(network: Network) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in network.parameters()])
-
-
-def _new_network(data: Data, config: SEPConfig, classes: int = CLASSES) -> Network:
-    draws = generator(str(config.seed), RECIPE.purpose, 0)
-    return build(RECIPE.network, classes, SIDE, *channel_statistics(data[0]), draws)
 
 
 Batch = tuple[Tensor, Tensor]
@@ -101,7 +53,7 @@ def _plain_loop(
 ) -> Tensor:
     """The training as it was before there were countermeasures, in other words."""
     pixels, labels = data
-    network = _new_network(data, config).train()
+    network = new_network(data, config).train()
     optimiser = torch.optim.SGD(network.parameters(), 1, config.momentum, weight_decay=5e-4)
     for epoch in range(RECIPE.epochs):
         draws = generator(str(config.seed), RECIPE.purpose, epoch + 1)
@@ -122,36 +74,7 @@ def _plain_loop(
             loss = functional.cross_entropy(network(images), targets)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    return _flat(network)
-
-
-@pytest.mark.parametrize(
-    ("epoch", "rate"),
-    [
-        (0, 0.001),
-        (0.5, 0.0505),
-        (1, 0.1),
-        (74.999, 0.1),
-        (75, 0.01),
-        (89.999, 0.01),
-        (90, 0.001),
-        (119.999, 0.001),
-    ],
-)
-def test_the_learning_rate_is_the_papers(epoch: float, rate: float) -> None:
-    assert learning_rate(PAPER, 120, epoch) == pytest.approx(rate)
-
-
-@pytest.mark.parametrize(("epoch", "rate"), [(0, 0.0), (1, 0.2), (2, 0.4), (6, 0.2), (10, 0.0)])
-def test_cosine_falls_to_zero_after_the_warm_up(epoch: float, rate: float) -> None:
-    config = SEPConfig(
-        schedule="cosine", learning_rate=0.4, warmup_epochs=2, warmup_learning_rate=0
-    )
-    assert learning_rate(config, 10, epoch) == pytest.approx(rate)
-
-
-def test_without_warm_up_the_first_batch_has_the_whole_rate() -> None:
-    assert learning_rate(SEPConfig(warmup_epochs=0), 120, 0) == 0.1
+    return flat(network)
 
 
 def test_the_optimiser_takes_the_scheduled_rate(data: Data, config: SEPConfig, plan: Plan) -> None:
@@ -161,7 +84,7 @@ def test_the_optimiser_takes_the_scheduled_rate(data: Data, config: SEPConfig, p
         rates.append(optimiser.param_groups[0]["lr"])
 
     hook = register_optimizer_step_pre_hook(note)
-    list(_fit(data, config, plan))
+    list(fitted(data, config, plan))
     hook.remove()
     assert rates == [
         learning_rate(config, 3, epoch + n / 3) for epoch in range(3) for n in range(3)
@@ -240,43 +163,26 @@ def test_every_network_learns_and_teaches_by_the_presets_recipe(
     assert change.max() <= asked.epsilon_levels
 
 
-@given(images=st.integers(2, 2000), batch_size=st.integers(2, 300))
-def test_no_batch_is_single_or_too_large(images: int, batch_size: int) -> None:
-    sizes = [
-        len(part) for part in torch.arange(images).tensor_split(batch_count(images, batch_size))
-    ]
-    assert min(sizes) >= 2
-    assert max(sizes) <= max(batch_size, 3)  # an odd number in pairs needs a three
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_augmentation_is_a_padded_crop_and_a_mirror() -> None:
-    images = torch.rand(9, 3, 8, 8)
-    corners = torch.tensor([(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (1, 3), (3, 2), (2, 1), (2, 2)])
-    mirrored = torch.tensor([0, 1, 1, 0, 0, 1, 0, 1, 1])
-    result = augment(images, torch.cat([corners, mirrored[:, None]], 1), 2)
-    for n, image in enumerate(images):
-        top, left = corners[n].tolist()
-        expected = reference.augment(image, top, left, bool(mirrored[n]), 2)
-        assert torch.equal(result[n], expected)
-
-
 def test_crops_and_flips_happen_as_configured(data: Data, config: SEPConfig, plan: Plan) -> None:
-    plain = _weights(data, replace(config, crop_padding=0, flip=False), plan)
-    assert not torch.equal(plain, _weights(data, replace(config, crop_padding=2, flip=False), plan))
-    assert not torch.equal(plain, _weights(data, replace(config, crop_padding=0, flip=True), plan))
+    plain = trained_weights(data, replace(config, crop_padding=0, flip=False), plan)
+    assert not torch.equal(
+        plain, trained_weights(data, replace(config, crop_padding=2, flip=False), plan)
+    )
+    assert not torch.equal(
+        plain, trained_weights(data, replace(config, crop_padding=0, flip=True), plan)
+    )
 
 
 def test_crop_and_flip_train_as_they_always_did(data: Data, config: SEPConfig, plan: Plan) -> None:
     expected = _plain_loop(data, config, lambda _, images, labels, __: (images, labels))
-    assert torch.equal(_weights(data, config, plan), expected)
-    assert torch.equal(_weights(data, config, plan, "crop-flip"), expected)
+    assert torch.equal(trained_weights(data, config, plan), expected)
+    assert torch.equal(trained_weights(data, config, plan, "crop-flip"), expected)
 
 
 def test_none_trains_on_the_images_as_they_are(data: Data, config: SEPConfig, plan: Plan) -> None:
     bare = replace(config, crop_padding=0, flip=False)
     expected = _plain_loop(data, bare, lambda _, images, labels, __: (images, labels))
-    assert torch.equal(_weights(data, config, plan, "none"), expected)
+    assert torch.equal(trained_weights(data, config, plan, "none"), expected)
 
 
 @pytest.mark.parametrize("name", ["cutout", "mixup", "cutmix", "randaugment"])
@@ -288,7 +194,7 @@ def test_batches_are_changed_after_crop_and_flip(
     def change(_: Network, images: Tensor, labels: Tensor, epoch: int) -> Batch:
         return change_batch(name, images, labels, CLASSES, draws[epoch + 1])
 
-    assert torch.equal(_weights(data, config, plan, name), _plain_loop(data, config, change))
+    assert torch.equal(trained_weights(data, config, plan, name), _plain_loop(data, config, change))
 
 
 @pytest.mark.parametrize("levels", [2, 8])
@@ -304,7 +210,7 @@ def test_adversarial_training_sees_only_what_the_attack_made(
 
         return attack(network, loss, images, labels, levels, draws[epoch + 1]), labels
 
-    assert torch.equal(_weights(data, config, plan, name), _plain_loop(data, config, change))
+    assert torch.equal(trained_weights(data, config, plan, name), _plain_loop(data, config, change))
 
 
 @pytest.mark.parametrize("name", sorted(set(COUNTERMEASURES) - set(PREPROCESSING)))
@@ -313,9 +219,9 @@ def test_every_countermeasure_trains_by_the_seed(
 ) -> None:
     def weights(name: Countermeasure, seed: str) -> Tensor:
         state = given if name in PRETRAINED else None
-        return _weights(part, replace(config, seed=seed), plan, name, state)
+        return trained_weights(part, replace(config, seed=seed), plan, name, state)
 
-    part, given = (data[0][:8], data[1][:8]), _backbone(data, config)
+    part, given = (data[0][:8], data[1][:8]), backbone(data, config)
     first = weights(name, SEED)
     torch.manual_seed(7)
     assert torch.equal(first, weights(name, SEED))
@@ -323,74 +229,6 @@ def test_every_countermeasure_trains_by_the_seed(
     # A projection has changed the pixels before: what is trained is the plain training.
     plain = name in {"crop-flip", "projection"}
     assert torch.equal(first, weights("crop-flip", SEED)) == plain
-
-
-def _backbone(data: Data, config: SEPConfig) -> dict[str, Tensor]:
-    """As if trained elsewhere: other weights, other normalisation, two classes more."""
-    *_, last = _fit(data, replace(config, seed=SEED[::-1]), Plan(device="cpu", precision="float32"))
-    assert isinstance(last, Epoch)
-    state = _new_network(data, config, CLASSES + 2).state_dict()
-    trained = last.network.state_dict()
-    assert set(trained) == set(state)
-    return state | {k: (v * 1.1).to(v.dtype) for k, v in trained.items() if "head" not in k}
-
-
-def test_a_frozen_backbone_stays_as_given(data: Data, config: SEPConfig, plan: Plan) -> None:
-    given = _backbone(data, config)
-    heads = []
-    for event in _fit(data, config, plan, "pretrained-frozen", given):
-        if isinstance(event, Epoch):
-            state = event.network.state_dict()
-            assert all(torch.equal(state[k], given[k]) for k in given if "head" not in k)
-            heads.append(state["head.weight"].clone())
-            event.network.train()  # as testing leaves it
-    assert len(heads) == 3
-    assert heads[0].shape == (CLASSES, 128)
-    assert not torch.equal(heads[0], heads[2])
-
-
-def test_a_tuned_backbone_starts_as_given_with_a_new_head(
-    data: Data, config: SEPConfig, plan: Plan
-) -> None:
-    given = _backbone(data, config)
-    still = replace(config, learning_rate=1e-7, warmup_epochs=0, weight_decay=0)
-    *_, last = _fit(data, still, plan, "pretrained-tuned", given)
-    assert isinstance(last, Epoch)
-    expected = given | {
-        k: v for k, v in _new_network(data, config).state_dict().items() if "head" in k
-    }
-    for name, parameter in last.network.named_parameters():
-        torch.testing.assert_close(parameter.detach(), expected[name], atol=1e-5, rtol=1e-4)
-    assert torch.equal(last.network.state_dict()["mean"], given["mean"])
-
-
-def test_a_tuned_backbone_is_trained_at_a_tenth(data: Data, config: SEPConfig, plan: Plan) -> None:
-    given = _backbone(data, config)
-    tuned = _weights(data, replace(config, warmup_epochs=0), plan, "pretrained-tuned", given)
-    rates: list[float] = []
-    hook = register_optimizer_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
-    again = _weights(data, replace(config, warmup_epochs=0), plan, "pretrained-tuned", given)
-    hook.remove()
-    assert torch.equal(tuned, again)
-    assert max(rates) == pytest.approx(config.learning_rate / 10)
-
-
-def test_weights_that_do_not_belong_are_refused(data: Data, config: SEPConfig, plan: Plan) -> None:
-    given = _backbone(data, config)
-    with pytest.raises(ValueError, match="expected a state dict with pretrained-tuned, got none"):
-        next(_fit(data, config, plan, "pretrained-tuned"))
-    with pytest.raises(ValueError, match="expected none with cutout, got one"):
-        next(_fit(data, config, plan, "cutout", given))
-    first = next(k for k in given if k.endswith(".weight"))
-    for wrong in (
-        {k: v for k, v in given.items() if k != first},
-        given | {first: torch.zeros(1)},
-        given | {"another.weight": torch.zeros(1)},
-    ):
-        with pytest.raises(
-            ValueError, match=f"expected the network's state with ({first}|another)"
-        ):
-            next(_fit(data, config, plan, "pretrained-frozen", wrong))
 
 
 @pytest.mark.parametrize("images", [1, 7])
@@ -412,7 +250,7 @@ def test_a_constant_channel_does_not_divide_by_zero() -> None:
 def test_progress_counts_batches_and_epochs_follow(
     data: Data, config: SEPConfig, plan: Plan
 ) -> None:
-    events = list(_fit(data, config, plan))
+    events = list(fitted(data, config, plan))
     done = [event for event in events if isinstance(event, Progress)]
     assert done == [Progress(n, 9) for n in range(1, 10)]
     assert [n for n, event in enumerate(events) if isinstance(event, Epoch)] == [3, 7, 11]
@@ -420,50 +258,29 @@ def test_progress_counts_batches_and_epochs_follow(
 
 
 def test_the_same_seed_trains_the_same_weights(data: Data, config: SEPConfig, plan: Plan) -> None:
-    first = _weights(data, config, plan)
+    first = trained_weights(data, config, plan)
     torch.manual_seed(7)
-    assert torch.equal(first, _weights(data, config, plan))
+    assert torch.equal(first, trained_weights(data, config, plan))
     other = replace(config, seed=SEED[::-1])
-    assert not torch.equal(first, _weights(data, other, plan))
+    assert not torch.equal(first, trained_weights(data, other, plan))
 
 
 def test_purposes_draw_apart(data: Data, config: SEPConfig, plan: Plan) -> None:
     *_, last = fit(*data, CLASSES, replace(RECIPE, purpose="x"), config=config, plan=plan)
     assert isinstance(last, Epoch)
     weights = torch.cat([p.detach().flatten() for p in last.network.parameters()])
-    assert not torch.equal(weights, _weights(data, config, plan))
+    assert not torch.equal(weights, trained_weights(data, config, plan))
 
 
 def test_bfloat16_is_used_where_planned(data: Data, config: SEPConfig, plan: Plan) -> None:
-    coarse = _weights(data, config, replace(plan, precision="bfloat16"))
+    coarse = trained_weights(data, config, replace(plan, precision="bfloat16"))
     assert coarse.dtype == torch.float32
-    assert not torch.equal(coarse, _weights(data, config, plan))
+    assert not torch.equal(coarse, trained_weights(data, config, plan))
 
 
 def test_what_it_cannot_train_on_is_refused(data: Data, config: SEPConfig, plan: Plan) -> None:
     pixels, labels = data
     with pytest.raises(ValueError, match="expected at least 2 training images, got 1"):
-        next(_fit((pixels[:1], labels[:1]), config, plan))
+        next(fitted((pixels[:1], labels[:1]), config, plan))
     with pytest.raises(ValueError, match="seed: expected a resolved"):
-        next(_fit(data, replace(config, seed=None), plan))
-
-
-def test_inference_sees_every_image_once_and_in_order(plan: Plan) -> None:
-    count = INFERENCE_BATCH + 3
-    pixels = (torch.arange(count) % 251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, SIDE, SIDE)
-    batches = list(infer(lambda images: images.mean((2, 3)), pixels, plan))
-    assert len(batches) == inference_batches(count, pixels.shape[-1]) == 2
-    torch.testing.assert_close(torch.cat(batches), to_images(pixels).mean((2, 3)))
-
-
-@pytest.mark.parametrize(("side", "largest"), [(32, 256), (64, 256), (224, 64), (1024, 3)])
-def test_inference_takes_fewer_images_where_they_are_large(
-    side: int, largest: int, plan: Plan
-) -> None:
-    pixels = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(257, 3, side, side)
-    taken = [len(means) for means in islice(infer(_corners, pixels, plan), 2)]
-    assert largest // 2 < max(taken) <= largest
-
-
-def _corners(images: Tensor) -> Tensor:
-    return images[:, :, 0, 0]
+        next(fitted(data, replace(config, seed=None), plan))

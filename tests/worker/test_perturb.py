@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from api import archive, workload
 from api.archive import Pixels
+from sep_core.arithmetic import prepare
 from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig
 from sep_core.networks import build
 from sep_core.surrogate import Checkpoint, freeze
-from sep_core.training import prepare
 from tests.api.archives import ingested, picture, saved, zip_bytes
 from worker import metrics
 from worker.data import Job, Reader

@@ -13,9 +13,10 @@ from api.archive import ImageRecord, words
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Queue
+from sep_core.arithmetic import prepare
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate
-from sep_core.training import Progress, prepare
+from sep_core.training import Progress
 from worker import decoded, facts, pretrained, resume, tensors
 from worker.data import Job, evaluation_key, load_job
 from worker.lease import StepPostponed, check_held

@@ -8,11 +8,11 @@ from torch import Tensor
 from api.archive import Numbers, Pixels
 from api.leases import Claim
 from api.models import StepKind
+from sep_core.arithmetic import prepare
 from sep_core.costs import gradient_passes
 from sep_core.protection import protect
 from sep_core.reading import READ_THREADS, read_ahead
 from sep_core.surrogate import Checkpoint
-from sep_core.training import prepare
 from worker import alive, checkpoints, tensors
 from worker.data import (
     Job,

@@ -17,11 +17,12 @@ from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
 from sep_core import surrogate
+from sep_core.arithmetic import prepare
 from sep_core.cells import named
 from sep_core.config import Plan, SEPConfig
 from sep_core.patterns import class_patterns
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Progress, most_ranks, prepare
+from sep_core.training import Progress, most_ranks
 from worker import checkpoints, decoded, facts, faults, pretrained, tensors
 from worker.data import Job, load_index, load_job, patterns_key, training_key
 from worker.faults import EXIT_RANK_LOST, RankLost
