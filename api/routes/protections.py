@@ -14,6 +14,7 @@ from api import outbox, protections, retention, steps, storage, waiting
 from api.db import reading, transaction
 from api.estimate import Estimate, estimate
 from api.models import ACTIVE, Protection, Step, StepKind, StepState
+from api.routes.bodies import ProtectionIn
 from api.routes.deps import (
     CallerDep,
     Cursor,
@@ -28,7 +29,6 @@ from api.routes.schemas import (
     ArchiveOut,
     PlanOut,
     ProtectionDetail,
-    ProtectionIn,
     ProtectionOut,
     ProtectionPage,
     StepOut,

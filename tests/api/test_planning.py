@@ -1,138 +1,22 @@
 """From a request to a frozen plan: pure, so tested by properties."""
 
-import itertools
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from api import planning, workload
-from api.archive import ImageRecord, Numbers
-from api.choice import chosen
 from api.errors import AppError
-from api.models import StepKind
 from api.workload import Device
-from sep_core.cells import Evaluation, named
-from sep_core.config import NetworkName, Plan, SEPConfig, as_dict
-from sep_core.costs import gradient_passes, pattern_passes
+from sep_core.cells import Evaluation
+from sep_core.config import NetworkName, SEPConfig, as_dict
+from sep_core.costs import gradient_passes
 from sep_core.presets import FAST, PAPER, PRESETS, QUICK, for_images
 
 CPU = Device("cpu", bfloat16=False, threads=2, memory_bytes=2**33)
 IMAGES = 5000
 GPU = Device("cuda", bfloat16=True, threads=16, memory_bytes=2**36)
 CLASSES = ["ant", "bee", "cat"]
-
-
-def record(name: str, height: int, width: int, channels: int) -> ImageRecord:
-    return ImageRecord(name, "train", "cat", height, width, channels, "PNG", "0" * 64, name)
-
-
-shapes = st.tuples(
-    st.sampled_from([8, 32, 500]), st.sampled_from([8, 900]), st.sampled_from([1, 3])
-)
-records_ = st.lists(shapes, max_size=60).map(
-    lambda found: [record(f"{at:05d}.png", *shape) for at, shape in enumerate(found)]
-)
-plans = st.builds(
-    Plan,
-    device=st.just("cpu"),
-    precision=st.just("float32"),
-    batch_size=st.integers(1, 20),
-    max_batch_pixels=st.sampled_from([1, 10_000, 2**22]),
-    shard_batches=st.integers(1, 5),
-)
-
-
-def shape(record: ImageRecord) -> tuple[int, int, int]:
-    return record.channels, record.height, record.width
-
-
-def listed(batches: Iterable[Numbers]) -> list[list[int]]:
-    return [batch.tolist() for batch in batches]
-
-
-@given(records_, plans)
-def test_batches_are_whole_and_no_larger_than_planned(
-    records: list[ImageRecord], plan: Plan
-) -> None:
-    batches = workload.batches(records, QUICK, plan)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(records)))
-    for batch in batches:
-        assert 0 < len(batch) <= plan.batch_size
-        assert len({records[index].channels for index in batch}) == 1
-        assert len(batch) == 1 or _pixels(records, batch) <= plan.max_batch_pixels
-
-
-@given(records_, plans)
-def test_batches_are_full_and_equal_shapes_neighbours(
-    records: list[ImageRecord], plan: Plan
-) -> None:
-    batches = workload.batches(records, QUICK, plan)
-    order = [index for batch in batches for index in batch]
-    assert order == sorted(order, key=lambda index: (shape(records[index]), index))
-    for batch, following in itertools.pairwise(batches):
-        more = [*batch, following[0]]
-        assert (
-            len(more) > plan.batch_size
-            or _pixels(records, more) > plan.max_batch_pixels
-            or len({records[index].channels for index in more}) == 2
-        )
-
-
-def _pixels(records: list[ImageRecord], batch: Iterable[int]) -> int:
-    return sum(records[index].height * records[index].width for index in batch)
-
-
-@given(st.integers(0, 60), shapes, plans)
-def test_images_of_one_shape_are_cut_evenly(
-    count: int, shape: tuple[int, int, int], plan: Plan
-) -> None:
-    records = [record(f"{at:05d}.png", *shape) for at in range(count)]
-    size = max(1, min(plan.batch_size, plan.max_batch_pixels // (shape[0] * shape[1])))
-    expected = [list(range(count))[at : at + size] for at in range(0, count, size)]
-    assert listed(workload.batches(records, QUICK, plan)) == expected
-
-
-@given(records_, plans)
-def test_shards_are_the_batches_in_their_order(records: list[ImageRecord], plan: Plan) -> None:
-    shards = workload.shards(records, QUICK, plan)
-    batches = [batch for shard in shards for batch in shard]
-    assert listed(batches) == listed(workload.batches(records, QUICK, plan))
-    assert all(0 < len(shard) <= plan.shard_batches for shard in shards)
-    assert all(len(shard) == plan.shard_batches for shard in shards[:-1])
-    again = workload.shards(list(records), QUICK, replace(plan))
-    assert [listed(shard) for shard in shards] == [listed(shard) for shard in again]
-
-
-@given(records_, st.integers(2, 100))
-def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
-    plan = Plan(device="cpu", precision="float32", batch_size=4, shard_batches=2)
-    costs = workload.costs(QUICK, plan, named(Evaluation(), QUICK), records, images)
-    assert len(costs[StepKind.PERTURB]) == len(workload.shards(records, QUICK, plan))
-    assert sum(costs[StepKind.PERTURB]) == pytest.approx(
-        workload.perturb_gflop(QUICK, len(records))
-    )
-    assert [len(costs[kind]) for kind in (StepKind.TRAIN, StepKind.PACKAGE)] == [1, 1]
-    assert costs[StepKind.EVALUATE][0] == costs[StepKind.EVALUATE][1] > 0
-    patterns = 2 * 0.07 * pattern_passes(QUICK, images, len(QUICK.target_map))
-    assert costs[StepKind.TRAIN][0] == pytest.approx(3 * 0.07 * QUICK.epochs * images + patterns)
-
-
-@given(records_, plans)
-def test_only_chosen_images_are_perturbed(records: list[ImageRecord], plan: Plan) -> None:
-    config = replace(QUICK, protected_fraction=0.3, seed="0" * 32)
-    batches = workload.batches(records, config, plan)
-    assert sorted(index for batch in batches for index in batch) == list(chosen(records, config))
-    costs = workload.costs(config, plan, named(Evaluation(), config), records, 9)
-    assert sum(costs[StepKind.PERTURB]) == pytest.approx(
-        workload.perturb_gflop(config, len(chosen(records, config)))
-    )
-    whole = workload.costs(QUICK, plan, named(Evaluation(), QUICK), records, 9)
-    for kind in (StepKind.TRAIN, StepKind.PACKAGE, StepKind.EVALUATE):
-        assert costs[kind] == whole[kind]
 
 
 def test_the_papers_cost() -> None:
@@ -352,35 +236,3 @@ def test_an_input_size_that_is_none_is_refused_by_its_name_alone(side: object) -
     with pytest.raises(AppError, match="input_pixels") as refused:
         planning.configure("quick", {"input_pixels": side}, "cpu", IMAGES, 100)
     assert "crop_padding" not in str(refused.value)
-
-
-def test_shards_take_the_same_time_on_fast_and_slow_workers() -> None:
-    request = {"preset": "quick", "config": {}}
-    for gflops in (50.0, 500.0, 5_000.0):
-        device = replace(CPU, speeds=(workload.Speed(32, gflops, gflops),))
-        config, plan = planning.freeze(request, 2, 10**8, 32, device)
-        gflop = workload.perturb_gflop(config, plan.batch_size * plan.shard_batches)
-        assert 30 < gflop / gflops <= workload.SHARD_SECONDS
-
-
-def test_many_workers_share_many_shards() -> None:
-    device = replace(CPU, speeds=(workload.Speed(32, 500.0, 500.0),))
-    seconds = []
-    for workers in (1, 8, 64, 512):
-        config, plan = planning.freeze(
-            {"preset": "quick", "config": {}}, 2, 10**6, 32, device, workers
-        )
-        gflop = workload.perturb_gflop(config, plan.batch_size * plan.shard_batches)
-        seconds.append(gflop / 500)
-        whole = workload.perturb_gflop(config, 10**6) / 500
-        assert whole / seconds[-1] > workload.SHARDS_A_WORKER * workers / 2 or seconds[-1] < 30
-    assert seconds == sorted(seconds, reverse=True)
-    assert (30 < seconds[0] <= workload.SHARD_SECONDS, 7 < seconds[-1] <= 15) == (True, True)
-
-
-def test_shards_of_large_images_are_as_much_work() -> None:
-    request = {"preset": "quick", "config": {"input_pixels": 64}}
-    small, large = (
-        planning.freeze(request, 2, IMAGES, side, CPU)[1].shard_batches for side in (64, 1024)
-    )
-    assert large == pytest.approx(128 * small, rel=0.05)

@@ -4,23 +4,21 @@ from functools import partial
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select
 
-from api import datasets, endings, leases, protections, steps, storage
+from api import datasets, endings, leases, protections, steps
 from api.db import reading, transaction
 from api.errors import AppError
 from api.leases import Claim
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from api.moves import move
 from api.steps import CLEAN, PROTECTED
-from tests.api.conftest import blobs, together
+from tests.api.conftest import blobs
 from tests.api.lives import (
     accuracy,
     claimed,
     finish,
     freeze,
     half_done_in_a_minute,
-    ingested,
     must_claim,
     owner,
     protection,
@@ -98,37 +96,6 @@ def test_what_is_due_is_made_ready_though_others_run(queued: UUID) -> None:
     assert step(queued, StepKind.EVALUATE, PROTECTED).state is StepState.WAITING
 
 
-def test_two_shards_that_finish_at_once_make_package_ready_once(
-    owner_id: UUID, ready: UUID
-) -> None:
-    for _ in range(12):
-        protection_id = requested(owner_id, ready)
-        train(protection_id)
-        claims = [must_claim(protection_id, StepKind.PERTURB, index) for index in (0, 1)]
-        assert together(*[partial(finish, claim) for claim in claims]) == [None, None]
-        assert states(protection_id)[1:4] == [
-            (StepKind.PERTURB, StepState.DONE),
-            (StepKind.PERTURB, StepState.DONE),
-            (StepKind.PACKAGE, StepState.READY),
-        ]
-        package = step(protection_id, StepKind.PACKAGE).id
-        won = together(partial(claimed, package), partial(claimed, package))
-        assert won.count(None) == 1
-
-
-def test_evaluations_that_finish_at_once_succeed(owner_id: UUID, ready: UUID) -> None:
-    for _ in range(6):
-        protection_id = requested(owner_id, ready)
-        train(protection_id)
-        for index in (0, 1):
-            finish(must_claim(protection_id, StepKind.PERTURB, index))
-        output = {"archive_sha256": "a" * 64, "archive_bytes": 5}
-        finish(must_claim(protection_id, StepKind.PACKAGE), output)
-        claims = [must_claim(protection_id, StepKind.EVALUATE, index) for index in (0, 1)]
-        together(*[partial(finish, claim, accuracy(0.5)) for claim in claims])
-        assert protection(protection_id).state is ProtectionState.SUCCEEDED
-
-
 def test_a_failure_waits_for_the_other_shard(queued: UUID) -> None:
     train(queued)
     first, second = (must_claim(queued, StepKind.PERTURB, index) for index in (0, 1))
@@ -150,15 +117,6 @@ def test_a_failure_after_the_other_shard_is_done(queued: UUID) -> None:
     finish(second)
     assert protection(queued).state is ProtectionState.FAILED
     assert step(queued, StepKind.PACKAGE).state is StepState.WAITING
-
-
-def test_a_failure_and_a_success_at_once(owner_id: UUID, ready: UUID) -> None:
-    for _ in range(6):
-        protection_id = requested(owner_id, ready)
-        train(protection_id)
-        first, second = (must_claim(protection_id, StepKind.PERTURB, index) for index in (0, 1))
-        together(partial(fail, first, "BROKEN"), partial(finish, second))
-        assert protection(protection_id).state is ProtectionState.FAILED
 
 
 def test_success_keeps_archive_record_and_keys_only(queued: UUID) -> None:
@@ -184,44 +142,6 @@ def test_cancelling_in_the_middle(owner_id: UUID, queued: UUID) -> None:
     assert protection(queued).state is ProtectionState.CANCELLED
     assert step(queued, StepKind.PACKAGE).state is StepState.WAITING
     assert blobs(f"protections/{queued}") == []
-
-
-def test_cancelling_and_finishing_at_once(owner_id: UUID, ready: UUID) -> None:
-    """Either it succeeded and the cancel was refused, or it is cancelled and nothing stays."""
-    for _ in range(6):
-        protection_id = requested(owner_id, ready)
-        claim = must_claim(protection_id, StepKind.TRAIN)
-        freeze(claim)
-        storage.write(storage.protection_key(protection_id, "checkpoints/000.pt"), b"key")
-        results = together(partial(cancel, owner_id, protection_id), partial(finish, claim))
-        assert not any(isinstance(result, Exception) for result in results)
-        assert protection(protection_id).state is ProtectionState.CANCELLED
-        assert blobs(f"protections/{protection_id}") == []
-
-
-def test_the_last_step_against_a_cancel(owner_id: UUID, ready: UUID) -> None:
-    for _ in range(6):
-        protection_id = requested(owner_id, ready)
-        succeed_but_one(protection_id)
-        claim = must_claim(protection_id, StepKind.EVALUATE, 1)
-        cancelled, _ = together(
-            partial(cancel, owner_id, protection_id), partial(finish, claim, accuracy(0.5))
-        )
-        found = protection(protection_id)
-        if isinstance(cancelled, AppError):
-            assert (cancelled.status, found.state) == (409, ProtectionState.SUCCEEDED)
-            assert not found.cancel_requested
-        else:
-            assert found.state is ProtectionState.CANCELLED
-
-
-def succeed_but_one(protection_id: UUID) -> None:
-    train(protection_id)
-    for index in (0, 1):
-        finish(must_claim(protection_id, StepKind.PERTURB, index))
-    output = {"archive_sha256": "a" * 64, "archive_bytes": 5}
-    finish(must_claim(protection_id, StepKind.PACKAGE), output)
-    finish(must_claim(protection_id, StepKind.EVALUATE, 0), accuracy(0.5))
 
 
 def test_a_plan_is_frozen_once(queued: UUID) -> None:
@@ -322,42 +242,6 @@ def test_a_move_from_a_state_that_is_no_more_writes_nothing(queued: UUID) -> Non
     with transaction() as session:
         assert move(session, stale, StepState.RUNNING, attempt=99) is False
     assert step(queued, StepKind.TRAIN).attempt == 1
-
-
-def test_a_data_set_can_not_go_while_a_protection_of_it_begins(owner_id: UUID) -> None:
-    """Whoever comes first: an active protection always has its originals."""
-
-    def delete(dataset_id: UUID) -> None:
-        with transaction() as session:
-            gone = datasets.delete(session, owner_id, dataset_id)
-        datasets.clean(gone)
-
-    for _ in range(8):
-        dataset_id = ingested(owner_id)
-        made, deleted = together(
-            partial(requested, owner_id, dataset_id), partial(delete, dataset_id)
-        )
-        if isinstance(made, UUID):
-            assert isinstance(deleted, AppError)
-            assert deleted.details == {"protections": [str(made)]}
-            assert protection(made).dataset_id == dataset_id
-        else:
-            assert isinstance(made, AppError)
-            assert (made.status, deleted) == (404, None)
-            assert blobs(f"datasets/{dataset_id}") == []
-
-
-def test_one_key_two_requests_at_once(owner_id: UUID, ready: UUID) -> None:
-    for number in range(5):
-        key = f"key {number}"
-        made = together(*[partial(requested, owner_id, ready, key) for _ in range(3)])
-        ids = {found for found in made if isinstance(found, UUID)}
-        assert len(ids) == 1
-        with reading() as session:
-            rows = select(func.count()).where(Protection.idempotency_key == key)
-            assert session.scalar(rows) == 1
-            mine = select(Step).where(Step.protection_id == ids.pop())
-            assert len(session.scalars(mine).all()) == 4
 
 
 def test_somebody_elses_does_not_exist(queued: UUID, ready: UUID) -> None:
