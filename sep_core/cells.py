@@ -129,4 +129,4 @@ def cell_config(config: SEPConfig, cell: Cell) -> SEPConfig:
 
 def _are_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
     if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise ValueError(f"{field}: expected different ones of {', '.join(known)}, got {names}")
+        raise ValueError(f"{field}: expected different ones of {', '.join(known)}, got {[*names]}")

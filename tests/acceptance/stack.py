@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("api", "worker-gpu", "worker-cpu", "sweep")
 READY_SECONDS = 60
 JOB_SECONDS = 480
+POLL_SECONDS = 0.3
+"""Polling takes its share of two cores from what is waited for."""
 
 # Whoever is killed is noticed within seconds, and no slow machine uses up the attempts.
 IMPATIENT = {
@@ -43,7 +45,7 @@ SMALL_JOB = {
     "input_pixels": 32,
     "batch_size": 32,
     "steps": 4,
-    "class_steps": 20,
+    "class_steps": 4,
 }
 
 
@@ -226,7 +228,9 @@ class Stack:
 
     def finish(self, path: str) -> dict[str, Any]:
         """Poll until done."""
-        wait_for(lambda: bool(self.show(path)["done"]), JOB_SECONDS, f"the end of {path}")
+        wait_for(
+            lambda: bool(self.show(path)["done"]), JOB_SECONDS, f"the end of {path}", POLL_SECONDS
+        )
         return self.show(path)
 
     def archive(self, protection_id: str) -> bytes:

@@ -121,7 +121,7 @@ def test_cancel_in_the_middle_of_training_leaves_nothing(stack: Stack, tmp_path:
 def test_a_worker_that_is_stopped_gives_its_step_back(stack: Stack) -> None:
     dataset_id = stack.upload(pictures.zipped(pictures.class_folders(40)))
     stack.finish(f"/v1/datasets/{dataset_id}")
-    path = f"/v1/protections/{stack.ask(dataset_id, epochs=60)}"
+    path = f"/v1/protections/{stack.ask(dataset_id, epochs=20, appropriator_epochs=1)}"
     wait_for(lambda: stack.show(path)["steps"][0]["progress"] > 0, 60, "progress of the training")
     assert stack.stop("worker-gpu") < STOP_SECONDS
     train = stack.show(path)["steps"][0]

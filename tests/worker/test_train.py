@@ -40,7 +40,10 @@ def test_a_later_training_that_diverges_is_recorded_and_the_protection_goes_on()
         "surrogate": "vit",
         "learning_rate": 100,
         "weight_decay": 1,
-        "appropriator_epochs": 20,
+        "epochs": 1,
+        "checkpoints": 1,
+        "appropriator_epochs": 3,
+        "batch_size": 2,
     }
     asked = {"networks": ["vit", "linear"]}
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id, asked, **wild)
@@ -61,7 +64,10 @@ def test_a_kept_baseline_that_diverged_is_no_first_measurement() -> None:
         "surrogate": "vit",
         "learning_rate": 100,
         "weight_decay": 1,
-        "appropriator_epochs": 20,
+        "epochs": 1,
+        "checkpoints": 1,
+        "appropriator_epochs": 3,
+        "batch_size": 2,
     }
     dataset = jobs.upload(pictures.zipped(FILES))
     jobs.ask(dataset.id, {"networks": ["vit", "linear"]}, **wild)
