@@ -1,11 +1,12 @@
-"""The C library's allocator: a training's time on a CPU depends on its habits by a few percent."""
+"""The C library's allocator: a training's time on a CPU depends on its habits, the more the larger
+the images are."""
 
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-MOST_KEPT_BYTES, LARGEST_KEPT_BYTES = 2**31 - 1, 32 * 2**20
-"""The latter is the most that `mallopt(3)` promises to take."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+MOST_KEPT_BYTES = 2**31 - 1
+"""The most that `mallopt(3)` takes."""
 
 
 def keep_for_the_next_batch() -> None:
@@ -18,5 +19,6 @@ def keep_for_the_next_batch() -> None:
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.malloc_trim(0)
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        # No block is the system's own, whatever its size: above 32 MiB no threshold would help.
+        library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, MOST_KEPT_BYTES)

@@ -8,6 +8,7 @@ typechecker.install()
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -70,32 +71,46 @@ def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database with all tables and no rows, on each of the two kinds."""
-    if request.param == "sqlite":
-        path = shutil.copy(request.getfixturevalue("sqlite_tables"), tmp_path)
+def fresh_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """URL of a database with all tables and no rows."""
+    if kind == "sqlite":
+        path = shutil.copy(request.getfixturevalue("sqlite_tables"), folder)
         return f"sqlite:///{path}"
     url = str(request.getfixturevalue("postgres_tables"))
     servers.empty(url, ("owners", "workers", "events", "locks", "orphans"))
     return url
 
 
-@pytest.fixture
-def environment(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """This process, and every one it starts, works on a fresh database, queue and storage."""
+@contextmanager
+def service_environment(
+    database_url: str, redis_url: str, folder: Path
+) -> Iterator[dict[str, str]]:
+    """This process, and every one it starts, works on this database, an empty queue and storage."""
     with Redis.from_url(redis_url) as client:
         client.flushdb()
     variables = {
         "SEPGATE_DATABASE_URL": database_url,
         "SEPGATE_REDIS_URL": redis_url,
-        "SEPGATE_DATA_DIR": str(tmp_path / "data"),
-        "SEPGATE_STORAGE_URL": (tmp_path / "blobs").as_uri(),
-        "SEPGATE_WEIGHTS_DIR": str(tmp_path / "weights"),
+        "SEPGATE_DATA_DIR": str(folder / "data"),
+        "SEPGATE_STORAGE_URL": (folder / "blobs").as_uri(),
+        "SEPGATE_WEIGHTS_DIR": str(folder / "weights"),
         "SEPGATE_MIN_FREE_BYTES": "0",
         "SEPGATE_THREADS": "1",
     }
     with _settings(**variables):
+        yield variables
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with all tables and no rows, on each of the two kinds."""
+    return fresh_database(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def environment(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Of the tests of one function: see `service_environment`."""
+    with service_environment(database_url, redis_url, tmp_path) as variables:
         yield variables
 
 

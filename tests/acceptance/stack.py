@@ -56,7 +56,7 @@ class Stack:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._environment = environment
-        self._logs = logs
+        self.logs = logs
         self._compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._http = httpx2.Client(base_url=self.url, timeout=30)
@@ -88,7 +88,7 @@ class Stack:
     def start(self, part: str, on: Host | None = None) -> None:
         """Start a service, its output going to a log; on another host if one is named."""
         host = on or Host("this", {})
-        with (self._logs / f"{part}.log").open("ab") as log:
+        with (self.logs / f"{part}.log").open("ab") as log:
             self._processes[part] = subprocess.Popen(
                 host.words + self.command(part),
                 env=self.environment(part) | host.variables,
@@ -142,7 +142,7 @@ class Stack:
 
     def logged(self) -> list[dict[str, Any]]:
         """Every line that any service has logged, each a JSON object."""
-        files = sorted(self._logs.glob("*.log"))
+        files = sorted(self.logs.glob("*.log"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
     def wait_for_workers(self, queue: str, number: int) -> None:

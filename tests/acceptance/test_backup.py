@@ -55,7 +55,7 @@ def restore(path: Path, url: str) -> None:
 def test_what_was_backed_up_goes_on_elsewhere(
     environment: dict[str, str], elsewhere: str, tmp_path: Path
 ) -> None:
-    data = pictures.zipped(pictures.class_folders(100, 20, size=(64, 64)))
+    data = pictures.zipped(pictures.class_folders(90, 18, size=(64, 64)))
     blobs, kept = tmp_path / "blobs", tmp_path / "kept"
     for name in ("before", "after", "kept"):
         (tmp_path / name).mkdir()

@@ -17,7 +17,7 @@ from tests import pictures, servers
 from tests.acceptance.stack import running
 from tests.acceptance.test_violence import finished, wait_for_the_middle_of
 
-DATA = pictures.zipped(pictures.class_folders(150, 30, size=(64, 64)))
+DATA = pictures.zipped(pictures.class_folders(90, 18, size=(64, 64)))
 MIGRATION = '''"""Of a later version.
 
 Revision: {name}, after {before}

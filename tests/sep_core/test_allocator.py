@@ -20,7 +20,8 @@ from sep_core.allocator import keep_for_the_next_batch
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        [torch.ones(5 * 2**20) for _ in range(4)]  # 80 MiB, all freed at once
+        # 128 MiB, all freed at once; some of it in blocks that are large for any threshold
+        [torch.ones(size * 2**20) for size in (5, 5, 11, 11)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident_mib():
@@ -44,4 +45,4 @@ def test_batches_find_memory_and_a_new_training_begins_without_it() -> None:
     ran = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
     usual, then, given_back_mib = map(int, ran.stdout.split())
     assert then < usual / 20
-    assert given_back_mib > 60
+    assert given_back_mib > 100
