@@ -3,6 +3,8 @@
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from sep_core import allocator
+
 T = TypeVar("T")
 Key = tuple[Hashable, ...]
 
@@ -21,3 +23,4 @@ def kept(key: Key, make: Callable[[], T]) -> T:
 def forget() -> None:
     """Keep nothing: something else needs the memory, or there is nothing to do."""
     _kept.clear()
+    allocator.give_back()
