@@ -1,5 +1,6 @@
 """The matrix of evidence: which trainings judge a protection (`Evaluation`). Imports no torch."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -129,4 +130,6 @@ def cell_config(config: SEPConfig, cell: Cell) -> SEPConfig:
 
 def _are_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
     if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise ValueError(f"{field}: expected different ones of {', '.join(known)}, got {[*names]}")
+        raise ValueError(
+            f"{field}: expected different ones of {', '.join(known)}, got {json.dumps(names)}"
+        )

@@ -4,6 +4,7 @@ Imports no torch, so that the application can validate a request without it.
 """
 
 import hashlib
+import json
 import math
 import random
 import secrets
@@ -152,7 +153,7 @@ class SEPConfig:
             self.milestones
         ):
             raise ValueError(
-                f"milestones: expected rising shares in (0, 1), got {[*self.milestones]}"
+                f"milestones: expected rising shares in (0, 1), got {json.dumps(self.milestones)}"
             )
         _check_protected(self.protected_classes, self.protected_fraction)
         if self.seed is not None and not _is_seed(self.seed):
@@ -253,7 +254,7 @@ def _check_target_map(target_map: tuple[int, ...]) -> None:
     if len(target_map) < 2 or not permutation or any(y == g for y, g in enumerate(target_map)):
         raise ValueError(
             "target_map: expected a permutation of the classes without fixed points, "
-            f"got {[*target_map]}"
+            f"got {json.dumps(target_map)}"
         )
 
 
@@ -261,7 +262,7 @@ def _check_protected(classes: tuple[str, ...] | None, fraction: float) -> None:
     if classes is not None and not 0 < len(set(classes)) == len(classes):
         raise ValueError(
             f"protected_classes: expected names of classes, one or more, none twice, "
-            f"got {[*classes]}"
+            f"got {json.dumps(classes)}"
         )
     if not 0 < fraction <= 1:  # also refuses NaN
         raise ValueError(f"protected_fraction: expected a share in (0, 1], got {fraction}")

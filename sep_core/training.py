@@ -122,9 +122,9 @@ def fit(
 ) -> Iterator[Progress | Epoch]:
     """Train a new network on pixels at input size; yields after every batch and every epoch.
 
-    The optimiser is SGD with the configuration's schedule (for `vit`: `ADAM`; for `vgg16`: a tenth
-    of the rate); augmentation is a random crop and flip of the whole batch at once, and what the
-    countermeasure makes of that.
+    The optimiser is SGD with the configuration's schedule (for `vit`: `optimisation.ADAM`; for
+    `vgg16`: a tenth of the rate); augmentation is a random crop and flip of the whole batch at
+    once, and what the countermeasure makes of that.
 
     Args:
         countermeasure: one that preprocesses has done so: `pixels` come out of it, and what the

@@ -20,6 +20,7 @@ from api.settings import settings
 from tests import servers
 
 MOST_PROCESSES = 4
+DATABASES = ("sqlite", "postgresql")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,7 +102,7 @@ def service_environment(
         yield variables
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database with all tables and no rows, on each of the two kinds."""
     return fresh_database(request.param, request, tmp_path)
@@ -109,7 +110,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def environment(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Of the tests of one function: see `service_environment`."""
+    """For one test: see `service_environment`."""
     with service_environment(database_url, redis_url, tmp_path) as variables:
         yield variables
 

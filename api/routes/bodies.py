@@ -32,8 +32,6 @@ _CONFIG_HELP = {
     "treated alike, so it may be more where the data have duplicates. The others leave as clean "
     "copies",
 }
-
-
 _FIELDS: dict[str, Any] = {
     name: (kind | None, Field(None, description=_CONFIG_HELP.get(name)))
     for name, kind in get_type_hints(SEPConfig).items()
@@ -56,8 +54,6 @@ _FIELDS: dict[str, Any] = {
         Field(None, description="of random crops, in pixels; default: an eighth of `input_pixels`"),
     ),
 }
-
-
 ConfigIn = create_model(
     "ConfigIn",
     __base__=_Strict,
@@ -74,15 +70,11 @@ _HELP = {
     "networks": "which networks they train; default the configuration's appropriator",
     "seeds": "trainings of each kind; default 1. In all at most 500 trainings",
 }
-
-
 _JUDGED: dict[str, Any] = {
     name: (kind | None, Field(None, description=_HELP[name]))
     for name, kind in get_type_hints(Evaluation).items()
     if name in _HELP
 }
-
-
 EvaluationIn = create_model(
     "EvaluationIn",
     __base__=_Strict,

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,10 +140,14 @@ class Stack:
             words, env=self.environment("api"), check=True, capture_output=True, text=True, cwd=ROOT
         ).stdout
 
-    def logged(self) -> list[dict[str, Any]]:
-        """Every line that any service has logged, each a JSON object."""
-        files = sorted(self.logs.glob("*.log"))
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    def log_ends(self) -> dict[Path, int]:
+        """Of each log, how many lines it has."""
+        return {file: len(file.read_text().splitlines()) for file in self.logs.glob("*.log")}
+
+    def logged(self, since: Mapping[Path, int]) -> list[dict[str, Any]]:
+        """Every line that any service has logged since `log_ends` said so, each a JSON object."""
+        files = {file: file.read_text().splitlines() for file in sorted(self.logs.glob("*.log"))}
+        return [json.loads(line) for file, all_ in files.items() for line in all_[since[file] :]]
 
     def wait_for_workers(self, queue: str, number: int) -> None:
         """Until so many serve a queue."""

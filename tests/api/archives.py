@@ -128,3 +128,11 @@ def mutations(data: bytes, number: int, seed: int) -> Iterable[bytes]:
             if len(changed) > 1:
                 way(changed)
         yield bytes(changed)
+
+
+TEXT = b"0123456789" * 50
+
+
+def read(data: bytes, name: str = "cat/x", limits: Limits = LIMITS) -> bytes:
+    with closing(Catalog.of(BytesIO(data), limits)) as catalog:
+        return catalog.read(name)

@@ -1,12 +1,14 @@
 """The lives of data sets and protections in steps, without HTTP and without computing."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
 
-from api import datasets, db, keys, leases, planning, protections, steps, storage, workload
+from api import datasets, db, endings, keys, leases, planning, protections, steps, storage, workload
+from api.db import transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Step, StepKind, StepState
 from sep_core.cells import named
@@ -187,3 +189,18 @@ CHANGE = {
     "may_show": {"ssim_below": 0.95, "images": 3, "share": 0.75},
     "worst": [{"name": "a.png", "ssim": 0.9, "psnr_db": None, "changed_share": 0.0}],
 }
+
+
+def fail(claim: Claim, code: str) -> None:
+    endings.end(claim, partial(endings.fail, code=code, message=f"{code} happened."))
+
+
+def cancel(owner_id: UUID, protection_id: UUID) -> Protection:
+    with transaction() as session:
+        ended = protections.cancel(session, owner_id, protection_id)
+    protections.clean(ended)
+    return ended
+
+
+def request(dataset_id: UUID) -> protections.Request:
+    return protections.Request(dataset_id, "quick", {})

@@ -22,14 +22,15 @@ from api.archive import (
 )
 from api.archive import index as index_module
 from tests.api.archives import (
+    TEXT,
     ingested,
     jpeg,
     patched,
     png,
+    read,
     two_classes,
     zip_bytes,
 )
-from tests.api.test_archive_read import TEXT, read
 
 
 def dumped(result: IngestResult) -> bytes:

@@ -20,23 +20,18 @@ from api.archive import (
 from api.errors import ArchiveRefused
 from tests.api.archives import (
     LIMITS,
+    TEXT,
     headers,
     ingested,
     jpeg,
     patched,
     picture,
     png,
+    read,
     saved,
     two_classes,
     zip_bytes,
 )
-
-TEXT = b"0123456789" * 50
-
-
-def read(data: bytes, name: str = "cat/x", limits: Limits = LIMITS) -> bytes:
-    with closing(Catalog.of(BytesIO(data), limits)) as catalog:
-        return catalog.read(name)
 
 
 def read_code(data: bytes, limits: Limits = LIMITS) -> str:

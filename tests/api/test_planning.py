@@ -1,4 +1,4 @@
-"""From a request to a frozen plan: pure, so tested by properties."""
+"""From a request to a frozen plan."""
 
 from dataclasses import replace
 from typing import Any

@@ -8,20 +8,22 @@ import pytest
 from api import datasets, endings, leases, protections, steps
 from api.db import reading, transaction
 from api.errors import AppError
-from api.leases import Claim
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from api.moves import move
 from api.steps import CLEAN, PROTECTED
 from tests.api.conftest import blobs
 from tests.api.lives import (
     accuracy,
+    cancel,
     claimed,
+    fail,
     finish,
     freeze,
     half_done_in_a_minute,
     must_claim,
     owner,
     protection,
+    request,
     requested,
     states,
     step,
@@ -34,17 +36,6 @@ from tests.api.lives import (
 @pytest.fixture
 def queued(owner_id: UUID, ready: UUID) -> UUID:
     return requested(owner_id, ready)
-
-
-def fail(claim: Claim, code: str) -> None:
-    endings.end(claim, partial(endings.fail, code=code, message=f"{code} happened."))
-
-
-def cancel(owner_id: UUID, protection_id: UUID) -> Protection:
-    with transaction() as session:
-        ended = protections.cancel(session, owner_id, protection_id)
-    protections.clean(ended)
-    return ended
 
 
 def test_the_whole_life(queued: UUID) -> None:
@@ -259,7 +250,3 @@ def test_somebody_elses_does_not_exist(queued: UUID, ready: UUID) -> None:
                 call()
             assert refused.value.status == 404
     assert protection(queued).state is ProtectionState.QUEUED
-
-
-def request(dataset_id: UUID) -> protections.Request:
-    return protections.Request(dataset_id, "quick", {})

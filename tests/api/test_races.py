@@ -12,7 +12,9 @@ from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from tests.api.conftest import blobs, together
 from tests.api.lives import (
     accuracy,
+    cancel,
     claimed,
+    fail,
     finish,
     freeze,
     ingested,
@@ -23,7 +25,6 @@ from tests.api.lives import (
     step,
     train,
 )
-from tests.api.test_protections import cancel, fail
 
 
 def test_two_shards_that_finish_at_once_make_package_ready_once(

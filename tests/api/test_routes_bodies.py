@@ -10,9 +10,7 @@ from api.db import reading
 from api.models import Protection
 from tests.api.asking import ask, refused, refused_body, rows
 from tests.api.conftest import JSON
-from tests.api.lives import (
-    train,
-)
+from tests.api.lives import train
 from tests.api.test_routes_datasets import problem
 
 
@@ -59,7 +57,8 @@ REFUSED: list[tuple[JSON, str]] = [
     ({"step_levels": float("nan")}, "step_levels"),
     ({"learning_rate": float("inf")}, "learning_rate"),
     ({"milestones": [float("nan")]}, "milestones"),
-    ({"milestones": [0.9, 0.1]}, "milestones"),
+    ({"milestones": [0.9, 0.1]}, "milestones: expected rising shares in (0, 1), got [0.9, 0.1]"),
+    ({"protected_classes": ["ant", "ant"]}, 'none twice, got ["ant", "ant"]'),
     ({"target_map": [1, 2, 0]}, "target_map: expected one entry for each of 2 classes, got 3"),
     ({"target_map": [0, 1]}, "target_map"),
     ({"target_map": [float("inf")]}, "target_map"),

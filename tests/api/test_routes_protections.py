@@ -1,4 +1,4 @@
-"""Asking, polling, cancelling and deleting over HTTP, by careful and by careless clients."""
+"""Asking, polling, cancelling and deleting over HTTP."""
 
 from datetime import timedelta
 from functools import partial

@@ -1,4 +1,4 @@
-"""benchmarks.paper at toy size: killed, resumed, read back; from every form of the data."""
+"""benchmarks.paper at toy size: killed, resumed, read back."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -30,6 +31,7 @@ from sep_core.costs import gradient_passes
 from sep_core.optimisation import learning_rate
 from sep_core.presets import FAST, at_budget, paper_for
 from sep_core.training import Recipe, fit
+from tests import pictures
 
 ROOT = Path(__file__).parents[2]
 SIDE = 16
@@ -315,3 +317,14 @@ def test_fast_through_its_own_surrogate_is_what_auto_would_be() -> None:
     trained = trained_by(Trial(OWN, 2), base)
     assert trained == trained_by(Trial("fast", 2), base)
     assert (trained.appropriator, trained.appropriator_epochs) == ("resnet18", 120)
+
+
+def test_reads_a_zip_and_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "toy.zip"
+    path.write_bytes(pictures.zipped(pictures.class_folders(2, 1)))
+    data = read(path)
+    assert data.train[1].tolist() == [0, 0, 1, 1, 2, 2]
+    expected = np.stack([pictures.image(label, number) for label in range(3) for number in (0, 1)])
+    assert np.array_equal(data.train[0].permute(0, 2, 3, 1).numpy(), expected)
+    assert run(monkeypatch, path, tmp_path, "--convert", str(tmp_path / "toy.npz")) == 0
+    assert read(tmp_path / "toy.npz").sha256 == data.sha256

@@ -4,13 +4,11 @@ import io
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.paper.data import read
 from tests import pictures
-from tests.benchmarks.test_paper import run
 
 
 def binary(pixels: torch.Tensor, labels: torch.Tensor) -> bytes:
@@ -44,17 +42,6 @@ def test_reads_the_binary_version_as_archive_and_as_folder(tmp_path: Path) -> No
     (folder / "data_batch_3.bin").unlink()
     with pytest.raises(ValueError, match=r"\['data_batch_3.bin'\] missing"):
         read(folder)
-
-
-def test_reads_a_zip_and_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "toy.zip"
-    path.write_bytes(pictures.zipped(pictures.class_folders(2, 1)))
-    data = read(path)
-    assert data.train[1].tolist() == [0, 0, 1, 1, 2, 2]
-    expected = np.stack([pictures.image(label, number) for label in range(3) for number in (0, 1)])
-    assert np.array_equal(data.train[0].permute(0, 2, 3, 1).numpy(), expected)
-    assert run(monkeypatch, path, tmp_path, "--convert", str(tmp_path / "toy.npz")) == 0
-    assert read(tmp_path / "toy.npz").sha256 == data.sha256
 
 
 def test_classes_are_the_same_in_both_splits(tmp_path: Path) -> None:

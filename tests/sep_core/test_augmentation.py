@@ -1,3 +1,5 @@
+"""Crops and mirror images beside a naive loop."""
+
 import torch
 
 from sep_core.augmentation import augment

@@ -1,12 +1,12 @@
+"""What a network says of many images: each once, in order, few at a time."""
+
 from itertools import islice
 
 import pytest
 import torch
 from torch import Tensor
 
-from sep_core.config import (
-    Plan,
-)
+from sep_core.config import Plan
 from sep_core.inference import INFERENCE_BATCH, infer, inference_batches
 from sep_core.pixels import to_images
 from tests.sep_core.conftest import SIDE

@@ -1,11 +1,11 @@
+"""Rates and batch sizes, by formula."""
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sep_core.config import (
-    SEPConfig,
-)
+from sep_core.config import SEPConfig
 from sep_core.optimisation import batch_count, learning_rate
 from sep_core.presets import PAPER
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from sep_core.ranks import ALONE, LEAST_SLICE, Ranks, joined
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress, Recipe, State, fit, most_ranks
 from tests.sep_core.conftest import CLASSES, SIDE, Data
+from tests.sep_core.trainings import flat
 
 BATCH = 2 * LEAST_SLICE
 FOLLOW_SECONDS = 120
@@ -59,10 +59,6 @@ def config(config: SEPConfig) -> SEPConfig:
     return replace(config, batch_size=BATCH, checkpoints=4, learning_rate=0.02)
 
 
-def weights(network: Network) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
-
-
 def trained(
     data: Data, config: SEPConfig, plan: Plan, ranks: Ranks = ALONE, resumed: State | None = None
 ) -> list[Network]:
@@ -83,7 +79,7 @@ def test_without_batch_norm_it_is_what_one_process_trains(
     with another(tmp_path / "meeting", many, config, plan) as ranks:
         together = trained(many, config, plan, ranks)
     for ours, alone in zip(together, trained(many, config, plan), strict=True):
-        torch.testing.assert_close(weights(ours), weights(alone), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(flat(ours), flat(alone), rtol=1e-4, atol=1e-6)
 
 
 def test_with_batch_norm_the_loss_is_that_of_one_process(
@@ -119,7 +115,7 @@ def test_it_goes_on_from_a_batch_to_the_same_bytes(
                 kept.append(event.network)
     with another(tmp_path / "second", many, config, plan) as ranks:
         again = trained(many, config, plan, ranks, states[0])
-    assert torch.equal(weights(again[-1]), weights(kept[-1]))
+    assert torch.equal(flat(again[-1]), flat(kept[-1]))
 
 
 def test_only_the_surrogate_s_countermeasure_knows_ranks(

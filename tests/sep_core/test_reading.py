@@ -18,6 +18,7 @@ from sep_core.networks import Network
 from sep_core.reading import batches, place, read_ahead
 from sep_core.training import Epoch, Recipe, fit
 from tests.sep_core.conftest import CLASSES, Data
+from tests.sep_core.trainings import flat
 
 
 def test_items_come_in_order_and_the_next_is_read_while_one_is_used() -> None:
@@ -125,7 +126,7 @@ def test_mapped_pixels_give_the_same_weights_and_features(
     path.write_bytes(pixels.numpy().tobytes())
     mapped = torch.from_file(str(path), size=pixels.numel(), dtype=torch.uint8).view(pixels.shape)
     expected, actual = (_trained(p, labels, config, plan) for p in (pixels, mapped))
-    assert torch.equal(_weights(actual), _weights(expected))
+    assert torch.equal(flat(actual), flat(expected))
     seen = expected.eval().features
     assert torch.equal(*(torch.cat(list(infer(seen, part, plan))) for part in (pixels, mapped)))
 
@@ -152,10 +153,6 @@ def _trained(pixels: Tensor, labels: Tensor, config: SEPConfig, plan: Plan) -> N
     *_, last = fit(pixels, labels, CLASSES, recipe, config=config, plan=plan)
     assert isinstance(last, Epoch)
     return last.network
-
-
-def _weights(network: Network) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
 def test_readers_start_no_teams_of_threads() -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -32,13 +32,11 @@ from tests.sep_core.conftest import CLASSES, SEED, Data
 from tests.sep_core.trainings import (
     RECIPE,
     backbone,
-    fitted,
     flat,
     new_network,
     trained_weights,
+    training_events,
 )
-
-State = Mapping[str, Tensor]
 
 
 def draws() -> torch.Generator:
@@ -84,7 +82,7 @@ def test_the_optimiser_takes_the_scheduled_rate(data: Data, config: SEPConfig, p
         rates.append(optimiser.param_groups[0]["lr"])
 
     hook = register_optimizer_step_pre_hook(note)
-    list(fitted(data, config, plan))
+    list(training_events(data, config, plan))
     hook.remove()
     assert rates == [
         learning_rate(config, 3, epoch + n / 3) for epoch in range(3) for n in range(3)
@@ -250,7 +248,7 @@ def test_a_constant_channel_does_not_divide_by_zero() -> None:
 def test_progress_counts_batches_and_epochs_follow(
     data: Data, config: SEPConfig, plan: Plan
 ) -> None:
-    events = list(fitted(data, config, plan))
+    events = list(training_events(data, config, plan))
     done = [event for event in events if isinstance(event, Progress)]
     assert done == [Progress(n, 9) for n in range(1, 10)]
     assert [n for n, event in enumerate(events) if isinstance(event, Epoch)] == [3, 7, 11]
@@ -268,8 +266,7 @@ def test_the_same_seed_trains_the_same_weights(data: Data, config: SEPConfig, pl
 def test_purposes_draw_apart(data: Data, config: SEPConfig, plan: Plan) -> None:
     *_, last = fit(*data, CLASSES, replace(RECIPE, purpose="x"), config=config, plan=plan)
     assert isinstance(last, Epoch)
-    weights = torch.cat([p.detach().flatten() for p in last.network.parameters()])
-    assert not torch.equal(weights, trained_weights(data, config, plan))
+    assert not torch.equal(flat(last.network), trained_weights(data, config, plan))
 
 
 def test_bfloat16_is_used_where_planned(data: Data, config: SEPConfig, plan: Plan) -> None:
@@ -281,6 +278,6 @@ def test_bfloat16_is_used_where_planned(data: Data, config: SEPConfig, plan: Pla
 def test_what_it_cannot_train_on_is_refused(data: Data, config: SEPConfig, plan: Plan) -> None:
     pixels, labels = data
     with pytest.raises(ValueError, match="expected at least 2 training images, got 1"):
-        next(fitted((pixels[:1], labels[:1]), config, plan))
+        next(training_events((pixels[:1], labels[:1]), config, plan))
     with pytest.raises(ValueError, match="seed: expected a resolved"):
-        next(fitted(data, replace(config, seed=None), plan))
+        next(training_events(data, replace(config, seed=None), plan))

@@ -15,7 +15,7 @@ from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 RECIPE = Recipe("small", 3, "test")
 
 
-def fitted(
+def training_events(
     data: Data,
     config: SEPConfig,
     plan: Plan,
@@ -40,7 +40,7 @@ def trained_weights(
     countermeasure: Countermeasure = "crop-flip",
     pretrained: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    *_, last = fitted(data, config, plan, countermeasure, pretrained)
+    *_, last = training_events(data, config, plan, countermeasure, pretrained)
     assert isinstance(last, Epoch)
     return flat(last.network)
 
@@ -56,7 +56,7 @@ def new_network(data: Data, config: SEPConfig, classes: int = CLASSES) -> Networ
 
 def backbone(data: Data, config: SEPConfig) -> dict[str, Tensor]:
     """As if trained elsewhere: other weights, other normalisation, two classes more."""
-    *_, last = fitted(
+    *_, last = training_events(
         data, replace(config, seed=SEED[::-1]), Plan(device="cpu", precision="float32")
     )
     assert isinstance(last, Epoch)

@@ -17,6 +17,16 @@ from worker.steps import train
 pytestmark = pytest.mark.usefixtures("environment")
 
 FILES = pictures.class_folders(8, 3)
+WILD: dict[str, Any] = {
+    "surrogate": "vit",
+    "learning_rate": 100,
+    "weight_decay": 1,
+    "epochs": 1,
+    "checkpoints": 1,
+    "appropriator_epochs": 3,
+    "batch_size": 2,
+}
+"""The transformer trains by AdamW, at a rate of its own; what SGD trains diverges."""
 
 
 def test_a_training_that_diverges_fails_the_protection_and_names_it() -> None:
@@ -35,18 +45,8 @@ def test_a_training_that_diverges_fails_the_protection_and_names_it() -> None:
 
 
 def test_a_later_training_that_diverges_is_recorded_and_the_protection_goes_on() -> None:
-    """The transformer trains by AdamW, at a rate of its own."""
-    wild: dict[str, Any] = {
-        "surrogate": "vit",
-        "learning_rate": 100,
-        "weight_decay": 1,
-        "epochs": 1,
-        "checkpoints": 1,
-        "appropriator_epochs": 3,
-        "batch_size": 2,
-    }
     asked = {"networks": ["vit", "linear"]}
-    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id, asked, **wild)
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id, asked, **WILD)
     jobs.work()
     protection = jobs.show(protection_id)
     assert protection.state is ProtectionState.SUCCEEDED, protection.error
@@ -60,19 +60,10 @@ def test_a_later_training_that_diverges_is_recorded_and_the_protection_goes_on()
 
 def test_a_kept_baseline_that_diverged_is_no_first_measurement() -> None:
     """Another protection found that it diverges, where it was not the first."""
-    wild: dict[str, Any] = {
-        "surrogate": "vit",
-        "learning_rate": 100,
-        "weight_decay": 1,
-        "epochs": 1,
-        "checkpoints": 1,
-        "appropriator_epochs": 3,
-        "batch_size": 2,
-    }
     dataset = jobs.upload(pictures.zipped(FILES))
-    jobs.ask(dataset.id, {"networks": ["vit", "linear"]}, **wild)
+    jobs.ask(dataset.id, {"networks": ["vit", "linear"]}, **WILD)
     jobs.work()
-    alone = jobs.ask(dataset.id, {"networks": ["linear"]}, **wild)
+    alone = jobs.ask(dataset.id, {"networks": ["linear"]}, **WILD)
     jobs.work()
     failed = jobs.show(alone)
     assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "TRAINING_DIVERGED")

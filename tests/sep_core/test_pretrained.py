@@ -1,3 +1,5 @@
+"""Trainings that begin with a backbone from elsewhere."""
+
 from dataclasses import replace
 
 import pytest
@@ -10,13 +12,13 @@ from sep_core.config import (
 )
 from sep_core.training import Epoch
 from tests.sep_core.conftest import CLASSES, Data
-from tests.sep_core.trainings import backbone, fitted, new_network, trained_weights
+from tests.sep_core.trainings import backbone, new_network, trained_weights, training_events
 
 
 def test_a_frozen_backbone_stays_as_given(data: Data, config: SEPConfig, plan: Plan) -> None:
     given = backbone(data, config)
     heads = []
-    for event in fitted(data, config, plan, "pretrained-frozen", given):
+    for event in training_events(data, config, plan, "pretrained-frozen", given):
         if isinstance(event, Epoch):
             state = event.network.state_dict()
             assert all(torch.equal(state[k], given[k]) for k in given if "head" not in k)
@@ -32,7 +34,7 @@ def test_a_tuned_backbone_starts_as_given_with_a_new_head(
 ) -> None:
     given = backbone(data, config)
     still = replace(config, learning_rate=1e-7, warmup_epochs=0, weight_decay=0)
-    *_, last = fitted(data, still, plan, "pretrained-tuned", given)
+    *_, last = training_events(data, still, plan, "pretrained-tuned", given)
     assert isinstance(last, Epoch)
     expected = given | {
         k: v for k, v in new_network(data, config).state_dict().items() if "head" in k
@@ -56,9 +58,9 @@ def test_a_tuned_backbone_is_trained_at_a_tenth(data: Data, config: SEPConfig, p
 def test_weights_that_do_not_belong_are_refused(data: Data, config: SEPConfig, plan: Plan) -> None:
     given = backbone(data, config)
     with pytest.raises(ValueError, match="expected a state dict with pretrained-tuned, got none"):
-        next(fitted(data, config, plan, "pretrained-tuned"))
+        next(training_events(data, config, plan, "pretrained-tuned"))
     with pytest.raises(ValueError, match="expected none with cutout, got one"):
-        next(fitted(data, config, plan, "cutout", given))
+        next(training_events(data, config, plan, "cutout", given))
     first = next(k for k in given if k.endswith(".weight"))
     for wrong in (
         {k: v for k, v in given.items() if k != first},
@@ -68,4 +70,4 @@ def test_weights_that_do_not_belong_are_refused(data: Data, config: SEPConfig, p
         with pytest.raises(
             ValueError, match=f"expected the network's state with ({first}|another)"
         ):
-            next(fitted(data, config, plan, "pretrained-frozen", wrong))
+            next(training_events(data, config, plan, "pretrained-frozen", wrong))

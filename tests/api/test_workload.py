@@ -26,13 +26,9 @@ def record(name: str, height: int, width: int, channels: int) -> ImageRecord:
 shapes = st.tuples(
     st.sampled_from([8, 32, 500]), st.sampled_from([8, 900]), st.sampled_from([1, 3])
 )
-
-
 records_ = st.lists(shapes, max_size=60).map(
     lambda found: [record(f"{at:05d}.png", *shape) for at, shape in enumerate(found)]
 )
-
-
 plans = st.builds(
     Plan,
     device=st.just("cpu"),
