@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from api import planning
 from api.demo.photographs import write_zip
+from api.demo.run import PER_CLASS, TEST_PER_CLASS
 from benchmarks.data import Split, read
 from sep_core import evaluation, protection, surrogate
 from sep_core.arithmetic import prepare
@@ -194,7 +195,7 @@ def _one_line(figures: Figures) -> str:
 
 def _photographs() -> Path:
     path = Path(tempfile.gettempdir()) / "sepgate-photographs.zip"
-    write_zip(path, 200, 50)
+    write_zip(path, PER_CLASS, TEST_PER_CLASS)
     return path
 
 
