@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.engine import make_url
 
 from api import adoption, doctor, keys, launcher, logs, revision, workers
 from api.db import transaction
@@ -107,6 +108,18 @@ def demo(
 ) -> None:
     """The whole job on real photographs: start, upload, protect, download, verdict, stop."""
     raise typer.Exit(run_demo.demo(data, out))
+
+
+@keys_app.callback()
+@owners_app.callback()
+def need_tables() -> None:
+    """Of a database that is there: none is made by asking."""
+    where = make_url(settings().database)
+    path = where.database if where.get_backend_name() == "sqlite" else None
+    if path is not None and not Path(path).exists():
+        told = "start the service first, or call this in its folder or with its SEPGATE_DATA_DIR"
+        typer.echo(f"expected a database at {path}, got none: {told}", err=True)
+        raise typer.Exit(1)
 
 
 @keys_app.command("create")

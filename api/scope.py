@@ -17,7 +17,9 @@ def sentence(change: Record) -> str:
     """How many images are protected, of how many, and what that means for the others."""
     images, protected = change["images"], change["protected_images"]
     if not is_partial(change):
-        return f"All {images} images are protected."
+        unchanged = change["unchanged_images"]
+        told = f", but {unchanged} of them leave as they came" if unchanged else ""
+        return f"All {images} images are protected{told}."
     return (
         f"Only {protected} of {images} images are protected; the rest leave as clean copies, and "
         "can be learned from."

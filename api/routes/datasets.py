@@ -40,7 +40,7 @@ BODY = {
 }
 
 
-@router.post("", status_code=202, openapi_extra=BODY, responses=responses(400, 413, 507))
+@router.post("", status_code=202, openapi_extra=BODY, responses=responses(400, 413, 415, 507))
 async def upload(
     request: Request,
     response: Response,
@@ -48,6 +48,7 @@ async def upload(
     name: Annotated[str, Query(**NAME)] = "data set",
 ) -> DatasetOut:
     """Upload a data set as the raw request body; a worker then reads it. Poll its `Location`."""
+    _check_no_form(request)
     dataset_id = uuid4()
     body = _Body(request)
     await run_in_threadpool(_check_room, request)
@@ -141,6 +142,17 @@ async def _store(dataset_id: UUID, body: _Body) -> None:
         if not isinstance(error, ClientDisconnect):
             raise
         raise AppError(400, "UPLOAD_BROKEN_OFF", "The upload ended before its end.") from error
+
+
+def _check_no_form(request: Request) -> None:
+    """A form's framing would be taken for a part of the archive, and of its digest."""
+    sent = request.headers.get("content-type", "")
+    if sent.lower().startswith("multipart/"):
+        raise AppError(
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+            f"Expected the archive itself as the body (curl -T my.zip), got a form: {sent[:80]}.",
+        )
 
 
 def _check_room(request: Request) -> None:

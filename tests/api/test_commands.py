@@ -6,9 +6,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from api.cli import app
+from api.settings import settings
 from tests import servers
 
-# Nothing of it gets as far as the database.
+# Nothing of it gets as far as the tables.
 pytestmark = [
     pytest.mark.usefixtures("environment"),
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
@@ -44,6 +45,21 @@ def test_where_no_service_answers_it_says_where_it_looked(
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert f"expected sepgate at {where}, got " in result.output
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("keys", "list"), ("owners", "list"), ("keys", "revoke", "sg_1")]
+)
+def test_asking_makes_no_database(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "elsewhere" / "sepgate.sqlite3"
+    monkeypatch.setenv("SEPGATE_DATABASE_URL", f"sqlite:///{path}")
+    settings.cache_clear()
+    result = sepgate(*words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"expected a database at {path}, got none: start the service")
+    assert not path.parent.exists()
 
 
 @pytest.mark.parametrize("owner", ["", "  "])

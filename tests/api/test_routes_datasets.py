@@ -78,6 +78,14 @@ def test_an_upload(client: httpx2.Client, chunked: bool) -> None:
     assert found["refused"][0]["reason"]
 
 
+def test_a_form_is_no_archive(client: httpx2.Client) -> None:
+    """Its framing would be stored with it."""
+    answer = client.post("/v1/datasets", files={"file": ("my.zip", small_zip())})
+    told = problem(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert "Expected the archive itself as the body" in str(told)
+    assert client.get("/v1/datasets").json()["items"] == []
+
+
 def test_the_eta_of_an_ingestion(client: httpx2.Client) -> None:
     made = client.post("/v1/datasets", content=small_zip()).json()
     assert made["eta_seconds"] is None
