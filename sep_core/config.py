@@ -261,7 +261,7 @@ def _check_target_map(target_map: tuple[int, ...]) -> None:
 def _check_protected(classes: tuple[str, ...] | None, fraction: float) -> None:
     if classes is not None and not 0 < len(set(classes)) == len(classes):
         raise ValueError(
-            f"protected_classes: expected names of classes, one or more, none twice, "
+            "protected_classes: expected names of classes, one or more, none twice, "
             f"got {json.dumps(classes)}"
         )
     if not 0 < fraction <= 1:  # also refuses NaN

@@ -17,8 +17,9 @@ from api import launcher
 from api.demo.client import Client, RequestFailed, Resource
 
 # Chosen with `python -m benchmarks.trial` so that two CPU cores are done within five minutes and
-# the protection holds whatever the seed: with fewer images, shown more often, the best epoch comes
-# before the patterns are learned. Small batches: so few images are few steps of the optimiser.
+# the protection held for every seed tried (few): with fewer images, shown more often, the best
+# epoch comes before the patterns are learned. Small batches: so few images are few steps of the
+# optimiser.
 PER_CLASS, TEST_PER_CLASS = 500, 100
 CONFIG: Mapping[str, Any] = {
     "preset": "quick",
