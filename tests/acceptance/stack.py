@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("api", "worker-gpu", "worker-cpu", "sweep")
 READY_SECONDS = 60
 JOB_SECONDS = 480
+LAST_WORDS = 12
 POLL_SECONDS = 0.3
 """Polling takes its share of two cores from what is waited for."""
 
@@ -166,8 +167,18 @@ class Stack:
         except httpx2.TransportError:
             return False
 
+    def last_words(self) -> list[str]:
+        """What each service complained of last: all that is left where its logs go with a folder."""
+        found = []
+        for file in sorted(self.logs.glob("*.log")):
+            lines = file.read_text(errors="replace").splitlines()
+            complaints = [line for line in lines if '"level": "info"' not in line]
+            found += [f"{file.stem}: {line}" for line in complaints[-LAST_WORDS:]]
+        return found
+
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs; pytest shows what it complained of if the test failed."""
+        print(*self.last_words(), sep="\n")
         self._http.close()
         for process in self._processes.values():
             if process.poll() is None:

@@ -108,7 +108,8 @@ def storm(
     with world(database) as made, closing(Asked(made)) as asked:
         for each in SEEDS:
             asked.ask(each)
-        asked.finish()  # undisturbed
+        asked.finish()
+        tell("undisturbed ones ended")
         possible = [kind for kind in faults_of(made) if only in {"", kind.__name__}]
         kinds = _cycle(possible, random.Random(seed))
         done: Counter[Fault] = Counter()
