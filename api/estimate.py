@@ -16,7 +16,7 @@ from api.workload import MEASURED_SIDES, Device, Speed
 from sep_core.cells import Evaluation, cells, named, weights_sha256
 from sep_core.config import NetworkName, Plan, SEPConfig
 
-PACKAGE_GFLOPS = workload.GRADIENT_GFLOPS["cpu"]
+ENCODE_GFLOPS = workload.GRADIENT_GFLOPS["cpu"]
 NO_WORKER = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
 Costs = Mapping[StepKind, Sequence[float]]
@@ -48,7 +48,8 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     """
     assert dataset.summary is not None
     counts = dataset.summary["counts"]
-    workers = _workers(session)
+    workers = _workers(session, Queue.GPU)
+    encoders = max(len(_workers(session, Queue.CPU)), 1)
     device = _device(workers[0]) if workers else NO_WORKER
     classes = len(dataset.summary["classes"])
     index = _index(dataset)
@@ -64,7 +65,8 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
         costs[StepKind.EVALUATE] = [
             0.0 if number in kept else cost for number, cost in enumerate(costs[StepKind.EVALUATE])
         ]
-    seconds = _seconds(costs, [worker for worker in workers if worker.speeds], config, evaluation)
+    calibrated = [worker for worker in workers if worker.speeds]
+    seconds = _seconds(costs, calibrated, encoders, config, evaluation)
     return Estimate(config, plan, evaluation, costs, len(workers), seconds)
 
 
@@ -93,11 +95,11 @@ def _index(dataset: Dataset) -> archive.IngestResult:
         raise not_found("data set", dataset.id) from error
 
 
-def _workers(session: Session) -> list[Worker]:
-    """Those that serve the `gpu` queue now, the fastest first."""
+def _workers(session: Session, queue: Queue) -> list[Worker]:
+    """Those that serve a queue now, the fastest first."""
     fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
     found = session.scalars(
-        select(Worker).where(Worker.queue == Queue.GPU, Worker.heartbeat_at > fresh)
+        select(Worker).where(Worker.queue == queue, Worker.heartbeat_at > fresh)
     )
     return sorted(found, key=_order)
 
@@ -123,7 +125,11 @@ def _speed(worker: Worker, network: NetworkName, input_pixels: int) -> Speed:
 
 
 def _seconds(
-    costs: Costs, workers: Sequence[Worker], config: SEPConfig, evaluation: Evaluation
+    costs: Costs,
+    workers: Sequence[Worker],
+    encoders: int,
+    config: SEPConfig,
+    evaluation: Evaluation,
 ) -> dict[StepKind, float] | None:
     """On workers that know their speed; trainings of one network after those of another."""
     if not workers:
@@ -140,7 +146,8 @@ def _seconds(
     return {
         StepKind.TRAIN: _spread_over(training(config.surrogate), costs[StepKind.TRAIN]),
         StepKind.PERTURB: _spread_over(gradient, costs[StepKind.PERTURB]),
-        StepKind.PACKAGE: sum(costs[StepKind.PACKAGE]) / PACKAGE_GFLOPS,
+        StepKind.ENCODE: _spread_over([ENCODE_GFLOPS] * encoders, costs[StepKind.ENCODE]),
+        StepKind.PACKAGE: sum(costs[StepKind.PACKAGE]) / ENCODE_GFLOPS,
         StepKind.EVALUATE: sum(
             _spread_over(training(name), [cost for cell, cost in trainings if cell.network == name])
             for name in evaluation.networks

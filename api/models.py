@@ -51,6 +51,7 @@ class StepKind(enum.StrEnum):
     INGEST = "ingest"
     TRAIN = "train"
     PERTURB = "perturb"
+    ENCODE = "encode"
     PACKAGE = "package"
     EVALUATE = "evaluate"
 
@@ -67,6 +68,7 @@ QUEUES: Mapping[StepKind, Queue] = MappingProxyType(
         StepKind.INGEST: Queue.CPU,
         StepKind.TRAIN: Queue.GPU,
         StepKind.PERTURB: Queue.GPU,
+        StepKind.ENCODE: Queue.CPU,
         StepKind.PACKAGE: Queue.CPU,
         StepKind.EVALUATE: Queue.GPU,
     }

@@ -33,6 +33,7 @@ PREVIEW = "before-after.png"
 WORST = "worst.png"
 CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
+ENCODED = "encoded"
 TRAINING = "training.pt"
 TRAININGS = "trainings"
 DECODED = "decoded"
@@ -241,7 +242,7 @@ def clean(protection: Protection | None) -> None:
 
 def clean_succeeded(protection_id: UUID) -> None:
     """Remove what only the steps of a protection that has succeeded had use for."""
-    for name in (SHARDS, DECODED, TRAININGS):
+    for name in (SHARDS, ENCODED, DECODED, TRAININGS):
         storage.remove(storage.protection_key(protection_id, name))
     storage.remove_one(storage.protection_key(protection_id, TRAINING))
 

@@ -28,8 +28,13 @@ from api.moves import move
 from sep_core.cells import Evaluation, is_clean
 from sep_core.config import Plan, SEPConfig, as_dict
 
-# Joins: a step becomes ready when all steps of the kinds before it are done; see `_before`.
-ORDER = (StepKind.TRAIN, StepKind.PERTURB, StepKind.PACKAGE, StepKind.EVALUATE)
+# Joins: a step becomes ready when all steps whose results it needs are done; see `_needs`.
+ORDER = (
+    *(StepKind.TRAIN, StepKind.PERTURB, StepKind.ENCODE),
+    *(StepKind.PACKAGE, StepKind.EVALUATE),
+)
+PLANNED = StepKind.PERTURB, StepKind.ENCODE
+"""Of which the plan says how many there are."""
 CLEAN, PROTECTED = 0, 1
 """Indices of the first cell's two `evaluate` steps; see `sep_core.cells.cells`."""
 
@@ -78,7 +83,7 @@ def freeze(
     evaluation: Evaluation,
     costs: dict[StepKind, list[float]],
 ) -> Protection:
-    """Keep what is decided on the row, once, and add the `perturb` steps that follow."""
+    """Keep what is decided on the row, once, and add the steps that follow from it."""
     lost = leases.held(session, claim) is None  # locks step, then protection: as all others do
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan is not None:
@@ -86,7 +91,8 @@ def freeze(
     protection.config, protection.plan = as_dict(config), as_dict(plan)
     protection.evaluation = asdict(evaluation)
     events.record(session, events.PLANNED, protection, plan=protection.plan)
-    add(session, protection, StepKind.PERTURB, StepState.WAITING, costs[StepKind.PERTURB])
+    for kind in PLANNED:
+        add(session, protection, kind, StepState.WAITING, costs[kind])
     for step in of(session, protection.id):
         step.cost = costs[step.kind][step.index]
     return protection
@@ -99,10 +105,12 @@ def release(session: Session, claim: Claim) -> None:
         _make_ready(session, of(session, claim.protection_id))
 
 
-def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[float]) -> Protection:
-    """All `perturb` steps begin again by a new plan; who still runs one has lost its lease."""
+def replan(
+    session: Session, claim: Claim, old: Plan, new: Plan, costs: dict[StepKind, list[float]]
+) -> Protection:
+    """What was planned begins again by a new plan; who still runs a step of it has lost it."""
     shards = select(Step.id).where(
-        Step.protection_id == claim.protection_id, Step.kind == StepKind.PERTURB
+        Step.protection_id == claim.protection_id, Step.kind.in_(PLANNED)
     )
     # Steps before their protection, and all of them in one order: as all others lock.
     session.execute(shards.order_by(Step.id).with_for_update())
@@ -117,10 +125,12 @@ def replan(session: Session, claim: Claim, old: Plan, new: Plan, costs: list[flo
         return settle(session, step)
     protection.plan = as_dict(new)
     for step in siblings:
-        if step.kind is StepKind.PERTURB:
+        if step.kind in PLANNED:
             session.delete(step)
     session.flush()  # the new ones have the same indices
-    add(session, protection, StepKind.PERTURB, StepState.READY, costs)
+    for kind in PLANNED:
+        add(session, protection, kind, StepState.WAITING, costs[kind])
+    _make_ready(session, of(session, protection.id))
     why = "The device has too little memory for the batches that were planned."
     events.record(session, events.PLANNED, protection, plan=protection.plan, why=why)
     return protection
@@ -132,7 +142,7 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
     if step is None:
         return None
     protection = session.get_one(Protection, step.protection_id)
-    before = [other for other in of(session, protection.id) if other.kind in _before(step)]
+    before = [other for other in of(session, protection.id) if _needs(step, other)]
     leases.finish(session, step, output, digests.given(protection, step, before))
     return settle(session, step)
 
@@ -242,18 +252,28 @@ def _seconds_to_go(session: Session, since: datetime, done: float, left: float) 
     return (now(session) - since).total_seconds() * left / done if done > 0 else None
 
 
-def _before(step: Step) -> tuple[StepKind, ...]:
-    """Kinds of step whose results it needs; a training on the originals needs the plan alone."""
+def _needs(step: Step, other: Step) -> bool:
+    """Whether a step needs the results of another of its protection, whose plan is frozen.
+
+    Encoding needs one shard, or none where its images leave as they came; a training on the
+    originals needs nothing.
+    """
+    if step.kind is StepKind.ENCODE:
+        return other.kind is StepKind.PERTURB and other.index == step.index
     if step.kind is StepKind.EVALUATE and is_clean(step.index):
-        return ()
-    return ORDER[: ORDER.index(step.kind)]
+        return False
+    return ORDER.index(other.kind) < ORDER.index(step.kind)
 
 
 def _make_ready(session: Session, steps: list[Step]) -> None:
     """Of a protection whose plan is frozen: steps that wait for nothing any more."""
-    open_kinds = {step.kind for step in steps if step.state is not StepState.DONE}
-    for step in steps:
-        if step.state is StepState.WAITING and open_kinds.isdisjoint(_before(step)):
+    undone = [step for step in steps if step.state is not StepState.DONE]
+    shards = {step.index: step for step in undone if step.kind is StepKind.PERTURB}
+    one_of_each = {step.kind: step for step in undone}  # for all of it: there may be thousands
+    for step in undone:
+        own = {StepKind.PERTURB: shards[step.index]} if step.index in shards else {}
+        others = (one_of_each | own).values()
+        if step.state is StepState.WAITING and not any(_needs(step, other) for other in others):
             move(session, step, StepState.READY)
 
 

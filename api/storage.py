@@ -165,7 +165,7 @@ def stream(key: str, start: int, end: int) -> Iterator[bytes]:
         FileNotFoundError: there is none.
     """
     for at in range(start, end, STREAM_CHUNK_BYTES):
-        yield _range(key, at, min(at + STREAM_CHUNK_BYTES, end))
+        yield read_range(key, at, min(at + STREAM_CHUNK_BYTES, end))
 
 
 def stream_begun(key: str, start: int, end: int) -> Iterator[bytes]:
@@ -178,7 +178,12 @@ def stream_begun(key: str, start: int, end: int) -> Iterator[bytes]:
     return chain([next(pieces)], pieces)
 
 
-def _range(key: str, start: int, end: int) -> bytes:
+def read_range(key: str, start: int, end: int) -> bytes:
+    """The bytes [start, end) of a blob.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     with _translating():
         return bytes(obstore.get_range(_store(), key, start=start, end=end))
 
@@ -288,7 +293,7 @@ class _Blob(io.RawIOBase):
         end = min(self._at + len(buffer), self._size)
         if end <= self._at:
             return 0
-        data = _range(self._key, self._at, end)
+        data = read_range(self._key, self._at, end)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

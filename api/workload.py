@@ -39,7 +39,8 @@ GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
 # A shard waits in a temporary file until it is whole.
 SHARD_BYTES = 2**28
 # Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU.
-PACKAGE_GFLOP_A_PIXEL = 2.5e-4
+ENCODE_GFLOP_A_PIXEL = 2.5e-4
+PACKAGE_GFLOP_A_PIXEL = 2e-5
 MEASURED_SIDES = INPUT_SIDES[:2]
 """Where workers measure their speed. From the second on networks begin with other layers, whose
 speed is much the same at all sizes: on two CPU cores a third of that at 32 pixels."""
@@ -174,6 +175,23 @@ def shards(
     return result
 
 
+def parts(
+    records: Sequence[ImageRecord], shards: Sequence[Sequence[archive.Numbers]]
+) -> list[archive.Numbers]:
+    """Indices, rising, of the images that each `encode` step takes.
+
+    Those of each shard, then those of none, which leave as they came, in parts of like size.
+    """
+    perturbed = [np.sort(np.concatenate(shard)) for shard in shards]
+    left = np.ones(len(records), np.bool_)
+    for part in perturbed:
+        left[part] = False
+    others = np.flatnonzero(left)
+    sizes = np.cumsum(sizes_bytes(records)[others]) // SHARD_BYTES
+    starts = np.flatnonzero(np.diff(sizes)) + 1
+    return [*perturbed, *(np.split(others, starts) if len(others) else [])]
+
+
 def sizes_bytes(records: Sequence[ImageRecord]) -> archive.Numbers:
     """(n): of each image's raw pixels, as in a shard."""
     sizes: archive.Numbers = archive.sizes(records).prod(axis=1)
@@ -188,22 +206,37 @@ def costs(
     train_images: int,
 ) -> dict[StepKind, list[float]]:
     """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
-    pixels = int(archive.sizes(records)[:, :2].prod(axis=1).sum())
-    return {
+    return planned_costs(config, plan, records) | {
         StepKind.TRAIN: [
             _training_gflop(config.surrogate, config.epochs, config, train_images)
             + _patterns_gflop(config, train_images)
         ],
-        StepKind.PERTURB: [
-            perturb_gflop(config, sum(map(len, shard))) for shard in shards(records, config, plan)
-        ],
-        StepKind.PACKAGE: [pixels * PACKAGE_GFLOP_A_PIXEL],
+        StepKind.PACKAGE: [int(_pixels(records).sum()) * PACKAGE_GFLOP_A_PIXEL],
         StepKind.EVALUATE: [
             _training_gflop(cell.network, config.appropriator_epochs, config, train_images)
             * training_cost(cell.countermeasure)
             for cell in cells(evaluation)
         ],
     }
+
+
+def planned_costs(
+    config: SEPConfig, plan: Plan, records: Sequence[ImageRecord]
+) -> dict[StepKind, list[float]]:
+    """The same of the steps of which the plan says how many there are."""
+    pixels, cut = _pixels(records), shards(records, config, plan)
+    return {
+        StepKind.PERTURB: [perturb_gflop(config, sum(map(len, shard))) for shard in cut],
+        StepKind.ENCODE: [
+            int(pixels[part].sum()) * ENCODE_GFLOP_A_PIXEL for part in parts(records, cut)
+        ],
+    }
+
+
+def _pixels(records: Sequence[ImageRecord]) -> archive.Numbers:
+    """(n): of each image."""
+    sizes: archive.Numbers = archive.sizes(records)[:, :2].prod(axis=1)
+    return sizes
 
 
 def trained_images(counts: Mapping[str, Mapping[str, int]], held_out_percent: int) -> int:

@@ -41,7 +41,7 @@ CONFIG = {
     "class_steps": 2,
     "input_pixels": 32,
 }
-KINDS = ("ingest", "train", "perturb", "package", "evaluate")
+KINDS = ("ingest", "train", "perturb", "encode", "package", "evaluate")
 SERVED = "service"
 PROCESSES = (*KINDS, "api", "sweep", "parent")
 

@@ -84,7 +84,7 @@ def _result(running: Future[T], most_seconds: float = math.inf) -> Generator[Non
     return running.result()
 
 
-def at(progress: Progress, work: Generator[None, None, T]) -> Generator[Progress, None, T]:
+def at(progress: Progress, work: Generator[object, None, T]) -> Generator[Progress, None, T]:
     """Signs of life of work that is no progress by itself."""
     try:
         while True:

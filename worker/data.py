@@ -51,6 +51,11 @@ class Job:
         """Indices of the images that each `perturb` step takes, batch by batch."""
         return _shards(self.dataset_id, self.config, self.plan)
 
+    @property
+    def parts(self) -> Sequence[archive.Numbers]:
+        """Indices, rising, of the images that each `encode` step takes: first a part a shard."""
+        return _parts(self.dataset_id, self.config, self.plan)
+
     @cached_property
     def is_protected(self) -> npt.NDArray[np.bool_]:
         """(n): of each record whether its image is changed; the others leave as they came."""
@@ -69,6 +74,12 @@ def load_index(dataset_id: UUID) -> IngestResult:
 @lru_cache(maxsize=1)
 def _shards(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[list[archive.Numbers]]:
     return workload.shards(load_index(dataset_id).records, config, plan)
+
+
+@lru_cache(maxsize=1)
+def _parts(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[archive.Numbers]:
+    records = load_index(dataset_id).records
+    return workload.parts(records, _shards(dataset_id, config, plan))
 
 
 def load_job(claim: Claim) -> Job:
@@ -100,6 +111,15 @@ def outputs(protection_id: UUID, kind: StepKind) -> list[Any]:
     query = select(Step.output).where(Step.protection_id == protection_id, Step.kind == kind)
     with reading() as session:
         return list(session.scalars(query.order_by(Step.index)))
+
+
+def output(protection_id: UUID, kind: StepKind, index: int) -> Any:
+    """What one step has found."""
+    query = select(Step.output).where(
+        Step.protection_id == protection_id, Step.kind == kind, Step.index == index
+    )
+    with reading() as session:
+        return session.scalars(query).one()
 
 
 def check_digest(key: str, found: str, sha256: str) -> None:
@@ -144,17 +164,23 @@ class Reader:
 
     def pixels(self, record: ImageRecord) -> Pixels:
         """(h, w, c) uint8. Raises ValueError if they differ in shape from the index."""
-        name = record.released_name if self._released else record.name
-        with self._lock:  # the file has one position
-            data = self._read(name, record.place)
+        data = self.file(record)
         if self._released:
             pixels = archive.decode_released(data)
         else:
             pixels = archive.read_pixels(data, self._limits).pixels
         expected = (record.height, record.width, record.channels)
         if pixels.shape != expected:
-            raise ValueError(f"{name}: expected pixels of shape {expected}, got {pixels.shape}")
+            raise ValueError(
+                f"{record.name}: expected pixels of shape {expected}, got {pixels.shape}"
+            )
         return pixels
+
+    def file(self, record: ImageRecord) -> bytes:
+        """As it lies in the archive."""
+        name = record.released_name if self._released else record.name
+        with self._lock:  # the file has one position
+            return self._read(name, record.place)
 
     def _read(self, name: str, place: archive.Place | None) -> bytes:
         if not self._released and place is not None:
@@ -194,6 +220,26 @@ def shard_key(protection_id: UUID, plan: Plan, index: int) -> str:
     """Where a `perturb` step leaves its pixels: elsewhere by another plan, which may follow it."""
     name = f"{protections.SHARDS}/{plan.batch_size}/{index:05d}.bin"
     return storage.protection_key(protection_id, name)
+
+
+def encoded_key(protection_id: UUID, plan: Plan, index: int) -> str:
+    """Where an `encode` step leaves the files of its images, one after the other."""
+    name = f"{protections.ENCODED}/{plan.batch_size}/{index:05d}.bin"
+    return storage.protection_key(protection_id, name)
+
+
+def table_key(protection_id: UUID, plan: Plan, index: int) -> str:
+    """Where it leaves what they are: see `worker.encoded`."""
+    name = f"{protections.ENCODED}/{plan.batch_size}/{index:05d}.npy"
+    return storage.protection_key(protection_id, name)
+
+
+def remove_used(protection: Protection, claim: Claim) -> None:
+    """Remove what only a step that is done by now had use for."""
+    if claim.kind is StepKind.ENCODE and protection.plan is not None:
+        storage.remove_one(shard_key(protection.id, load_plan(protection.plan), claim.index))
+    elif claim.kind is StepKind.PACKAGE:
+        storage.remove(storage.protection_key(protection.id, protections.ENCODED))
 
 
 def training_key(protection_id: UUID) -> str:

@@ -7,14 +7,13 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from api.archive import Pixels, Rows
+from api.archive import Pixels
 from sep_core.config import MAX_EPSILON_LEVELS
 
 STRIP_PIXELS = 2**18
@@ -57,38 +56,6 @@ class Change:
     def psnr_db(self) -> float | None:
         """Peak signal-to-noise ratio in decibels; None without a change."""
         return _psnr_db(self.squared_error)
-
-
-class Changes:
-    """Of images one after the other, on disk: all are taken before any is asked for."""
-
-    def __init__(self) -> None:
-        self._counts = Rows(np.uint32)
-        self._rows = Rows([("end", "u8"), ("changed_share", "f8"), ("ssim", "f8")])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Change:
-        rows, counts = self._all
-        end, changed_share, ssim = rows[index].item()
-        start = rows[index - 1]["end"].item() if index else 0
-        return Change(tuple(counts[start:end].tolist()), changed_share, ssim)
-
-    def append(self, change: Change) -> None:
-        """The next image's."""
-        assert "_all" not in vars(self)
-        self._counts.extend(change.histogram)
-        self._rows.append((len(self._counts), change.changed_share, change.ssim))
-
-    @cached_property
-    def _all(self) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
-        return self._rows.array(), self._counts.array()
-
-    def close(self) -> None:
-        """Take no more."""
-        self._rows.close()
-        self._counts.close()
 
 
 def compare(original: Pixels, released: Pixels) -> Change:

@@ -36,10 +36,7 @@ def _halve(claim: Claim) -> bool:
         batch_size=max(job.plan.batch_size // 2, 1),
         max_batch_pixels=max(job.plan.max_batch_pixels // 2, 1),
     )
-    costs = [
-        workload.perturb_gflop(job.config, sum(map(len, shard)))
-        for shard in workload.shards(job.records, job.config, half)
-    ]
+    costs = workload.planned_costs(job.config, half, job.records)
     with transaction() as session:
         protection = steps.replan(session, claim, job.plan, half, costs)
     log.warning("does not fit with batches of %d images", job.plan.batch_size)

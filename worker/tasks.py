@@ -21,6 +21,7 @@ from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.settings import settings
 from worker import facts, faults, replan, resident, siblings
+from worker.data import remove_used
 from worker.hearing import ear
 from worker.lease import (
     Lease,
@@ -194,3 +195,5 @@ def _finish(claim: Claim, output: dict[str, object]) -> None:
             return
         protection = steps.finish(session, claim, output)
     endings.clean(protection)
+    if protection is not None:
+        remove_used(protection, claim)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from api import outbox, protections, retention, steps, storage, waiting
 from api.db import reading, transaction
 from api.estimate import Estimate, estimate
-from api.models import ACTIVE, Protection, Step, StepKind, StepState
+from api.models import ACTIVE, QUEUES, Protection, Queue, Step, StepKind, StepState
 from api.routes.bodies import ProtectionIn
 from api.routes.deps import (
     CallerDep,
@@ -210,12 +210,13 @@ def _plan(found: Estimate) -> PlanOut:
     gflop = {
         kind.value: round(sum(costs), 3)
         for kind, costs in found.costs.items()
-        if kind is not StepKind.PACKAGE  # which computes nothing to speak of
+        if QUEUES[kind] is Queue.GPU  # the others compute nothing to speak of
     }
     seconds = None
     if found.seconds is not None:
         seconds = {kind.value: spent for kind, spent in found.seconds.items()}
-        seconds["total"] = sum(seconds.values())
+        beside = min(seconds[StepKind.PERTURB], seconds[StepKind.ENCODE])
+        seconds["total"] = sum(seconds.values()) - beside
     return PlanOut(
         config=_shareable(as_dict(found.config)),
         plan=as_dict(found.plan),

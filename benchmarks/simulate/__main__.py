@@ -119,7 +119,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gradient-gflops", type=float, default=125_000)
     parser.add_argument("--training-gflops", type=float, default=60_000)
     parser.add_argument(
-        "--package-gflops", type=float, default=2000, help="of a CPU worker: 6 of its 16 cores"
+        "--cpu-gflops", type=float, default=2000, help="of a CPU worker: 6 of its 16 cores"
     )
     parser.add_argument(
         "--decoded-per-second", type=float, default=2000, help="images, by the cores of a host"

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from api import db, leases, planning, steps, turns, workload
 from api.archive import ImageRecord
 from api.leases import Claim
-from api.models import Protection, ProtectionState, Queue, Step, StepKind, StepState
+from api.models import QUEUES, Protection, ProtectionState, Queue, Step, StepKind, StepState
 from benchmarks.simulate.clock import START, Clock
 from benchmarks.simulate.requests import SIDE
 from benchmarks.simulate.totals import Totals
@@ -133,8 +133,8 @@ class Cluster:
     def _seconds(self, claim: Claim) -> float:
         with db.reading() as session:
             cost = session.get_one(Step, claim.step_id).cost
-        if claim.kind is StepKind.PACKAGE:
-            rate = self._options.package_gflops
+        if QUEUES[claim.kind] is Queue.CPU:
+            rate = self._options.cpu_gflops
         elif claim.kind is StepKind.PERTURB:
             rate = self._options.gradient_gflops
         else:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from api.leases import Claim
-from api.models import StepKind
+from api.models import QUEUES, Queue, StepKind
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Totals:
         key = claim.protection_id, claim.kind
         first, last = self.phases.get(key, (begun, ended))
         self.phases[key] = min(first, begun), max(last, ended)
-        if claim.kind is not StepKind.PACKAGE:
+        if QUEUES[claim.kind] is Queue.GPU:
             self.stretches.append((begun, ended, seconds))
 
     def useful_between(self, start: float, end: float) -> float:

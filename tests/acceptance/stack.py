@@ -168,7 +168,7 @@ class Stack:
             return False
 
     def last_words(self) -> list[str]:
-        """What each service complained of last: all that is left where its logs go with a folder."""
+        """What each service complained of last, for when its logs are gone."""
         found = []
         for file in sorted(self.logs.glob("*.log")):
             lines = file.read_text(errors="replace").splitlines()

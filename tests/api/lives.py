@@ -22,7 +22,8 @@ CPU = workload.Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 COSTS = {
     StepKind.TRAIN: [4.0],
     StepKind.PERTURB: [2.0, 2.0],
-    StepKind.PACKAGE: [1.0],
+    StepKind.ENCODE: [0.25, 0.25],
+    StepKind.PACKAGE: [0.5],
     StepKind.EVALUATE: [3.0, 3.0],
 }
 
@@ -133,12 +134,19 @@ def train(protection_id: UUID) -> None:
     finish(claim, TRAINED)
 
 
+def perturb(protection_id: UUID) -> None:
+    """Run both shards: what follows is a ready `package`."""
+    for index in (0, 1):
+        name = f"shards/{index:05d}.bin"
+        digest = storage.write(storage.protection_key(protection_id, name), b"pixels")
+        finish(must_claim(protection_id, StepKind.PERTURB, index), {"sha256": digest})
+        finish(must_claim(protection_id, StepKind.ENCODE, index), {"sha256": digest})
+
+
 def succeed(protection_id: UUID, data: bytes = ARCHIVE_BYTES) -> None:
     """Run every step to its end, with outputs and blobs like real ones."""
     train(protection_id)
-    for index in (0, 1):
-        storage.write(storage.protection_key(protection_id, f"shards/{index:05d}.bin"), b"pixels")
-        finish(must_claim(protection_id, StepKind.PERTURB, index), {"sha256": "0" * 64})
+    perturb(protection_id)
     digest = storage.write(storage.protection_key(protection_id, protections.ARCHIVE), data)
     record = b'{"files": [], "refused": [{"name": "a.txt", "code": "C", "reason": "no image"}]}'
     storage.write(storage.protection_key(protection_id, protections.RECORD), record)

@@ -22,6 +22,7 @@ from tests.api.lives import (
     half_done_in_a_minute,
     must_claim,
     owner,
+    perturb,
     protection,
     request,
     requested,
@@ -45,10 +46,18 @@ def test_the_whole_life(queued: UUID) -> None:
     assert states(queued) == [(StepKind.TRAIN, ready), *before_the_plan]
     train(queued)
     shards = [(StepKind.PERTURB, ready)] * 2
-    rest = [package, (StepKind.EVALUATE, ready), protected]
+    rest = [
+        (StepKind.ENCODE, waiting),
+        (StepKind.ENCODE, waiting),
+        package,
+        (StepKind.EVALUATE, ready),
+        protected,
+    ]
     assert states(queued) == [(StepKind.TRAIN, done), *shards, *rest]
-    for index, following in ((0, waiting), (1, ready)):
+    for index, following in ((1, waiting), (0, ready)):
         finish(must_claim(queued, StepKind.PERTURB, index))
+        assert step(queued, StepKind.ENCODE, index).state is ready  # whatever the other does
+        finish(must_claim(queued, StepKind.ENCODE, index))
         assert step(queued, StepKind.PACKAGE).state is following
     finish(must_claim(queued, StepKind.PACKAGE), {"archive_sha256": "a" * 64, "archive_bytes": 5})
     assert protection(queued).archive_sha256 is None  # not before it is evaluated
@@ -70,8 +79,7 @@ def test_originals_are_trained_on_while_the_surrogate_still_is(queued: UUID) -> 
     finish(early, accuracy(0.5))
     assert protection(queued).state is ProtectionState.RUNNING
     finish(surrogate)
-    for index in (0, 1):
-        finish(must_claim(queued, StepKind.PERTURB, index))
+    perturb(queued)
     finish(must_claim(queued, StepKind.PACKAGE), {"archive_sha256": "a" * 64, "archive_bytes": 5})
     finish(must_claim(queued, StepKind.EVALUATE, PROTECTED), accuracy(0.1))
     assert protection(queued).state is ProtectionState.SUCCEEDED
@@ -80,8 +88,7 @@ def test_originals_are_trained_on_while_the_surrogate_still_is(queued: UUID) -> 
 def test_what_is_due_is_made_ready_though_others_run(queued: UUID) -> None:
     train(queued)
     early = must_claim(queued, StepKind.EVALUATE, CLEAN)
-    for index in (0, 1):
-        finish(must_claim(queued, StepKind.PERTURB, index))
+    perturb(queued)
     assert step(queued, StepKind.PACKAGE).state is StepState.READY
     finish(early, accuracy(0.5))
     assert step(queued, StepKind.EVALUATE, PROTECTED).state is StepState.WAITING
@@ -145,7 +152,7 @@ def test_a_plan_is_frozen_once(queued: UUID) -> None:
     assert first.config["seed"]  # drawn anew by each call
     assert (second.config, second.plan) == (first.config, first.plan)
     assert [each.kind for each in steps_of(queued)].count(StepKind.PERTURB) == 2
-    assert [each.cost for each in steps_of(queued)] == [4.0, 2.0, 2.0, 1.0, 3.0, 3.0]
+    assert [each.cost for each in steps_of(queued)] == [*(4.0, 2.0, 2.0, 0.25, 0.25, 0.5, 3.0, 3.0)]
 
 
 def test_who_lost_the_lease_freezes_nothing(queued: UUID) -> None:

@@ -19,6 +19,7 @@ from tests.api.lives import (
     freeze,
     ingested,
     must_claim,
+    perturb,
     protection,
     requested,
     states,
@@ -35,9 +36,11 @@ def test_two_shards_that_finish_at_once_make_package_ready_once(
         train(protection_id)
         claims = [must_claim(protection_id, StepKind.PERTURB, index) for index in (0, 1)]
         assert together(*[partial(finish, claim) for claim in claims]) == [None, None]
-        assert states(protection_id)[1:4] == [
-            (StepKind.PERTURB, StepState.DONE),
-            (StepKind.PERTURB, StepState.DONE),
+        claims = [must_claim(protection_id, StepKind.ENCODE, index) for index in (0, 1)]
+        assert together(*[partial(finish, claim) for claim in claims]) == [None, None]
+        assert states(protection_id)[1:6] == [
+            *[(StepKind.PERTURB, StepState.DONE)] * 2,
+            *[(StepKind.ENCODE, StepState.DONE)] * 2,
             (StepKind.PACKAGE, StepState.READY),
         ]
         package = step(protection_id, StepKind.PACKAGE).id
@@ -49,8 +52,7 @@ def test_evaluations_that_finish_at_once_succeed(owner_id: UUID, ready: UUID) ->
     for _ in range(6):
         protection_id = requested(owner_id, ready)
         train(protection_id)
-        for index in (0, 1):
-            finish(must_claim(protection_id, StepKind.PERTURB, index))
+        perturb(protection_id)
         output = {"archive_sha256": "a" * 64, "archive_bytes": 5}
         finish(must_claim(protection_id, StepKind.PACKAGE), output)
         claims = [must_claim(protection_id, StepKind.EVALUATE, index) for index in (0, 1)]
@@ -98,8 +100,7 @@ def test_the_last_step_against_a_cancel(owner_id: UUID, ready: UUID) -> None:
 
 def succeed_but_one(protection_id: UUID) -> None:
     train(protection_id)
-    for index in (0, 1):
-        finish(must_claim(protection_id, StepKind.PERTURB, index))
+    perturb(protection_id)
     output = {"archive_sha256": "a" * 64, "archive_bytes": 5}
     finish(must_claim(protection_id, StepKind.PACKAGE), output)
     finish(must_claim(protection_id, StepKind.EVALUATE, 0), accuracy(0.5))

@@ -117,15 +117,19 @@ def test_it_goes_on_where_it_failed(owner_id: UUID, failed: UUID) -> None:
         *(ProtectionState.RUNNING, None, None, None),
     )
     assert (after.config, after.plan) == (before.config, before.plan)
-    assert states(failed)[:4] == [
+    assert states(failed)[:6] == [
         (StepKind.TRAIN, StepState.DONE),
         (StepKind.PERTURB, StepState.READY),
         (StepKind.PERTURB, StepState.DONE),
+        (StepKind.ENCODE, StepState.WAITING),
+        (StepKind.ENCODE, StepState.READY),  # as soon as another may begin
         (StepKind.PACKAGE, StepState.WAITING),
     ]
     again = step(failed, StepKind.PERTURB)
     assert (again.attempt, again.error_code, again.finished_at, again.sent_at) == (0, *[None] * 3)
     finish(must_claim(failed, StepKind.PERTURB))
+    for index in (0, 1):
+        finish(must_claim(failed, StepKind.ENCODE, index))
     assert step(failed, StepKind.PACKAGE).state is StepState.READY
 
 

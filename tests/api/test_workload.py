@@ -3,7 +3,9 @@
 import itertools
 from collections.abc import Iterable
 from dataclasses import replace
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,10 +110,30 @@ def test_costs_name_every_step(records: list[ImageRecord], images: int) -> None:
     assert sum(costs[StepKind.PERTURB]) == pytest.approx(
         workload.perturb_gflop(QUICK, len(records))
     )
+    parts = workload.parts(records, workload.shards(records, QUICK, plan))
+    assert len(costs[StepKind.ENCODE]) == len(parts)
     assert [len(costs[kind]) for kind in (StepKind.TRAIN, StepKind.PACKAGE)] == [1, 1]
     assert costs[StepKind.EVALUATE][0] == costs[StepKind.EVALUATE][1] > 0
     patterns = 2 * 0.07 * pattern_passes(QUICK, images, len(QUICK.target_map))
     assert costs[StepKind.TRAIN][0] == pytest.approx(3 * 0.07 * QUICK.epochs * images + patterns)
+
+
+@given(records_, plans, st.sampled_from([0.3, 1.0]), st.sampled_from([500, 2**28]))
+def test_parts_hold_every_image_once_and_first_those_of_each_shard(
+    records: list[ImageRecord], plan: Plan, fraction: float, part_bytes: int
+) -> None:
+    config = replace(QUICK, protected_fraction=fraction, seed="0" * 32)
+    shards = workload.shards(records, config, plan)
+    with patch.object(workload, "SHARD_BYTES", part_bytes):
+        parts = workload.parts(records, shards)
+    assert sorted(index for part in parts for index in part) == list(range(len(records)))
+    assert all(sorted(part) == list(part) for part in parts)
+    for shard, part in zip(shards, parts, strict=False):
+        assert sorted(np.concatenate(shard)) == list(part)
+    sizes = workload.sizes_bytes(records)
+    for part in parts[len(shards) :]:
+        assert len(part) > 0
+        assert sizes[part[1:]].sum() < part_bytes
 
 
 @given(records_, plans)

@@ -17,7 +17,7 @@ from api.models import Dataset, Owner, Protection, Step, StepKind, StepState
 from api.planning import load_plan
 from sep_core.config import NetworkName
 from worker import facts, tasks
-from worker.data import shard_key
+from worker.data import encoded_key, shard_key
 
 SEED = "0123456789abcdef0123456789abcdef"
 KINDS = (StepKind.INGEST, *steps.ORDER)
@@ -111,6 +111,13 @@ def shard(protection_id: UUID, index: int = 0) -> str:
     plan = show(protection_id).plan
     assert plan is not None
     return shard_key(protection_id, load_plan(plan), index)
+
+
+def encoded(protection_id: UUID, index: int = 0) -> str:
+    """Key of a part's files, by the same."""
+    plan = show(protection_id).plan
+    assert plan is not None
+    return encoded_key(protection_id, load_plan(plan), index)
 
 
 def show(protection_id: UUID) -> Protection:

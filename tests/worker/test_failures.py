@@ -88,7 +88,8 @@ def test_a_full_temporary_folder_is_tried_again_and_then_named(
     [
         (StepKind.TRAIN, surrogate, "train"),
         (StepKind.PERTURB, perturb, "protect"),
-        (StepKind.PACKAGE, metrics, "largest"),
+        (StepKind.ENCODE, metrics, "compare"),
+        (StepKind.PACKAGE, metrics, "summarise"),
         (StepKind.EVALUATE, evaluate, "appropriate"),
     ],
 )
@@ -151,7 +152,7 @@ def out_of_reach() -> Iterator[None]:
         away.rename(folder)
 
 
-@pytest.mark.parametrize("kind", [StepKind.TRAIN, StepKind.PACKAGE])
+@pytest.mark.parametrize("kind", [StepKind.TRAIN, StepKind.ENCODE, StepKind.PACKAGE])
 def test_a_storage_that_does_not_answer_is_waited_for(kind: StepKind) -> None:
     made = jobs.ask(jobs.upload(ARCHIVE).id)
     jobs.work(until=kind)

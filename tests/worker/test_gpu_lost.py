@@ -164,9 +164,12 @@ print(tasks._claim_next(Queue.CPU).kind)
 """
 
 
-def test_the_cpu_queue_packages_what_a_gpu_has_perturbed(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("kind", [StepKind.ENCODE, StepKind.PACKAGE])
+def test_the_cpu_queue_takes_what_a_gpu_has_perturbed(
+    environment: dict[str, str], kind: StepKind
+) -> None:
     made = jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(4, 2))).id)
-    jobs.work(until=StepKind.PACKAGE)
+    jobs.work(until=kind)
     with transaction() as session:
         row = session.get_one(Protection, made)
         assert row.plan is not None
@@ -174,4 +177,4 @@ def test_the_cpu_queue_packages_what_a_gpu_has_perturbed(environment: dict[str, 
     variables = os.environ | environment | {"SEPGATE_WORKER_QUEUE": "cpu"}
     words = [sys.executable, "-c", CLAIM]
     ran = subprocess.run(words, env=variables, check=True, capture_output=True, text=True)
-    assert ran.stdout.split() == [StepKind.PACKAGE]
+    assert ran.stdout.split() == [kind]

@@ -56,6 +56,8 @@ def claimed(kind: StepKind) -> Claim:
         (StepKind.TRAIN, 2, 0),  # the state of the training
         (StepKind.TRAIN, 4, 60),  # patterns
         (StepKind.PERTURB, 0, 60),
+        (StepKind.ENCODE, 0, 60),  # the files
+        (StepKind.ENCODE, 1, 60),  # the table
         (StepKind.PACKAGE, 0, 60),  # the archive
         (StepKind.PACKAGE, 1, 60),  # a picture
         (StepKind.EVALUATE, 0, 0),  # the state of the training

@@ -47,7 +47,7 @@ def test_strips_give_what_the_whole_image_gives(
     )
     assert change.changed_share == difference.any(axis=2).mean()
     assert list(change.histogram) == [(difference == n).sum() for n in range(difference.max() + 1)]
-    assert change.largest_levels == difference.max() == metrics.largest(original, released)
+    assert change.largest_levels == difference.max()
     assert change.squared_error == pytest.approx((difference**2).mean(), rel=1e-12)
 
 

@@ -2,22 +2,24 @@
 
 import io
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
 import pytest
 import skimage.metrics
 from PIL import Image
+from sqlalchemy import delete
 
 from api import archive as archives
-from api import protections, report, steps, storage
-from api.archive import Pixels, decode_released, directory
-from api.db import reading
-from api.models import Protection, ProtectionState, StepKind
-from api.settings import settings
+from api import leases, protections, report, steps, storage
+from api.archive import ImageRecord, Pixels, directory
+from api.db import reading, transaction
+from api.models import Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
-from worker import alive, lease, metrics, preview, tasks
+from worker import lease, metrics, preview, tasks
+from worker.data import Reader
 from worker.steps import package
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -105,58 +107,76 @@ def test_the_worst_are_pictured_and_go_with_the_data_set() -> None:
 def test_a_long_directory_is_read_with_signs_of_life(
     monkeypatch: pytest.MonkeyPatch, kind: StepKind
 ) -> None:
-    """Of what leaves: before a single image of it is decoded."""
+    """Of what leaves: before a single file of it is read."""
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
     jobs.work(until=kind)
     monkeypatch.setattr(directory, "_SLICE_BYTES", 0)
     signs, before = 0, list[int]()
 
-    class Counted(lease.Lease):
-        def tick(self, done: int, total: int) -> None:
-            nonlocal signs
-            signs += 1
-            super().tick(done, total)
+    def tick(_done: int, _total: int) -> None:
+        nonlocal signs
+        signs += 1
 
-    def decode(data: bytes) -> Pixels:
-        before.append(signs)
-        return decode_released(data)
+    def read(reader: Reader, record: ImageRecord) -> bytes:
+        if reader._released:
+            before.append(signs)
+        return read_file(reader, record)
 
-    monkeypatch.setattr(tasks, "Lease", Counted)
-    monkeypatch.setattr(archives, "decode_released", decode)
+    read_file = Reader.file
+    at_every_tick(monkeypatch, tick)
+    monkeypatch.setattr(Reader, "file", read)
     jobs.work()
     assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
-    packed = len(FILES) if kind is StepKind.PACKAGE else 0
-    assert before[0] >= packed + len(FILES)
+    written = 1 if kind is StepKind.PACKAGE else 0
+    assert before[0] >= written + len(FILES)
 
 
-def test_signs_of_life_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same archive, record and pictures with many images encoded at once and in strips."""
-    monkeypatch.setattr(package, "SMALL_BYTES", 2**40)
-    first, archive = jobs.protect(pictures.zipped(FILES))
-    again_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
-    jobs.work(until=StepKind.PACKAGE)
-    monkeypatch.setattr(settings(), "threads", 5)  # only now: PyTorch's are part of the plan
-    monkeypatch.setattr(alive, "SECONDS", 0.0)
-    monkeypatch.setattr(metrics, "STRIP_PIXELS", 1)
-    monkeypatch.setattr(package, "SMALL_BYTES", 0)
-    jobs.work()
-    second = jobs.show(again_id)
-    assert blob(second, protections.ARCHIVE) == archive
-    for name in (protections.RECORD, protections.WORST, protections.PREVIEW):
-        assert blob(first, name) == blob(second, name) is not None
+def at_every_tick(monkeypatch: pytest.MonkeyPatch, call: Callable[[int, int], None]) -> None:
+    """Of whatever step runs."""
+
+    class Told(lease.Lease):
+        def tick(self, done: int, total: int) -> None:
+            call(done, total)
+            super().tick(done, total)
+
+    monkeypatch.setattr(tasks, "Lease", Told)
 
 
-@pytest.mark.parametrize(
-    ("sides", "small"),
-    [
-        ({32: 100}, True),
-        ({224: 3}, False),
-        ({32: 20_000, 1400: 64}, False),
-        ({32: 99, 112: 1}, True),
-    ],
-)
-def test_it_is_where_most_pixels_are_that_says_whether_threads_pay(
-    sides: dict[int, int], small: bool
+def test_an_archive_of_other_files_fails_the_protection_and_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes = np.concatenate([np.full(images, 3 * side**2) for side, images in sides.items()])
-    assert package.are_small(sizes) is small
+    """Whole, readable and within the budget, but not what was compared."""
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
+    jobs.work(until=StepKind.PACKAGE)
+    key = storage.protection_key(protection_id, protections.ARCHIVE)
+
+    def mix_up(claim: leases.Claim, stored: str, data: bytes | IO[bytes]) -> str:
+        if stored == key:
+            assert not isinstance(data, bytes)
+            data.seek(0)
+            found = jobs.members(data.read())
+            first, second, *_ = (name for name in found if name.startswith("test/"))
+            data = io.BytesIO()
+            for _ in archives.write(data, (found | {first: found[second]}).items()):
+                pass
+        return lease.store(claim, stored, data)
+
+    monkeypatch.setattr(package, "store", mix_up)  # as a defect of ours would
+    jobs.work()
+    failed = jobs.show(protection_id)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "ARCHIVE_MISMATCH")
+    assert "expected the file that was encoded, of SHA-256" in str(failed.error)
+    assert storage.read_if_there(key) is None
+
+
+def test_what_was_planned_before_there_was_a_step_for_it_is_encoded_here() -> None:
+    _, archive = jobs.protect(pictures.zipped(FILES))
+    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
+    jobs.work(until=StepKind.PERTURB)
+    with transaction() as session:
+        session.execute(
+            delete(Step).where(Step.kind == StepKind.ENCODE, Step.protection_id == protection_id)
+        )
+    jobs.work()
+    assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
+    assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == archive

@@ -4,25 +4,18 @@ import io
 import json
 from collections import Counter
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from api import protections, report, steps, storage, workload
-from api.archive import ImageRecord, IngestResult, Pixels
+from api.archive import Pixels
 from api.db import reading
-from api.errors import AppError
 from api.models import Protection, StepKind
-from sep_core.cells import Evaluation
-from sep_core.config import Plan, SEPConfig
 from tests import pictures
 from tests.worker import jobs
 from worker import preview
-from worker.data import Job, Reader
-from worker.metrics import Change
-from worker.steps import package
 
 pytestmark = [
     pytest.mark.usefixtures("environment"),
@@ -125,51 +118,15 @@ def test_every_class_and_all_of_it_is_what_comes_without_a_choice() -> None:
     assert jobs.protect(archive, **named)[1] == whole
 
 
-def test_package_decodes_every_original_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once while it writes the archive and once while it looks at it, protected or not."""
-    decoded: Counter[str] = Counter()
-    pixels_of = Reader.pixels
-
-    def counted(reader: Reader, record: ImageRecord) -> Pixels:
-        decoded[record.name] += not reader._released
-        return pixels_of(reader, record)
-
-    protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id, **PARTLY)
-    jobs.work(until=StepKind.PACKAGE)
-    monkeypatch.setattr(Reader, "pixels", counted)
-    jobs.work(until=StepKind.EVALUATE)
-    assert jobs.show(protection_id).error is None
-    assert decoded == dict.fromkeys(FILES, 2)
-
-
 def test_many_shards_of_a_part_give_the_archive_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
     archive = pictures.zipped(FILES)
     whole = jobs.protect(archive, **PARTLY)[1]
     monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    monkeypatch.setattr(workload, "SHARD_BYTES", 9000)
     protection, in_parts = jobs.protect(archive, **PARTLY)
     with reading() as session:
         kinds = [step.kind for step in steps.of(session, protection.id)]
     assert kinds.count(StepKind.PERTURB) > 2
+    assert kinds.count(StepKind.ENCODE) > kinds.count(StepKind.PERTURB) + 2
     assert in_parts == whole
-
-
-def test_a_change_of_an_unchosen_image_fails_the_step() -> None:
-    """Though it is within the budget, and the manifest says so."""
-    records = tuple(
-        ImageRecord(f"{name}.png", "train", name, 8, 8, 1, "PNG", "0" * 64, f"{name}.png")
-        for name in pictures.CLASSES
-    )
-    job = Job(
-        *(uuid4(), uuid4(), SEPConfig(seed=jobs.SEED, protected_classes=("bee",))),
-        Plan(device="cpu", precision="float32"),
-        Evaluation(),
-        IngestResult(records, (), pictures.CLASSES),
-        "0" * 64,
-    )
-    change = Change((63, 1), 1 / 64, 0.99)
-    package._check_change(job, 1, change, 1)
-    with pytest.raises(AppError, match="expected no change") as refused:
-        package._check_change(job, 2, change, 1)
-    assert refused.value.code == "UNPROTECTED_CHANGED"
-    assert refused.value.message.startswith("cat.png: ")

@@ -133,7 +133,7 @@ def test_a_change_above_the_budget_fails_the_protection_and_leaves_no_archive() 
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
 
     def tamper(step: Step) -> None:
-        if step.kind is StepKind.PACKAGE:
+        if step.kind is StepKind.ENCODE:
             key = jobs.shard(protection_id)
             shard = bytearray(storage.read(key))
             shard[1000] = (shard[1000] + 128) % 256

@@ -105,14 +105,17 @@ def test_a_data_set_from_before_there_was_a_table_is_read_by_names() -> None:
     assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
 
 
-@pytest.mark.parametrize("kind", [StepKind.PERTURB, StepKind.PACKAGE])
+@pytest.mark.parametrize("kind", [StepKind.PERTURB, StepKind.ENCODE, StepKind.PACKAGE])
 def test_what_another_step_left_is_what_it_left(kind: StepKind) -> None:
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
 
     def damage(step: Step) -> None:
         if step.kind is kind:
-            checkpoint = checkpoint_key(protection_id, 1)
-            key = checkpoint if kind is StepKind.PERTURB else jobs.shard(protection_id)
+            key = {
+                StepKind.PERTURB: checkpoint_key(protection_id, 1),
+                StepKind.ENCODE: jobs.shard(protection_id),
+                StepKind.PACKAGE: jobs.encoded(protection_id),
+            }[kind]
             content = storage.read(key)
             storage.write(key, content[:-1] + bytes([content[-1] ^ 1]))
 
@@ -122,14 +125,14 @@ def test_what_another_step_left_is_what_it_left(kind: StepKind) -> None:
 
 
 def test_what_failed_goes_on_where_it_did_to_the_same_bytes() -> None:
-    """The shard whose file was damaged is not made again: that of `package` fails, and is told."""
+    """The shard whose file was damaged is not made again: that of `encode` fails, and is told."""
     archive = pictures.zipped(FILES)
     _, whole = jobs.protect(archive)
     protection_id = jobs.ask(jobs.upload(archive).id)
     good: list[bytes] = []
 
     def damage(step: Step) -> None:
-        if step.kind is StepKind.PACKAGE:
+        if step.kind is StepKind.ENCODE:
             good.append(storage.read(jobs.shard(protection_id)))
             storage.write(jobs.shard(protection_id), bytes(len(good[0])))
 
@@ -139,8 +142,8 @@ def test_what_failed_goes_on_where_it_did_to_the_same_bytes() -> None:
     storage.write(jobs.shard(protection_id), good[0])
     with transaction() as session:
         protections.retry(session, jobs.owner(), protection_id)
-    package, *_ = jobs.ready()
-    assert (package.kind, package.attempt, package.error) == (StepKind.PACKAGE, 0, None)
+    encode, *_ = jobs.ready()
+    assert (encode.kind, encode.attempt, encode.error) == (StepKind.ENCODE, 0, None)
     jobs.work()
     assert jobs.show(protection_id).state is ProtectionState.SUCCEEDED
     assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole

@@ -1,134 +1,102 @@
-"""`package`: write the archive, store it, read it back, compare every image with its original."""
+"""`package`: write the archive of what was encoded, store it, and read it back."""
 
-import hashlib
 import io
 import tempfile
-import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from typing import IO, TypeVar
+from dataclasses import asdict
+from hashlib import sha256
+from typing import IO
 
 import numpy as np
 
-from api import archive, protections, storage, workload
+from api import archive, protections, storage
 from api.archive import ImageRecord
 from api.errors import AppError
 from api.leases import Claim
-from worker import alive, facts, metrics, preview, shards
+from api.models import StepKind
+from worker import alive, facts, metrics, preview
 from worker.alive import Progress
-from worker.data import (
-    Job,
-    load_job,
-    open_released,
-    open_source,
-)
+from worker.data import Job, load_job, open_released, open_source, outputs
+from worker.encoded import Encoded
 from worker.lease import check_held, store
-from worker.listed import Files, Listed, write_json
-from worker.metrics import Change, Changes
+from worker.listed import Listed, write_json
+from worker.metrics import Change
 from worker.steps import Output, Work
+from worker.steps.encode import encode
 
 FORMAT_VERSION = 1
 PREVIEW_COLUMNS = 8
 WORST = 5
-SMALL_BYTES = 3 * 96**2
-"""Images that take less are compared faster by one thread than by several: each call is so short
-that they wait for the interpreter's lock. Two take twice the time of one at 32 pixels, 1.2 times at
-64, 0.85 at 112, half of it at 224."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Worst:
-    """An image that changed much, as far as the report shows it."""
-
-    record: ImageRecord
-    change: Change
-    crop: preview.Pair
-
-
-@dataclass
-class _Found:
-    """Small parts of the images that reading the archive again has shown, so far.
-
-    Attributes:
-        columns: for the picture, of one protected image of each of the first classes.
-        worst: the protected ones of lowest SSIM, the lowest first.
-    """
-
-    columns: dict[str, preview.Cells] = field(default_factory=dict)
-    worst: list[_Worst] = field(default_factory=list)
-
-    def picture(
-        self, record: ImageRecord, pair: preview.Pair, change: Change, epsilon_levels: int
-    ) -> None:
-        """Take in what the pictures show of one protected image more."""
-        if record.class_name not in self.columns and len(self.columns) < PREVIEW_COLUMNS:
-            self.columns[record.class_name] = preview.column(pair, epsilon_levels)
-        if len(self.worst) < WORST or change.ssim < self.worst[-1].change.ssim:
-            self.worst.append(_Worst(record, change, preview.crop(pair)))
-            self.worst.sort(key=lambda image: image.change.ssim)
-            del self.worst[WORST:]
 
 
 def run(claim: Claim) -> Work:
     """Output: the archive's digest and size, and how much the images that go out have changed.
 
     Raises:
-        AppError: BUDGET_EXCEEDED, an image in the finished archive has changed by more than it may;
-            UNPROTECTED_CHANGED, one that was not to be protected has changed at all;
-            BLOB_CHANGED, a shard is not what was perturbed.
+        AppError: BLOB_CHANGED, what was encoded is not what lies there; ARCHIVE_MISMATCH, nor is it
+            what the finished archive holds.
     """
     job = load_job(claim)
     total = 2 * len(job.records)
     half = len(job.records), total
-    for _ in shards.check(job):
-        yield 0, total
-    with closing(Files()) as files, closing(Changes()) as changes:
+    found = outputs(job.protection_id, StepKind.ENCODE)
+    found = found or (yield from _encoded_here(job, claim, total))
+    with closing(Encoded(job)) as encoded:
+        for _ in encoded.read_tables(found):
+            yield 0, total
         with tempfile.TemporaryFile() as file:
-            yield from _write(job, file, files, total)
+            yield from _write(job, file, encoded, total)
             size = file.tell()
             key = storage.protection_key(job.protection_id, protections.ARCHIVE)
             writing = alive.reading(lambda: store(claim, key, file), file)
             digest = yield from alive.at(half, writing)
         try:
-            found = yield from _verify(job, files, changes, total)
+            yield from _verify(job, encoded, total)
         except AppError:
             check_held(claim)
             storage.remove_one(key)  # what must not leave does not lie there either
             raise
-        _store_pictures(job, found)
-        yield from alive.at((total, total), _store_record(job, files, changes))
-        _store_refused(job)
-        summarising = alive.computing(lambda: _summary(job, changes, found))
-        summary = yield from alive.at((total, total), summarising)
+        summary = yield from alive.at((total, total), _tell(job, encoded))
     return {"archive_sha256": digest, "archive_bytes": size} | summary
 
 
-def _write(job: Job, file: IO[bytes], files: Files, total: int) -> Generator[Progress, None, None]:
-    """Write images under their released names, then the manifest, from `files`, which it fills."""
+def _tell(job: Job, encoded: Encoded) -> Generator[None, None, Output]:
+    """Store pictures and record; how much has changed in all."""
+    worst = _worst(job, encoded)
+    _store_pictures(job, encoded, worst)
+    yield from _store_record(job, encoded)
+    _store_refused(job)
+    return (yield from alive.computing(lambda: _summary(job, encoded, worst)))
+
+
+def _encoded_here(job: Job, claim: Claim, total: int) -> Generator[Progress, None, list[Output]]:
+    """Of a protection that was planned before there were steps for it."""
+    found: list[Output] = []
+    for index in range(len(job.parts)):
+        output = yield from alive.at((0, total), encode(job, claim, index))
+        found.append(output)
+    return found
+
+
+def _write(
+    job: Job, file: IO[bytes], encoded: Encoded, total: int
+) -> Generator[Progress, None, None]:
+    """Write images under their released names, then the manifest."""
     box: list[tuple[str, bytes | IO[bytes]]] = []
     writer = archive.write(file, _emptied(box))
-    with open_source(job.dataset_id) as reader, shards.opened(job) as perturbed:
-
-        def encoded(index: int) -> tuple[int, bytes]:
-            record = job.records[index]
-            original = reader.pixels(record)
-            pixels = perturbed.pixels(index, original)
-            data = archive.encode(pixels, record.released_name)
-            return metrics.largest(original, pixels), data
-
-        for result in _for_all(job, encoded):
-            if result is not None:
-                largest, data = result
-                box.append((job.records[len(files)].released_name, data))
-                files.append(hashlib.sha256(data).digest(), largest)
+    sizes, done = encoded.sizes_bytes, 0
+    threads, groups = alive.groups(len(sizes), int(sizes.max()), facts.threads())
+    with closing(alive.in_order(encoded.files, groups, threads)) as results:
+        for result in results:
+            for data in result or []:
+                box.append((job.records[done].released_name, data))
                 next(writer)
-            yield len(files), total
+                done += 1
+            yield done, total
     with tempfile.TemporaryFile() as manifest:
-        written = alive.computing(lambda: write_json(_manifest(job, files), manifest.write))
-        yield from alive.at((len(files), total), written)
+        written = alive.computing(lambda: write_json(_manifest(job, encoded), manifest.write))
+        yield from alive.at((done, total), written)
         box.append((archive.MANIFEST_NAME, manifest))
         for _ in writer:  # the manifest, and the end of the archive
             pass
@@ -142,94 +110,86 @@ def _emptied(
         yield box.pop()
 
 
-def _for_all(job: Job, call: Callable[[int], T]) -> Generator[T | None, None, None]:
-    """The call for each image in order: several at once where that pays and there is room."""
-    sizes = workload.sizes_bytes(job.records)
-    before_and_after = 2 * int(sizes.max(initial=1))
-    if are_small(sizes):
-        threads, groups = alive.groups(len(sizes), before_and_after, 1)
-    else:  # neighbours at once, which lie in one piece that is read of the archive
-        threads, groups = alive.groups(len(sizes), before_and_after, facts.threads(), together=1)
+def _manifest(job: Job, encoded: Encoded) -> Output:
+    def entry(index: int) -> Output:
+        return _entry(job.records[index], encoded.sha256(index), encoded.change(index))
 
-    def call_each(group: range) -> list[T]:
-        return [call(index) for index in group]
-
-    with warnings.catch_warnings():  # as in `tensors.at_input_size`
-        warnings.simplefilter("ignore")
-        with closing(alive.in_order(call_each, groups, threads)) as results:
-            for result in results:
-                if result is None:
-                    yield None
-                else:
-                    yield from result
-                    result.clear()  # or it would be held until the next is there
-
-
-def are_small(sizes: archive.Numbers) -> bool:
-    """Whether most of the pixels are in small images."""
-    return bool(2 * sizes[sizes < SMALL_BYTES].sum() > sizes.sum())
-
-
-def _manifest(job: Job, files: Files) -> Output:
     return {
         "format_version": FORMAT_VERSION,
         "variant": job.config.variant,
         "epsilon_levels": job.config.epsilon_levels,
-        "files": Listed(len(files), lambda index: _entry(job.records[index], files, index)),
+        "files": Listed(len(job.records), entry),
     }
 
 
-def _entry(record: ImageRecord, files: Files, index: int) -> Output:
+def _entry(record: ImageRecord, digest: str, change: Change) -> Output:
     return {
         "name": record.released_name,
         "source_name": record.name,
-        "sha256": files.sha256(index),
-        "largest_change_levels": files.largest_levels(index),
+        "sha256": digest,
+        "largest_change_levels": change.largest_levels,
     }
 
 
-def _verify(
-    job: Job, files: Files, changes: Changes, total: int
-) -> Generator[Progress, None, _Found]:
-    """Decode every image again from the stored archive and compare it with its original.
-
-    `changes` are filled in the order of the records.
-    """
-    found = _Found()
-    with open_source(job.dataset_id) as source, open_released(job.protection_id) as released:
+def _verify(job: Job, encoded: Encoded, total: int) -> Generator[Progress, None, None]:
+    """Read every file again from the stored archive: those that were compared are what leaves."""
+    with open_released(job.protection_id) as released:
         for _ in released.read_directory():
             yield len(job.records), total
+        for index, record in enumerate(job.records):
+            found = sha256(released.file(record)).hexdigest()
+            if found != encoded.sha256(index):
+                raise AppError(
+                    500,
+                    "ARCHIVE_MISMATCH",
+                    f"{record.released_name}: expected the file that was encoded, of SHA-256 "
+                    f"{encoded.sha256(index)}, got one of {found} in the finished archive.",
+                )
+            yield len(job.records) + index + 1, total
 
-        def compared(index: int) -> tuple[preview.Pair, Change]:
-            record = job.records[index]
-            pair = source.pixels(record), released.pixels(record)
-            return pair, metrics.compare(*pair)
 
-        for result in _for_all(job, compared):
-            if result is not None:
-                (pair, change), index = result, len(changes)
-                _check_change(job, index, change, files.largest_levels(index))
-                changes.append(change)
-                if job.is_protected[index]:
-                    found.picture(job.records[index], pair, change, job.config.epsilon_levels)
-            yield len(job.records) + len(changes), total
+def _worst(job: Job, encoded: Encoded) -> list[int]:
+    """The protected images of lowest SSIM, the lowest first."""
+    protected = np.flatnonzero(job.is_protected)
+    order = np.argsort(encoded.ssim[protected], kind="stable")
+    found: list[int] = protected[order[:WORST]].tolist()
     return found
 
 
-def _store_pictures(job: Job, found: _Found) -> None:
-    epsilon_levels = job.config.epsilon_levels
-    pictures = {
-        protections.PREVIEW: preview.draw(list(found.columns.values()), epsilon_levels),
-        protections.WORST: preview.draw_worst([w.crop for w in found.worst], epsilon_levels),
-    }
+def _first_of_classes(job: Job) -> list[int]:
+    """A protected image of each of the first classes that have one."""
+    protected = np.flatnonzero(job.is_protected)
+    classes = archive.words(job.records, "class_name")[1][protected]
+    firsts = np.sort(np.unique(classes, return_index=True)[1])
+    found: list[int] = protected[firsts[:PREVIEW_COLUMNS]].tolist()
+    return found
+
+
+def _store_pictures(job: Job, encoded: Encoded, worst: Sequence[int]) -> None:
+    """Of few images, which are decoded one at a time: each may be large."""
+    levels = job.config.epsilon_levels
+    with open_source(job.dataset_id) as source:
+
+        def pair(index: int) -> preview.Pair:
+            (data,) = encoded.files(range(index, index + 1))
+            return source.pixels(job.records[index]), archive.decode_released(data)
+
+        pictures = {
+            protections.PREVIEW: preview.draw(
+                [preview.column(pair(index), levels) for index in _first_of_classes(job)], levels
+            ),
+            protections.WORST: preview.draw_worst(
+                [preview.crop(pair(index)) for index in worst], levels
+            ),
+        }
     for name, picture in pictures.items():
         store(job.claim, storage.protection_key(job.protection_id, name), picture)
 
 
-def _store_record(job: Job, files: Files, changes: Changes) -> Generator[None, None, None]:
+def _store_record(job: Job, encoded: Encoded) -> Generator[None, None, None]:
     key = storage.protection_key(job.protection_id, protections.RECORD)
     with tempfile.TemporaryFile() as file:
-        yield from alive.computing(lambda: write_json(_record(job, files, changes), file.write))
+        yield from alive.computing(lambda: write_json(_record(job, encoded), file.write))
         yield from alive.reading(lambda: store(job.claim, key, file), file)
 
 
@@ -240,47 +200,24 @@ def _store_refused(job: Job) -> None:
         store(job.claim, storage.protection_key(job.protection_id, protections.REFUSED), refused)
 
 
-def _check_change(job: Job, index: int, change: Change, packed_levels: int) -> None:
-    record, allowed = job.records[index], job.config.epsilon_levels
-    if not job.is_protected[index] and change.largest_levels:
-        raise AppError(
-            500,
-            "UNPROTECTED_CHANGED",
-            f"{record.released_name}: expected no change in the finished archive, since this image "
-            f"is not among those to protect, got {change.largest_levels} levels.",
-        )
-    if change.largest_levels > allowed:
-        raise AppError(
-            500,
-            "BUDGET_EXCEEDED",
-            f"{record.released_name}: expected a change of at most {allowed} levels in the "
-            f"finished archive, got {change.largest_levels}.",
-        )
-    if change.largest_levels != packed_levels:
-        raise AppError(
-            500,
-            "ARCHIVE_MISMATCH",
-            f"{record.released_name}: the finished archive holds other pixels than were packed.",
-        )
-
-
-def _summary(job: Job, changes: Changes, found: _Found) -> Output:
+def _summary(job: Job, encoded: Encoded, worst: Sequence[int]) -> Output:
     """Of the protected: others would flatter."""
-    worst = [
-        {"name": image.record.released_name} | _measured(image.change) for image in found.worst
+    shown = [
+        {"name": job.records[index].released_name} | _measured(encoded.change(index))
+        for index in worst
     ]
     counts = {"images": len(job.records), "protected_images": int(job.is_protected.sum())}
-    protected = (changes[int(index)] for index in np.flatnonzero(job.is_protected))
-    return counts | metrics.summarise(protected) | {"worst": worst}
+    protected = (encoded.change(int(index)) for index in np.flatnonzero(job.is_protected))
+    return counts | metrics.summarise(protected) | {"worst": shown}
 
 
-def _record(job: Job, files: Files, changes: Changes) -> Output:
+def _record(job: Job, encoded: Encoded) -> Output:
     """What the manifest says of each file, and what only the owner may know."""
 
     def told(index: int) -> Output:
-        record, change = job.records[index], changes[index]
+        record, change = job.records[index], encoded.change(index)
         return (
-            _entry(record, files, index)
+            _entry(record, encoded.sha256(index), change)
             | {
                 "original_pixels_sha256": record.pixels_sha256,
                 "split": record.split,
@@ -292,7 +229,7 @@ def _record(job: Job, files: Files, changes: Changes) -> Output:
         )
 
     refused = [asdict(refusal) for refusal in job.index.refusals]
-    return {"files": Listed(len(files), told), "refused": refused}
+    return {"files": Listed(len(job.records), told), "refused": refused}
 
 
 def _measured(change: Change) -> Output:

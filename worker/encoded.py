@@ -1,0 +1,145 @@
+"""What `encode` leaves: files of images one after the other, and beside them what they are."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from api import storage
+from api.archive import Numbers, Rows
+from worker.data import Job, check_digest, encoded_key, table_key
+from worker.metrics import Change
+
+_TOLD = [("sha256", "V32"), ("size_bytes", "<u8"), ("changed_share", "<f8"), ("ssim", "<f8")]
+_PART = np.dtype([*_TOLD, ("counts", "<u2")])
+_PLACED = np.dtype([*_TOLD, *((name, "<u8") for name in ("part", "start", "first", "last"))])
+_COUNT = np.dtype("<u4")
+
+
+class Table:
+    """Of the images of a part, in their order: size and digest of the file, and the change."""
+
+    def __init__(self) -> None:
+        self._rows, self._counts = Rows(_PART), Rows(_COUNT)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, data: bytes, change: Change) -> None:
+        """The next one."""
+        self._counts.extend(change.histogram)
+        digest = sha256(data).digest()
+        told = digest, len(data), change.changed_share, change.ssim, len(change.histogram)
+        self._rows.append(told)
+
+    def write(self, file: IO[bytes]) -> None:
+        """As `Encoded` reads it: two arrays, in NumPy's format."""
+        np.save(file, self._rows.array(), allow_pickle=False)
+        np.save(file, self._counts.array(), allow_pickle=False)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._rows.close()
+        self._counts.close()
+
+
+class Encoded:
+    """Every image of a protection, by its index. What is known of them lies in a temporary file."""
+
+    def __init__(self, job: Job) -> None:
+        """Knows nothing yet: see `read_tables`."""
+        self._job = job
+        with tempfile.TemporaryFile() as file:
+            file.truncate(len(job.records) * _PLACED.itemsize)
+            self._rows = np.memmap(file, _PLACED, "r+", shape=(len(job.records),))
+        self._counts = Rows(_COUNT)
+
+    def read_tables(self, outputs: Sequence[Any]) -> Iterator[None]:
+        """By what the `encode` steps have found; yields after each part.
+
+        Raises:
+            AppError: BLOB_CHANGED, a table is not what was stored.
+        """
+        for part, (indices, found) in enumerate(zip(self._job.parts, outputs, strict=True)):
+            key = table_key(self._job.protection_id, self._job.plan, part)
+            with storage.copied(key) as file:
+                check_digest(key, sha256_of(file), found["table_sha256"])
+                self._add(part, indices, file)
+            yield
+
+    def _add(self, part: int, indices: Numbers, file: IO[bytes]) -> None:
+        rows, counts = (np.load(file, allow_pickle=False) for _ in range(2))
+        placed = np.zeros(len(rows), _PLACED)
+        for name, _ in _TOLD:
+            placed[name] = rows[name]
+        placed["part"] = part
+        placed["start"] = np.cumsum(rows["size_bytes"]) - rows["size_bytes"]
+        placed["last"] = len(self._counts) + np.cumsum(rows["counts"], dtype=np.uint64)
+        placed["first"] = placed["last"] - rows["counts"]
+        self._rows[indices] = placed
+        self._counts.extend(counts)
+
+    def sha256(self, index: int) -> str:
+        """Of an image's file, in hexadecimal digits."""
+        digest: bytes = self._rows[index]["sha256"].tobytes()
+        return digest.hex()
+
+    def change(self, index: int) -> Change:
+        """Of an image."""
+        row = self._rows[index]
+        counts = self._taken[row["first"].item() : row["last"].item()]
+        return Change(tuple(counts.tolist()), row["changed_share"].item(), row["ssim"].item())
+
+    @cached_property
+    def _taken(self) -> npt.NDArray[np.uint32]:
+        return self._counts.array()
+
+    def close(self) -> None:
+        """Let go of what is known."""
+        self._counts.close()
+
+    @property
+    def ssim(self) -> npt.NDArray[np.float64]:
+        """(n)."""
+        return self._rows["ssim"]
+
+    @property
+    def sizes_bytes(self) -> Numbers:
+        """(n): of each image's file."""
+        return self._rows["size_bytes"].astype(np.int64)
+
+    def files(self, indices: range) -> list[bytes]:
+        """Images' files; those that lie side by side in one piece.
+
+        Raises:
+            AppError: BLOB_CHANGED, one is not what was stored.
+        """
+        rows = self._rows[indices.start : indices.stop]
+        ends = rows["start"] + rows["size_bytes"]
+        beside = (rows["part"][1:] == rows["part"][:-1]) & (rows["start"][1:] == ends[:-1])
+        runs = np.split(np.arange(len(rows)), np.flatnonzero(~beside) + 1)
+        return [data for run in runs for data in self._piece(indices[run[0] : run[-1] + 1])]
+
+    def _piece(self, indices: range) -> Iterator[bytes]:
+        rows = self._rows[indices.start : indices.stop]
+        key = encoded_key(self._job.protection_id, self._job.plan, int(rows["part"][0]))
+        start, size = int(rows["start"][0]), int(rows["size_bytes"].sum())
+        piece, at = storage.read_range(key, start, start + size), 0
+        for index, length in zip(indices, rows["size_bytes"].tolist(), strict=True):
+            data = piece[at : at + length]
+            check_digest(key, sha256(data).hexdigest(), self.sha256(index))
+            yield data
+            at += length
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Of all of a file, which is at its start again afterwards."""
+    digest = sha256()
+    while piece := file.read(storage.STREAM_CHUNK_BYTES):
+        digest.update(piece)
+    file.seek(0)
+    return digest.hexdigest()
