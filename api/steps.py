@@ -102,7 +102,7 @@ def release(session: Session, claim: Claim) -> None:
     """What needs nothing but the plan becomes ready while this step runs: to be sent afterwards."""
     if leases.held(session, claim) is not None:
         assert claim.protection_id is not None
-        _make_ready(session, of(session, claim.protection_id))
+        _make_ready(session, claim.protection_id)
 
 
 def replan(
@@ -130,7 +130,7 @@ def replan(
     session.flush()  # the new ones have the same indices
     for kind in PLANNED:
         add(session, protection, kind, StepState.WAITING, costs[kind])
-    _make_ready(session, of(session, protection.id))
+    _make_ready(session, protection.id)
     why = "The device has too little memory for the batches that were planned."
     events.record(session, events.PLANNED, protection, plan=protection.plan, why=why)
     return protection
@@ -142,8 +142,8 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
     if step is None:
         return None
     protection = session.get_one(Protection, step.protection_id)
-    before = [other for other in of(session, protection.id) if _needs(step, other)]
-    leases.finish(session, step, output, digests.given(protection, step, before))
+    given = digests.given(protection, step, _inputs(session, step))
+    leases.finish(session, step, output, given)
     return settle(session, step)
 
 
@@ -154,7 +154,7 @@ def revive(session: Session, protection: Protection) -> None:
         for step in of(session, protection.id):
             leases.revive(session, step)
         if protection.plan is not None:
-            _make_ready(session, of(session, protection.id))  # what was not, since it had failed
+            _make_ready(session, protection.id)  # what was not, since it had failed
 
 
 def settle(session: Session, step: Step) -> Protection:
@@ -167,25 +167,26 @@ def settle(session: Session, step: Step) -> Protection:
     ).one()
     if protection.state not in ACTIVE:
         return protection
-    steps = of(session, protection.id)
-    failed = next((s for s in steps if s.state is StepState.FAILED), None)
-    if failed is None and not protection.cancel_requested:
-        _go_on(session, protection, steps)
-    elif not any(s.state is StepState.RUNNING for s in steps):
+    there = select(Step.state).where(Step.protection_id == protection.id).distinct()
+    states = set(session.scalars(there))
+    if StepState.FAILED not in states and not protection.cancel_requested:
+        _go_on(session, protection, states)
+    elif StepState.RUNNING not in states:
         # Whoever is still running settles after us; the row's lock puts us in an order.
-        _break_off(session, protection, failed)
+        _break_off(session, protection)
     return protection
 
 
-def _go_on(session: Session, protection: Protection, steps: list[Step]) -> None:
-    if all(step.state is StepState.DONE for step in steps):
-        _succeed(session, protection, steps)
+def _go_on(session: Session, protection: Protection, states: set[StepState]) -> None:
+    if states == {StepState.DONE}:
+        _succeed(session, protection)
     elif protection.plan is not None:
-        _make_ready(session, steps)
+        _make_ready(session, protection.id)
 
 
-def _break_off(session: Session, protection: Protection, failed: Step | None) -> None:
-    at = now(session)
+def _break_off(session: Session, protection: Protection) -> None:
+    at, steps = now(session), of(session, protection.id)
+    failed = next((step for step in steps if step.state is StepState.FAILED), None)
     if protection.cancel_requested or failed is None:
         move(session, protection, ProtectionState.CANCELLED, finished_at=at)
         return
@@ -252,33 +253,54 @@ def _seconds_to_go(session: Session, since: datetime, done: float, left: float) 
     return (now(session) - since).total_seconds() * left / done if done > 0 else None
 
 
-def _needs(step: Step, other: Step) -> bool:
+def _needs(kind: StepKind, index: int, other_kind: StepKind, other_index: int) -> bool:
     """Whether a step needs the results of another of its protection, whose plan is frozen.
 
     Encoding needs one shard, or none where its images leave as they came; a training on the
     originals needs nothing.
     """
-    if step.kind is StepKind.ENCODE:
-        return other.kind is StepKind.PERTURB and other.index == step.index
-    if step.kind is StepKind.EVALUATE and is_clean(step.index):
+    if kind is StepKind.ENCODE:
+        return other_kind is StepKind.PERTURB and other_index == index
+    if kind is StepKind.EVALUATE and is_clean(index):
         return False
-    return ORDER.index(other.kind) < ORDER.index(step.kind)
+    return ORDER.index(other_kind) < ORDER.index(kind)
 
 
-def _make_ready(session: Session, steps: list[Step]) -> None:
+# There may be thousands of steps, and this comes at the end of each: no more is read than it takes.
+
+
+def _inputs(session: Session, step: Step) -> list[digests.Found]:
+    """What the steps that a step needs have found, in their order."""
+    earlier = Step.kind.in_(ORDER[: ORDER.index(step.kind)])
+    query = select(Step.kind, Step.index, Step.output).where(
+        Step.protection_id == step.protection_id, earlier
+    )
+    found = [
+        (kind, index, output)
+        for kind, index, output in session.execute(query)
+        if _needs(step.kind, step.index, kind, index)
+    ]
+    return sorted(found, key=lambda each: (ORDER.index(each[0]), each[1]))
+
+
+def _make_ready(session: Session, protection_id: UUID) -> None:
     """Of a protection whose plan is frozen: steps that wait for nothing any more."""
-    undone = [step for step in steps if step.state is not StepState.DONE]
-    shards = {step.index: step for step in undone if step.kind is StepKind.PERTURB}
-    one_of_each = {step.kind: step for step in undone}  # for all of it: there may be thousands
-    for step in undone:
-        own = {StepKind.PERTURB: shards[step.index]} if step.index in shards else {}
-        others = (one_of_each | own).values()
-        if step.state is StepState.WAITING and not any(_needs(step, other) for other in others):
-            move(session, step, StepState.READY)
+    query = select(Step.id, Step.state, Step.kind, Step.index).where(
+        Step.protection_id == protection_id, Step.state != StepState.DONE
+    )
+    undone = session.execute(query).all()
+    shards = {index for _, _, kind, index in undone if kind is StepKind.PERTURB}
+    one_of_each = {kind: index for _, _, kind, index in undone}
+    for key, state, kind, index in undone:
+        own = {StepKind.PERTURB: index} if index in shards else {}
+        others = (one_of_each | own).items()
+        if state is StepState.WAITING and not any(_needs(kind, index, *other) for other in others):
+            move(session, session.get_one(Step, key, populate_existing=True), StepState.READY)
 
 
-def _succeed(session: Session, protection: Protection, steps: list[Step]) -> None:
-    package = next(step for step in steps if step.kind is StepKind.PACKAGE)
+def _succeed(session: Session, protection: Protection) -> None:
+    of_it = Step.protection_id == protection.id, Step.kind == StepKind.PACKAGE
+    package = session.scalars(select(Step).where(*of_it)).one()
     assert package.output is not None
     session.execute(
         update(Protection)
