@@ -29,6 +29,8 @@ from api.models import (
 _planned_device = Protection.plan["device"].as_string()
 # What others wait for comes before the evidence, which can fill the time in between.
 _RANK = case((Step.kind == StepKind.TRAIN, 0), (Step.kind == StepKind.PERTURB, 1), else_=2)
+# Somebody waits for it before anything else can be asked, and it is short.
+_UPLOADS_FIRST = case((Step.kind == StepKind.INGEST, 0), else_=1)
 _owner_id = func.coalesce(Protection.owner_id, Dataset.owner_id)
 
 _sibling = aliased(Step)
@@ -134,6 +136,7 @@ def _next(queue: Queue, at: datetime, device: str | None) -> Select[Step, UUID]:
             Turn.served_at,
             Owner.created_at,
             Owner.id,
+            _UPLOADS_FIRST,
             func.coalesce(Protection.priority, 0).desc(),
             func.coalesce(Protection.created_at, Step.created_at),
             _RANK,

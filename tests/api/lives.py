@@ -37,13 +37,19 @@ def small_zip(**more: bytes) -> bytes:
     return zip_bytes(two_classes(**more))
 
 
-def ingested(owner_id: UUID, name: str = "pets") -> UUID:
-    """A data set without HTTP."""
+def uploaded(owner_id: UUID, name: str = "pets") -> UUID:
+    """A data set without HTTP, to be read."""
     dataset_id = uuid4()
     data = small_zip()
     digest = storage.write(storage.dataset_key(dataset_id, datasets.SOURCE), data)
     with db.transaction() as session:
         datasets.create(session, owner_id, dataset_id, name, digest, len(data))
+    return dataset_id
+
+
+def ingested(owner_id: UUID, name: str = "pets") -> UUID:
+    """One that is read."""
+    dataset_id = uploaded(owner_id, name)
     work()
     return dataset_id
 

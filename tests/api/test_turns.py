@@ -15,7 +15,16 @@ from api.db import now, transaction
 from api.leases import Claim
 from api.models import Owner, Queue, Step, StepKind
 from tests.api.conftest import together
-from tests.api.lives import ingested, must_claim, protection, requested, step, train
+from tests.api.lives import (
+    finish,
+    ingested,
+    must_claim,
+    protection,
+    requested,
+    step,
+    train,
+    uploaded,
+)
 from tests.servers import wait_for
 
 
@@ -90,6 +99,18 @@ def test_an_owner_s_own_are_done_by_priority_then_in_order(owner_id: UUID, ready
     low, first, second, high = (asked(owner_id, ready, n) for n in (-1, 0, 0, 5))
     found = [claim_next() for _ in range(4)]
     assert [claim and claim.protection_id for claim in found] == [high, first, second, low]
+
+
+def test_an_upload_comes_before_what_else_its_owner_waits_for(owner_id: UUID, ready: UUID) -> None:
+    made = asked(owner_id, ready, 5)
+    train(made)
+    finish(must_claim(made, StepKind.PERTURB))
+    dataset_id = uploaded(owner_id)
+    first, second = claim_next(Queue.CPU), claim_next(Queue.CPU)
+    assert first is not None
+    assert (first.kind, first.dataset_id) == (StepKind.INGEST, dataset_id)
+    assert second is not None
+    assert (second.kind, second.protection_id) == (StepKind.ENCODE, made)
 
 
 def test_a_protection_begun_is_finished_before_the_next(owner_id: UUID, ready: UUID) -> None:
