@@ -201,13 +201,16 @@ def copied(key: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def open_blob(key: str) -> io.BufferedReader:
+def open_blob(key: str, buffer_bytes: int = READ_BUFFER_BYTES) -> io.BufferedReader:
     """A seekable binary file.
+
+    Args:
+        buffer_bytes: that are fetched at once: many where all of it is read, in its order.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    return io.BufferedReader(_Blob(key), READ_BUFFER_BYTES)
+    return io.BufferedReader(_Blob(key), buffer_bytes)
 
 
 def remove(prefix: str) -> None:

@@ -206,11 +206,12 @@ def costs(
     train_images: int,
 ) -> dict[StepKind, list[float]]:
     """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
-    return planned_costs(config, plan, records) | {
+    return {
         StepKind.TRAIN: [
             _training_gflop(config.surrogate, config.epochs, config, train_images)
             + _patterns_gflop(config, train_images)
         ],
+        **planned_costs(config, plan, records),
         StepKind.PACKAGE: [int(_pixels(records).sum()) * PACKAGE_GFLOP_A_PIXEL],
         StepKind.EVALUATE: [
             _training_gflop(cell.network, config.appropriator_epochs, config, train_images)

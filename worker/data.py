@@ -23,6 +23,9 @@ from api.planning import frozen_evaluation, load_config, load_plan
 from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig
 
+PIECE_BYTES = 2**22
+"""That are read at once of what is read from end to end."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -210,9 +213,12 @@ def _source(dataset_id: UUID) -> Reader:
 
 @contextmanager
 def open_released(protection_id: UUID) -> Iterator[Reader]:
-    """The protected images, decoded from the finished archive: what leaves the house."""
+    """The protected images, from the finished archive, in whose order they are read mostly."""
     key = storage.protection_key(protection_id, protections.ARCHIVE)
-    with storage.open_blob(key) as blob, closing(Reader(blob, released=True)) as reader:
+    with (
+        storage.open_blob(key, PIECE_BYTES) as blob,
+        closing(Reader(blob, released=True)) as reader,
+    ):
         yield reader
 
 

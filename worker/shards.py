@@ -9,9 +9,7 @@ import numpy as np
 from api import storage, workload
 from api.archive import Pixels
 from api.models import StepKind
-from worker.data import Job, check_digest, output, shard_key
-
-PIECE_BYTES = 2**22
+from worker.data import PIECE_BYTES, Job, check_digest, output, shard_key
 
 
 def copy(job: Job, index: int, file: IO[bytes]) -> Iterator[None]:
