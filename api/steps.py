@@ -112,8 +112,8 @@ def replan(
     shards = select(Step.id).where(
         Step.protection_id == claim.protection_id, Step.kind.in_(PLANNED)
     )
-    # Steps before their protection, and all of them in one order: as all others lock.
-    session.execute(shards.order_by(Step.id).with_for_update())
+    # Steps before their protection, and shards before what encodes them: as all others lock.
+    session.execute(shards.order_by(Step.kind.desc(), Step.id).with_for_update())
     lost = leases.held(session, claim) is None
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan != as_dict(old):
@@ -256,17 +256,17 @@ def _seconds_to_go(session: Session, since: datetime, done: float, left: float) 
 def _needs(kind: StepKind, index: int, other_kind: StepKind, other_index: int) -> bool:
     """Whether a step needs the results of another of its protection, whose plan is frozen.
 
-    Encoding needs one shard, or none where its images leave as they came; a training on the
-    originals needs nothing.
+    Encoding needs one shard, or where its images leave as they came only that others may follow; a
+    training on the originals needs nothing.
     """
-    if kind is StepKind.ENCODE:
-        return other_kind is StepKind.PERTURB and other_index == index
+    if kind is StepKind.ENCODE and other_kind is StepKind.PERTURB:
+        return other_index == index
     if kind is StepKind.EVALUATE and is_clean(index):
         return False
     return ORDER.index(other_kind) < ORDER.index(kind)
 
 
-# There may be thousands of steps, and this comes at the end of each: no more is read than it takes.
+# There may be thousands of steps, and this comes at the end of each: no whole rows are read.
 
 
 def _inputs(session: Session, step: Step) -> list[digests.Found]:

@@ -36,9 +36,11 @@ SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
 GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
 """Where nothing was measured: of two AVX-512 cores with bfloat16, and of a data-centre GPU."""
-# A shard waits in a temporary file until it is whole.
-SHARD_BYTES = 2**28
-# Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU.
+# A shard waits in a temporary file until it is whole. What is known of its images is held in memory
+# while they are encoded, which takes one thread most of a minute where they are small.
+SHARD_BYTES, SHARD_IMAGES = 2**28, 2**16
+# Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU; to join
+# what was encoded, and read it again, a twelfth (0.7 and 0.06 ms for an image of 32 pixels).
 ENCODE_GFLOP_A_PIXEL = 2.5e-4
 PACKAGE_GFLOP_A_PIXEL = 2e-5
 MEASURED_SIDES = INPUT_SIDES[:2]
@@ -162,16 +164,17 @@ def batches(records: Sequence[ImageRecord], config: SEPConfig, plan: Plan) -> li
 def shards(
     records: Sequence[ImageRecord], config: SEPConfig, plan: Plan
 ) -> list[list[archive.Numbers]]:
-    """The batches of each `perturb` step: so many as the plan says, in at most SHARD_BYTES."""
+    """The batches of each `perturb` step: so many as the plan says, within what a shard may be."""
     result: list[list[archive.Numbers]] = []
-    sizes, room = sizes_bytes(records), 0
+    sizes, room, images = sizes_bytes(records), 0, 0
     for batch in batches(records, config, plan):
         size = int(sizes[batch].sum())
-        if not result or len(result[-1]) == plan.shard_batches or size > room:
+        is_full = not result or len(result[-1]) == plan.shard_batches
+        if is_full or size > room or len(batch) > images:
             result.append([])
-            room = SHARD_BYTES
+            room, images = SHARD_BYTES, SHARD_IMAGES
         result[-1].append(batch)
-        room -= size
+        room, images = room - size, images - len(batch)
     return result
 
 
@@ -187,8 +190,9 @@ def parts(
     for part in perturbed:
         left[part] = False
     others = np.flatnonzero(left)
-    sizes = np.cumsum(sizes_bytes(records)[others]) // SHARD_BYTES
-    starts = np.flatnonzero(np.diff(sizes)) + 1
+    by_bytes = np.cumsum(sizes_bytes(records)[others]) // SHARD_BYTES
+    by_images = np.arange(len(others)) // SHARD_IMAGES
+    starts = np.flatnonzero(np.diff(by_bytes) + np.diff(by_images)) + 1
     return [*perturbed, *(np.split(others, starts) if len(others) else [])]
 
 

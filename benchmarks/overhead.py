@@ -178,7 +178,7 @@ def _break_off(beside: Future[Alone]) -> None:
 
 
 def _steps(report: service.Resource) -> dict[str, float]:
-    """Seconds of the steps of each kind; `package` runs beside a training."""
+    """Seconds of the steps of each kind; `encode` and `package` run beside others."""
     found: dict[str, float] = {}
     for step in report["timing"]:
         began, ended = map(datetime.fromisoformat, (step["started_at"], step["finished_at"]))

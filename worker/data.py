@@ -67,19 +67,19 @@ class Job:
         return mask
 
 
-# A process takes one step after the other of the same data, which do not change.
-@lru_cache(maxsize=1)
+# A process takes one step after the other of the same data, or of two owners' in turns.
+@lru_cache(maxsize=2)
 def load_index(dataset_id: UUID) -> IngestResult:
     """What ingestion found."""
     return datasets.load_index(dataset_id)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _shards(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[list[archive.Numbers]]:
     return workload.shards(load_index(dataset_id).records, config, plan)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _parts(dataset_id: UUID, config: SEPConfig, plan: Plan) -> list[archive.Numbers]:
     records = load_index(dataset_id).records
     return workload.parts(records, _shards(dataset_id, config, plan))

@@ -1,22 +1,26 @@
 """What `encode` leaves: files of images one after the other, and beside them what they are."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from api import storage
-from api.archive import Numbers, Rows
+from api.archive import ImageRecord, Numbers, Rows
+from api.errors import AppError
 from worker.data import Job, check_digest, encoded_key, table_key
 from worker.metrics import Change
 
 _TOLD = [("sha256", "V32"), ("size_bytes", "<u8"), ("changed_share", "<f8"), ("ssim", "<f8")]
-_PART = np.dtype([*_TOLD, ("counts", "<u2")])
-_PLACED = np.dtype([*_TOLD, *((name, "<u8") for name in ("part", "start", "first", "last"))])
+# Whose row it is, and how long its histogram.
+_PART = np.dtype([*_TOLD, ("image", "V32"), ("counts", "<u2")])
+# In which part a file lies, and from where on; and where its histogram begins and ends among all.
+_PLACED = np.dtype([*_TOLD, *((name, "<u8") for name in ("part", "start", "first", "end"))])
 _COUNT = np.dtype("<u4")
 
 
@@ -29,12 +33,12 @@ class Table:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def append(self, data: bytes, change: Change) -> None:
+    def append(self, record: ImageRecord, data: bytes, change: Change) -> None:
         """The next one."""
         self._counts.extend(change.histogram)
         digest = sha256(data).digest()
-        told = digest, len(data), change.changed_share, change.ssim, len(change.histogram)
-        self._rows.append(told)
+        told = digest, len(data), change.changed_share, change.ssim
+        self._rows.append((*told, _image(record), len(change.histogram)))
 
     def write(self, file: IO[bytes]) -> None:
         """As `Encoded` reads it: two arrays, in NumPy's format."""
@@ -54,7 +58,8 @@ class Encoded:
         """Knows nothing yet: see `read_tables`."""
         self._job = job
         with tempfile.TemporaryFile() as file:
-            file.truncate(len(job.records) * _PLACED.itemsize)
+            # With all its blocks: where one is missing as it is written to, the process is killed.
+            os.posix_fallocate(file.fileno(), 0, len(job.records) * _PLACED.itemsize)
             self._rows = np.memmap(file, _PLACED, "r+", shape=(len(job.records),))
         self._counts = Rows(_COUNT)
 
@@ -62,24 +67,37 @@ class Encoded:
         """By what the `encode` steps have found; yields after each part.
 
         Raises:
-            AppError: BLOB_CHANGED, a table is not what was stored.
+            AppError: BLOB_CHANGED, a table is not what was stored, or is not of these images.
         """
-        for part, (indices, found) in enumerate(zip(self._job.parts, outputs, strict=True)):
+        for part, found in enumerate(outputs):
             key = table_key(self._job.protection_id, self._job.plan, part)
             with storage.copied(key) as file:
-                check_digest(key, sha256_of(file), found["table_sha256"])
-                self._add(part, indices, file)
+                digest = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
+                check_digest(key, digest, found["table_sha256"])
+                file.seek(0)
+                self._add(part, file)
             yield
 
-    def _add(self, part: int, indices: Numbers, file: IO[bytes]) -> None:
+    def _add(self, part: int, file: IO[bytes]) -> None:
         rows, counts = (np.load(file, allow_pickle=False) for _ in range(2))
+        indices = self._job.parts[part]
+        if len(rows) != len(indices) or not all(
+            row.tobytes() == _image(self._job.records[index])
+            for row, index in zip(rows["image"], indices, strict=True)
+        ):
+            raise AppError(
+                500,
+                "BLOB_CHANGED",
+                f"Part {part} of protection {self._job.protection_id}: expected what was encoded "
+                f"of its {len(indices)} images, got what is of others. Ask for a new protection.",
+            )
         placed = np.zeros(len(rows), _PLACED)
         for name, _ in _TOLD:
             placed[name] = rows[name]
         placed["part"] = part
         placed["start"] = np.cumsum(rows["size_bytes"]) - rows["size_bytes"]
-        placed["last"] = len(self._counts) + np.cumsum(rows["counts"], dtype=np.uint64)
-        placed["first"] = placed["last"] - rows["counts"]
+        placed["end"] = len(self._counts) + np.cumsum(rows["counts"], dtype=np.uint64)
+        placed["first"] = placed["end"] - rows["counts"]
         self._rows[indices] = placed
         self._counts.extend(counts)
 
@@ -91,7 +109,7 @@ class Encoded:
     def change(self, index: int) -> Change:
         """Of an image."""
         row = self._rows[index]
-        counts = self._taken[row["first"].item() : row["last"].item()]
+        counts = self._taken[row["first"].item() : row["end"].item()]
         return Change(tuple(counts.tolist()), row["changed_share"].item(), row["ssim"].item())
 
     @cached_property
@@ -136,10 +154,6 @@ class Encoded:
             at += length
 
 
-def sha256_of(file: IO[bytes]) -> str:
-    """Of all of a file, which is at its start again afterwards."""
-    digest = sha256()
-    while piece := file.read(storage.STREAM_CHUNK_BYTES):
-        digest.update(piece)
-    file.seek(0)
-    return digest.hexdigest()
+def _image(record: ImageRecord) -> bytes:
+    """Which image a file is of: by the name that it leaves under, and by its original's pixels."""
+    return sha256(f"{record.released_name}\0{record.pixels_sha256}".encode()).digest()

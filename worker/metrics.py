@@ -71,11 +71,6 @@ def compare(original: Pixels, released: Pixels) -> Change:
     return Change(counts, changed / (height * width), _ssim(original, released))
 
 
-def largest(original: Pixels, released: Pixels) -> int:
-    """The L-infinity distance in grey levels."""
-    return max(int(_difference(*strips).max()) for strips in _strips(original, released))
-
-
 def summarise(changes: Iterable[Change]) -> dict[str, Any]:
     """Of a data set's protected images: the worst, means over them, the fifth percentile of SSIM.
 

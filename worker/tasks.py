@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
@@ -196,4 +197,5 @@ def _finish(claim: Claim, output: dict[str, object]) -> None:
         protection = steps.finish(session, claim, output)
     endings.clean(protection)
     if protection is not None:
-        remove_used(protection, claim)
+        with suppress(OSError):  # it goes when the protection ends
+            remove_used(protection, claim)

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
-from api import datasets, storage
+from api import datasets, estimate, storage, workload
 from api.db import reading
 from api.models import Protection, Queue, Step
 from tests.api.conftest import JSON, beat, give_weights
@@ -108,6 +108,29 @@ def test_pretrained_rows_are_planned_with_their_files(
     assert tuned["gflop"]["evaluate"] == plain["gflop"]["evaluate"]
     assert frozen["gflop"]["evaluate"] == pytest.approx(plain["gflop"]["evaluate"] / 3, rel=1e-2)
     assert rows() == (0, 0)
+
+
+@pytest.mark.parametrize("gflops", [1e-3, 1e9])
+def test_images_are_encoded_while_others_are_perturbed(
+    client: httpx2.Client, ready_dataset: str, monkeypatch: pytest.MonkeyPatch, gflops: float
+) -> None:
+    """Whichever of both takes longer, and by however many workers."""
+    monkeypatch.setattr(estimate, "ENCODE_GFLOPS", gflops)
+    monkeypatch.setattr(workload, "SHARD_IMAGES", 1)
+    monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 1})
+    worker("one", 1.0, 20.0)
+    spent = []
+    for number in range(2):
+        worker(f"encodes {number}", None, None, queue=Queue.CPU)
+        asked = planned(client, ready_dataset, config={"preset": "quick"})
+        assert asked["steps"]["encode"] == asked["steps"]["perturb"] > 2
+        seconds = asked["seconds"]
+        beside = min(seconds["perturb"], seconds["encode"])
+        whole = sum(seconds[kind] for kind in asked["steps"])
+        assert seconds["total"] == pytest.approx(whole - beside, abs=0.3)
+        spent.append(seconds["encode"])
+    assert spent[1] == pytest.approx(spent[0] / 2, abs=0.1)
+    assert (spent[0] > seconds["perturb"] > 1) is (gflops < 1)
 
 
 def test_seconds_on_the_workers_present(client: httpx2.Client, ready_dataset: str) -> None:

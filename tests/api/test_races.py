@@ -1,13 +1,15 @@
 """Two at once: one of them comes first, and the rows say so."""
 
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
 from sqlalchemy import func, select
 
-from api import datasets, storage
+from api import datasets, planning, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError
+from api.leases import Claim
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from tests.api.conftest import blobs, together
 from tests.api.lives import (
@@ -46,6 +48,32 @@ def test_two_shards_that_finish_at_once_make_package_ready_once(
         package = step(protection_id, StepKind.PACKAGE).id
         won = together(partial(claimed, package), partial(claimed, package))
         assert won.count(None) == 1
+
+
+def test_a_shard_that_is_done_as_another_asks_for_smaller_ones(owner_id: UUID, ready: UUID) -> None:
+    """Neither waits for what the other has; what was planned first is gone, done or not."""
+    for _ in range(20):
+        protection_id = requested(owner_id, ready)
+        train(protection_id)
+        done, too_large = (must_claim(protection_id, StepKind.PERTURB, index) for index in (0, 1))
+        won = together(partial(finish, done), partial(halve, too_large))
+        assert won == [None, None]
+        assert states(protection_id)[1:6] == [
+            (StepKind.PERTURB, StepState.READY),
+            (StepKind.ENCODE, StepState.WAITING),
+            *[(StepKind.ENCODE, StepState.READY)] * 2,
+            (StepKind.PACKAGE, StepState.WAITING),
+        ]
+
+
+def halve(claim: Claim) -> None:
+    """By a plan of one shard, and images that leave as they came in two more parts."""
+    costs = {StepKind.PERTURB: [4.0], StepKind.ENCODE: [1.0, 1.0, 1.0]}
+    with transaction() as session:
+        plan = session.get_one(Protection, claim.protection_id).plan
+        assert plan is not None
+        old = planning.load_plan(plan)
+        steps.replan(session, claim, old, replace(old, batch_size=old.batch_size // 2), costs)
 
 
 def test_evaluations_that_finish_at_once_succeed(owner_id: UUID, ready: UUID) -> None:

@@ -1,10 +1,13 @@
 """`encode`: one part of the images as files, and what is known of them."""
 
 import hashlib
-import tempfile
+import io
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from dataclasses import replace
+from typing import IO, Any
 from uuid import uuid4
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api import protections, storage
-from api.archive import ImageRecord, IngestResult, Pixels
+from api.archive import ImageRecord, IngestResult, Numbers, Pixels
 from api.errors import AppError
 from api.models import Protection, StepKind
 from api.settings import settings
@@ -22,7 +25,7 @@ from sep_core.config import Plan, SEPConfig
 from tests import pictures
 from tests.worker import jobs
 from worker import alive, encoded, metrics
-from worker.data import Job, Reader
+from worker.data import Job, Reader, encoded_key
 from worker.metrics import Change
 from worker.steps import encode
 
@@ -40,19 +43,38 @@ changes = st.builds(
 files = st.lists(st.tuples(st.binary(), changes), min_size=1, max_size=20)
 
 
-def job(number: int) -> Job:
-    """Of so many images, of which those of the class `bee` are protected."""
+class Cut(Job):
+    """Into parts as a test has them: a real one asks for its data set."""
+
+    parts: Sequence[Numbers] = ()
+
+
+def job(number: int, parts: Sequence[Sequence[int]] = ()) -> Job:
+    """Of so many images."""
     records = tuple(
-        ImageRecord(f"{at}.png", "train", name, 8, 8, 1, "PNG", "0" * 64, f"{at}.png")
-        for at, name in enumerate((pictures.CLASSES * number)[:number])
+        ImageRecord(f"{at}.png", "train", "bee", 8, 8, 1, "PNG", "0" * 64, f"{at}.png")
+        for at in range(number)
     )
-    return Job(
-        *(uuid4(), uuid4(), SEPConfig(seed=jobs.SEED, protected_classes=("bee",))),
+    made = Cut(
+        *(uuid4(), uuid4(), SEPConfig(seed=jobs.SEED)),
         Plan(device="cpu", precision="float32"),
         Evaluation(),
-        IngestResult(records, (), pictures.CLASSES),
+        IngestResult(records, (), ("bee",)),
         "0" * 64,
     )
+    object.__setattr__(made, "parts", [np.array(part, np.int64) for part in parts])
+    return made
+
+
+def part(records: Sequence[ImageRecord], files: Sequence[encode.File]) -> IO[bytes]:
+    """Their table, as it lies in storage."""
+    file = io.BytesIO()
+    with closing(encoded.Table()) as table:
+        for record, (data, change) in zip(records, files, strict=True):
+            table.append(record, data, change)
+        table.write(file)
+    file.seek(0)
+    return file
 
 
 @given(files, st.randoms(use_true_random=False))
@@ -61,20 +83,55 @@ def test_what_tables_say_of_images_comes_back_whichever_part_has_them(
 ) -> None:
     order = draws.sample(range(len(expected)), len(expected))
     cut = draws.randint(0, len(expected))
-    parts = [np.array(sorted(part), np.int64) for part in (order[:cut], order[cut:]) if part]
-    with closing(encoded.Encoded(job(len(expected)))) as whole:
-        for number, part in enumerate(parts):
-            with closing(encoded.Table()) as table, tempfile.TemporaryFile() as file:
-                for index in part:
-                    table.append(*expected[index])
-                table.write(file)
-                file.seek(0)
-                whole._add(number, part, file)
+    parts = [sorted(part) for part in (order[:cut], order[cut:]) if part]
+    made = job(len(expected), parts)
+    with closing(encoded.Encoded(made)) as whole:
+        for number, indices in enumerate(parts):
+            of_part = [made.records[index] for index in indices]
+            whole._add(number, part(of_part, [expected[index] for index in indices]))
         for index, (data, change) in enumerate(expected):
             assert whole.change(index) == change
             assert whole.sha256(index) == hashlib.sha256(data).hexdigest()
             assert whole.sizes_bytes[index] == len(data)
             assert whole.ssim[index] == change.ssim
+
+
+FILE = b"", Change((1,), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("taken", [(1, 2), (0, 1, 2), (0,), (1, 0)])
+def test_a_table_of_other_images_is_none(taken: Sequence[int]) -> None:
+    """Whatever cut the parts otherwise: a file must not leave under another's name."""
+    made = job(3, [[0, 1], [2]])
+    with closing(encoded.Encoded(made)) as whole:
+        table = part([made.records[index] for index in taken], [FILE] * len(taken))
+        with pytest.raises(AppError, match="expected what was encoded of its 2 images") as refused:
+            whole._add(0, table)
+        assert refused.value.code == "BLOB_CHANGED"
+        renamed = replace(made.records[0], released_name="other.png")
+        with pytest.raises(AppError):
+            whole._add(0, part([renamed, made.records[1]], [FILE] * 2))
+        whole._add(0, part(made.records[:2], [FILE] * 2))
+
+
+@pytest.mark.usefixtures("environment")
+def test_files_come_back_in_order_from_wherever_they_lie() -> None:
+    parts = [[0, 1, 4, 5, 8], [2, 3, 6, 7]]
+    made = job(9, parts)
+    files = [(bytes([index]) * (1 + index % 4 * 100), FILE[1]) for index in range(9)]
+    with closing(encoded.Encoded(made)) as whole:
+        for number, indices in enumerate(parts):
+            of_part = [files[index] for index in indices]
+            key = encoded_key(made.protection_id, made.plan, number)
+            storage.write(key, b"".join(data for data, _ in of_part))
+            whole._add(number, part([made.records[index] for index in indices], of_part))
+        for start, stop in itertools.combinations(range(10), 2):
+            found = whole.files(range(start, stop))
+            assert found == [data for data, _ in files[start:stop]]
+        storage.write(key, b"x" * 600)
+        assert whole.files(range(2)) == [data for data, _ in files[:2]]
+        with pytest.raises(AppError, match=r"00001\.bin: expected what an earlier step has stored"):
+            whole.files(range(1, 3))
 
 
 def blob(protection: Protection, name: str) -> bytes | None:
@@ -145,17 +202,11 @@ def test_it_is_where_most_pixels_are_that_says_whether_threads_pay(
     assert encode.are_small(sizes) is small
 
 
-@pytest.mark.parametrize("levels", [1, 9])
-def test_a_change_that_must_not_be_fails_the_step(levels: int) -> None:
-    """Of an image that was not chosen though it is within the budget, and above it of any."""
-    made = job(3)
-    change = Change((63, *[0] * (levels - 1), 1), 1 / 64, 0.99)
-    with pytest.raises(AppError, match="expected no change") as refused:
-        encode._check_change(made, 2, change)
-    assert refused.value.code == "UNPROTECTED_CHANGED"
-    assert refused.value.message.startswith("2.png: ")
-    if levels <= made.config.epsilon_levels:
-        encode._check_change(made, 1, change)
-    else:
-        with pytest.raises(AppError, match="at most 2 levels in the encoded file, got 9"):
-            encode._check_change(made, 1, change)
+def test_a_change_that_must_not_be_fails_the_step() -> None:
+    """Of an image that was not chosen though it is small, and of any above the budget."""
+    record, change = job(1).records[0], Change((61, 2, 1), 3 / 64, 0.99)
+    encode.check_change(record, change, 2)
+    for allowed, code in ((0, "UNPROTECTED_CHANGED"), (1, "BUDGET_EXCEEDED")):
+        with pytest.raises(AppError, match=r"^0\.png: expected .*, got 2") as refused:
+            encode.check_change(record, change, allowed)
+        assert refused.value.code == code

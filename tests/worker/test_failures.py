@@ -68,6 +68,13 @@ def test_a_full_temporary_folder_is_tried_again_and_then_named(
         step, *_ = jobs.ready()
         assert (step.attempt, step.setbacks, step.error_code) == (0, 1, "STORAGE_FULL")
         assert str(small_disk) in str(step.error)
+    for kind in (StepKind.ENCODE, StepKind.PACKAGE):
+        jobs.wait()
+        jobs.work(until=kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(small_disk))
+            jobs.work()
+        assert part(waits, kind).error_code == "STORAGE_FULL"
     jobs.wait()
     jobs.work()
     assert jobs.show(waits).state is ProtectionState.SUCCEEDED

@@ -129,7 +129,7 @@ def test_few_many_and_unbalanced_classes_go_through(classes: int) -> None:
     )
 
 
-def test_a_change_above_the_budget_fails_the_protection_and_leaves_no_archive() -> None:
+def test_a_change_above_the_budget_fails_the_protection_before_there_is_an_archive() -> None:
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
 
     def tamper(step: Step) -> None:

@@ -105,17 +105,26 @@ def test_a_data_set_from_before_there_was_a_table_is_read_by_names() -> None:
     assert storage.read(storage.protection_key(protection_id, protections.ARCHIVE)) == whole
 
 
-@pytest.mark.parametrize("kind", [StepKind.PERTURB, StepKind.ENCODE, StepKind.PACKAGE])
-def test_what_another_step_left_is_what_it_left(kind: StepKind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (StepKind.PERTURB, "checkpoint"),
+        (StepKind.ENCODE, "shard"),
+        (StepKind.PACKAGE, "files"),
+        (StepKind.PACKAGE, "table"),
+    ],
+)
+def test_what_another_step_left_is_what_it_left(kind: StepKind, what: str) -> None:
     protection_id = jobs.ask(jobs.upload(pictures.zipped(FILES)).id)
 
     def damage(step: Step) -> None:
         if step.kind is kind:
             key = {
-                StepKind.PERTURB: checkpoint_key(protection_id, 1),
-                StepKind.ENCODE: jobs.shard(protection_id),
-                StepKind.PACKAGE: jobs.encoded(protection_id),
-            }[kind]
+                "checkpoint": checkpoint_key(protection_id, 1),
+                "shard": jobs.shard(protection_id),
+                "files": jobs.encoded(protection_id),
+                "table": jobs.encoded(protection_id).replace(".bin", ".npy"),
+            }[what]
             content = storage.read(key)
             storage.write(key, content[:-1] + bytes([content[-1] ^ 1]))
 

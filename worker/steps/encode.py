@@ -40,7 +40,8 @@ def run(claim: Claim) -> Work:
 
 def encode(job: Job, claim: Claim, index: int) -> Work:
     """A part of that index."""
-    total = len(job.parts[index])
+    part, records = job.parts[index].tolist(), job.records
+    total = len(part)
     yield 0, total
     with tempfile.TemporaryFile() as perturbed, tempfile.TemporaryFile() as files:
         if index < len(job.shards):
@@ -49,7 +50,7 @@ def encode(job: Job, claim: Claim, index: int) -> Work:
             for file in _files(job, index, perturbed):
                 if file is not None:
                     files.write(file[0])
-                    table.append(*file)
+                    table.append(records[part[len(table)]], *file)
                 yield len(table), total
             table.write(told)
             done = total, total
@@ -76,7 +77,7 @@ def _files(job: Job, index: int, perturbed: IO[bytes]) -> Generator[File | None,
             original = reader.pixels(record)
             pixels = original if shard is None else shard.pixels(number, original)
             data, change = _encoded(record, original, pixels)
-            _check_change(job, at, change)
+            check_change(record, change, 0 if shard is None else job.config.epsilon_levels)
             return data, change
 
         yield from _for_all(workload.sizes_bytes(job.records)[part], file)
@@ -121,19 +122,24 @@ def are_small(sizes: archive.Numbers) -> bool:
     return bool(2 * sizes[sizes < SMALL_BYTES].sum() > sizes.sum())
 
 
-def _check_change(job: Job, index: int, change: Change) -> None:
-    record, allowed = job.records[index], job.config.epsilon_levels
-    if not job.is_protected[index] and change.largest_levels:
+def check_change(record: ImageRecord, change: Change, allowed: int) -> None:
+    """Refuse what has changed by more levels than its image may: 0 where it is not protected.
+
+    Raises:
+        AppError: UNPROTECTED_CHANGED, BUDGET_EXCEEDED.
+    """
+    if change.largest_levels <= allowed:
+        return
+    if not allowed:
         raise AppError(
             500,
             "UNPROTECTED_CHANGED",
             f"{record.released_name}: expected no change in the encoded file, since this image "
             f"is not among those to protect, got {change.largest_levels} levels.",
         )
-    if change.largest_levels > allowed:
-        raise AppError(
-            500,
-            "BUDGET_EXCEEDED",
-            f"{record.released_name}: expected a change of at most {allowed} levels in the "
-            f"encoded file, got {change.largest_levels}.",
-        )
+    raise AppError(
+        500,
+        "BUDGET_EXCEEDED",
+        f"{record.released_name}: expected a change of at most {allowed} levels in the "
+        f"encoded file, got {change.largest_levels}.",
+    )

@@ -2,11 +2,12 @@
 
 import io
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from worker.steps.encode import encode
 FORMAT_VERSION = 1
 PREVIEW_COLUMNS = 8
 WORST = 5
+
+T = TypeVar("T")
 
 
 def run(claim: Claim) -> Work:
@@ -64,7 +67,7 @@ def run(claim: Claim) -> Work:
 def _tell(job: Job, encoded: Encoded) -> Generator[None, None, Output]:
     """Store pictures and record; how much has changed in all."""
     worst = _worst(job, encoded)
-    _store_pictures(job, encoded, worst)
+    yield from _store_pictures(job, encoded, worst)
     yield from _store_record(job, encoded)
     _store_refused(job)
     return (yield from alive.computing(lambda: _summary(job, encoded, worst)))
@@ -165,7 +168,9 @@ def _first_of_classes(job: Job) -> list[int]:
     return found
 
 
-def _store_pictures(job: Job, encoded: Encoded, worst: Sequence[int]) -> None:
+def _store_pictures(
+    job: Job, encoded: Encoded, worst: Sequence[int]
+) -> Generator[None, None, None]:
     """Of few images, which are decoded one at a time: each may be large."""
     levels = job.config.epsilon_levels
     with open_source(job.dataset_id) as source:
@@ -174,16 +179,29 @@ def _store_pictures(job: Job, encoded: Encoded, worst: Sequence[int]) -> None:
             (data,) = encoded.files(range(index, index + 1))
             return source.pixels(job.records[index]), archive.decode_released(data)
 
-        pictures = {
-            protections.PREVIEW: preview.draw(
-                [preview.column(pair(index), levels) for index in _first_of_classes(job)], levels
-            ),
-            protections.WORST: preview.draw_worst(
-                [preview.crop(pair(index)) for index in worst], levels
-            ),
-        }
+        def column(index: int) -> preview.Cells:
+            return preview.column(pair(index), levels)
+
+        def crop(index: int) -> preview.Pair:
+            return preview.crop(pair(index))
+
+        columns = yield from _each(column, _first_of_classes(job))
+        crops = yield from _each(crop, worst)
+    pictures = {
+        protections.PREVIEW: preview.draw(columns, levels),
+        protections.WORST: preview.draw_worst(crops, levels),
+    }
     for name, picture in pictures.items():
         store(job.claim, storage.protection_key(job.protection_id, name), picture)
+        yield
+
+
+def _each(call: Callable[[int], T], indices: Sequence[int]) -> Generator[None, None, list[T]]:
+    found: list[T] = []
+    for index in indices:
+        result = yield from alive.computing(partial(call, index))
+        found.append(result)
+    return found
 
 
 def _store_record(job: Job, encoded: Encoded) -> Generator[None, None, None]:
