@@ -69,6 +69,8 @@ class Encoded:
         Raises:
             AppError: BLOB_CHANGED, a table is not what was stored, or is not of these images.
         """
+        if len(outputs) != len(self._job.parts):
+            raise self._of_others(f"{len(self._job.parts)} parts", f"{len(outputs)}")
         for part, found in enumerate(outputs):
             key = table_key(self._job.protection_id, self._job.plan, part)
             with storage.copied(key) as file:
@@ -85,12 +87,7 @@ class Encoded:
             row.tobytes() == _image(self._job.records[index])
             for row, index in zip(rows["image"], indices, strict=True)
         ):
-            raise AppError(
-                500,
-                "BLOB_CHANGED",
-                f"Part {part} of protection {self._job.protection_id}: expected what was encoded "
-                f"of its {len(indices)} images, got what is of others. Ask for a new protection.",
-            )
+            raise self._of_others(f"part {part} of its {len(indices)} images", "one of others")
         placed = np.zeros(len(rows), _PLACED)
         for name, _ in _TOLD:
             placed[name] = rows[name]
@@ -100,6 +97,15 @@ class Encoded:
         placed["first"] = placed["end"] - rows["counts"]
         self._rows[indices] = placed
         self._counts.extend(counts)
+
+    def _of_others(self, expected: str, got: str) -> AppError:
+        """A version that cuts the images otherwise took over meanwhile, say."""
+        return AppError(
+            500,
+            "BLOB_CHANGED",
+            f"Protection {self._job.protection_id}: expected {expected} as encoded, got {got}. "
+            "Ask for a new protection.",
+        )
 
     def sha256(self, index: int) -> str:
         """Of an image's file, in hexadecimal digits."""

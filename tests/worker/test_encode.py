@@ -105,13 +105,15 @@ def test_a_table_of_other_images_is_none(taken: Sequence[int]) -> None:
     made = job(3, [[0, 1], [2]])
     with closing(encoded.Encoded(made)) as whole:
         table = part([made.records[index] for index in taken], [FILE] * len(taken))
-        with pytest.raises(AppError, match="expected what was encoded of its 2 images") as refused:
+        with pytest.raises(AppError, match="expected part 0 of its 2 images") as refused:
             whole._add(0, table)
         assert refused.value.code == "BLOB_CHANGED"
         renamed = replace(made.records[0], released_name="other.png")
         with pytest.raises(AppError):
             whole._add(0, part([renamed, made.records[1]], [FILE] * 2))
         whole._add(0, part(made.records[:2], [FILE] * 2))
+        with pytest.raises(AppError, match="expected 2 parts as encoded, got 1"):
+            next(whole.read_tables([{}]))
 
 
 @pytest.mark.usefixtures("environment")
