@@ -88,7 +88,10 @@ def protect(
     preset: Annotated[str, typer.Option(help="auto, quick, fast, hardened or paper")] = "auto",
     config: Annotated[str, typer.Option(help="fields in place of the preset's, as JSON")] = "{}",
 ) -> None:
-    """Upload a file to a running service, protect it, download archive and report."""
+    """Upload a file to a running service, protect it, download archive and report.
+
+    Interrupted, it leaves the protection running, at the address that it told of.
+    """
     try:
         fields = TypeAdapter(dict[str, Any]).validate_json(config)
     except ValidationError as error:

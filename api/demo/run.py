@@ -93,6 +93,7 @@ def protect_file(
         _print_dataset(dataset)
         protection = client.protect(dataset["id"], config, str(uuid4()))
         path = f"/v1/protections/{protection['id']}"
+        console.print(f"asked for {url}{path}", soft_wrap=True)
         protection = _follow(client, path, "protecting", check)
         for name, part in {
             "protected.zip": "archive",

@@ -121,6 +121,7 @@ def test_the_command_takes_fields_of_the_configuration(stack: Stack, tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((out / "report.json").read_bytes())
     assert report["config"]["protected_classes"] == ["ant"]
+    assert f"asked for {stack.url}/v1/protections/{report['protection_id']}" in done.stdout
     with zipfile.ZipFile(out / "protected.zip") as released:
         manifest = json.loads(released.read("manifest.json"))
     changed = [entry["name"] for entry in manifest["files"] if entry["largest_change_levels"]]
