@@ -10,7 +10,7 @@ import numpy as np
 from api import archive
 from api.archive import ImageRecord
 from api.choice import chosen
-from api.models import StepKind
+from api.models import QUEUES, Queue, StepKind
 from sep_core.cells import Evaluation, cells
 from sep_core.config import NetworkName, Plan, SEPConfig
 from sep_core.costs import (
@@ -235,6 +235,20 @@ def planned_costs(
         StepKind.ENCODE: [
             int(pixels[part].sum()) * ENCODE_GFLOP_A_PIXEL for part in parts(records, cut)
         ],
+    }
+
+
+def comparable(
+    costs: Mapping[StepKind, list[float]], config: SEPConfig, device: Device
+) -> dict[StepKind, list[float]]:
+    """As rows keep them, so that shares of them are shares of the time.
+
+    What the `cpu` queue does counts as the GFLOP that such a worker of the other does meanwhile.
+    """
+    factor = _gradient_gflops(config, device) / GRADIENT_GFLOPS["cpu"]
+    return {
+        kind: [cost * factor for cost in found] if QUEUES[kind] is Queue.CPU else found
+        for kind, found in costs.items()
     }
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from api import endings, steps, workload
 from api.db import transaction
 from api.leases import Claim
-from api.models import StepKind
+from api.models import Queue, StepKind
+from worker import facts
 from worker.data import load_job
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ def _halve(claim: Claim) -> bool:
         batch_size=max(job.plan.batch_size // 2, 1),
         max_batch_pixels=max(job.plan.max_batch_pixels // 2, 1),
     )
+    device = facts.remembered(facts.measure(Queue.GPU)).plan_device
     costs = workload.planned_costs(job.config, half, job.records)
+    costs = workload.comparable(costs, job.config, device)
     with transaction() as session:
         protection = steps.replan(session, claim, job.plan, half, costs)
     log.warning("does not fit with batches of %d images", job.plan.batch_size)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import planning, workload
+from api import estimate, planning, workload
 from api.archive import ImageRecord, Numbers
 from api.choice import chosen
 from api.models import StepKind
@@ -148,6 +148,21 @@ def test_only_chosen_images_are_perturbed(records: list[ImageRecord], plan: Plan
     whole = workload.costs(QUICK, plan, named(Evaluation(), QUICK), records, 9)
     for kind in (StepKind.TRAIN, StepKind.PACKAGE, StepKind.EVALUATE):
         assert costs[kind] == whole[kind]
+
+
+def test_costs_are_comparable_by_the_speed_of_the_worker_that_plans() -> None:
+    """Work that takes a CPU as long as other work takes this worker weighs the same."""
+    records = [record(f"{at:05d}.png", 500, 900, 3) for at in range(4)]
+    for device in (CPU, replace(CPU, speeds=(workload.Speed(32, 14.0, 25.0),))):
+        plan = workload.plan(QUICK, 500, device)
+        costs = workload.costs(QUICK, plan, named(Evaluation(), QUICK), records, 4)
+        kept = workload.comparable(costs, QUICK, device)
+        gflops = device.speeds[0].gradient_gflops if device.speeds else 333.0
+        for kind in (StepKind.ENCODE, StepKind.PACKAGE):
+            seconds = sum(costs[kind]) / estimate.ENCODE_GFLOPS
+            assert sum(kept[kind]) / gflops == pytest.approx(seconds)
+        for kind in (StepKind.TRAIN, StepKind.PERTURB, StepKind.EVALUATE):
+            assert kept[kind] == costs[kind]
 
 
 def test_shards_take_the_same_time_on_fast_and_slow_workers() -> None:
