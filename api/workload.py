@@ -39,8 +39,8 @@ GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
 # A shard waits in a temporary file until it is whole. What is known of its images is held in memory
 # while they are encoded, which takes one thread most of a minute where they are small.
 SHARD_BYTES, SHARD_IMAGES = 2**28, 2**16
-# Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU; to join
-# what was encoded, and read it again, a twelfth (0.7 and 0.06 ms for an image of 32 pixels).
+# Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU. To join
+# what was encoded, and read it again, takes less by far: most where images are small.
 ENCODE_GFLOP_A_PIXEL = 2.5e-4
 PACKAGE_GFLOP_A_PIXEL = 2e-5
 MEASURED_SIDES = INPUT_SIDES[:2]
