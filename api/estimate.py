@@ -66,7 +66,8 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
             0.0 if number in kept else cost for number, cost in enumerate(costs[StepKind.EVALUATE])
         ]
     calibrated = [worker for worker in workers if worker.speeds]
-    seconds = _seconds(costs, calibrated, encoders, config, evaluation)
+    walked = workload.walked_pixels(config, plan, index.records)
+    seconds = _seconds(costs, walked, calibrated, encoders, config, evaluation)
     return Estimate(config, plan, evaluation, costs, len(workers), seconds)
 
 
@@ -126,6 +127,7 @@ def _speed(worker: Worker, network: NetworkName, input_pixels: int) -> Speed:
 
 def _seconds(
     costs: Costs,
+    walked: Sequence[float],
     workers: Sequence[Worker],
     encoders: int,
     config: SEPConfig,
@@ -135,26 +137,36 @@ def _seconds(
     if not workers:
         return None
 
-    def speeds(network: NetworkName) -> list[Speed]:
-        return [_speed(worker, network, config.input_pixels) for worker in workers]
+    def training(network: NetworkName, costs: Sequence[float]) -> float:
+        speeds = [_speed(worker, network, config.input_pixels) for worker in workers]
+        return _shared([[cost / speed.training_gflops for cost in costs] for speed in speeds])
 
-    def training(network: NetworkName) -> list[float]:
-        return [speed.training_gflops for speed in speeds(network)]
+    def perturbing(worker: Worker) -> list[float]:
+        device, parts = _device(worker), zip(costs[StepKind.PERTURB], walked, strict=True)
+        return [workload.perturb_seconds(config, device, *part) for part in parts]
 
     trainings = list(zip(cells(evaluation), costs[StepKind.EVALUATE], strict=True))
-    gradient = [speed.gradient_gflops for speed in speeds(config.surrogate)]
+    encoding = [cost / ENCODE_GFLOPS for cost in costs[StepKind.ENCODE]]
     return {
-        StepKind.TRAIN: _spread_over(training(config.surrogate), costs[StepKind.TRAIN]),
-        StepKind.PERTURB: _spread_over(gradient, costs[StepKind.PERTURB]),
-        StepKind.ENCODE: _spread_over([ENCODE_GFLOPS] * encoders, costs[StepKind.ENCODE]),
+        StepKind.TRAIN: training(config.surrogate, costs[StepKind.TRAIN]),
+        StepKind.PERTURB: _shared([perturbing(worker) for worker in workers]),
+        StepKind.ENCODE: _shared([encoding] * encoders),
         StepKind.PACKAGE: sum(costs[StepKind.PACKAGE]) / ENCODE_GFLOPS,
         StepKind.EVALUATE: sum(
-            _spread_over(training(name), [cost for cell, cost in trainings if cell.network == name])
+            training(name, [cost for cell, cost in trainings if cell.network == name])
             for name in evaluation.networks
         ),
     }
 
 
-def _spread_over(speeds: Sequence[float], costs: Sequence[float]) -> float:
-    """Seconds for steps on workers: none is faster than the longest step on the fastest worker."""
-    return max(sum(costs) / sum(speeds), max(costs, default=0.0) / max(speeds))
+def _shared(spent: Sequence[Sequence[float]]) -> float:
+    """Seconds for steps on all workers: none is faster than the longest on the fastest of them.
+
+    Args:
+        spent: by each worker, seconds for each of the steps if it did them all.
+    """
+    alone = [sum(seconds) for seconds in spent]
+    if not all(alone):
+        return 0.0
+    longest = min(max(seconds) for seconds in spent)
+    return max(1 / sum(1 / seconds for seconds in alone), longest)

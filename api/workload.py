@@ -19,6 +19,7 @@ from sep_core.costs import (
     gradient_passes,
     pattern_passes,
     training_cost,
+    walks,
 )
 from sep_core.presets import INPUT_SIDES
 
@@ -36,6 +37,8 @@ SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
 GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
 """Where nothing was measured: of two AVX-512 cores with bfloat16, and of a data-centre GPU."""
+WALKED_PIXELS: Mapping[str, float] = {"cpu": 1e8, "cuda": 5e9}
+"""Where nothing was measured: pixels a second that are moved a step at their image's own size."""
 # A shard waits in a temporary file until it is whole. What is known of its images is held in memory
 # while they are encoded, which takes one thread most of a minute where they are small.
 SHARD_BYTES, SHARD_IMAGES = 2**28, 2**16
@@ -62,12 +65,16 @@ class Speed:
     Attributes:
         gradient_gflops, training_gflops: a second, of gradient passes and of training.
         network: through which it was measured.
+        walked_pixels: a second, of large images that are moved a step at their own size, a pass
+            through the network and the ways there and back included; None where it was measured
+            by a version that did not ask for it.
     """
 
     input_pixels: int
     gradient_gflops: float
     training_gflops: float
     network: NetworkName = "small"
+    walked_pixels: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,21 +121,32 @@ def plan(
         threads=device.threads,
     )
     fitting = max(1, unsharded.max_batch_pixels // median_side**2)
-    batch_gflop = perturb_gflop(config, min(unsharded.batch_size, fitting))
-    gflops = _gradient_gflops(config, device)
+
+    def spent(images: int) -> float:
+        gflop, pixels = perturb_gflop(config, images), walks(config) * images * median_side**2
+        return perturb_seconds(config, device, gflop, pixels)
+
     seconds = float(SHARD_SECONDS)
     if images:
-        share = perturb_gflop(config, images) / gflops / workers / SHARDS_A_WORKER
+        share = spent(images) / workers / SHARDS_A_WORKER
         seconds = min(max(share, LEAST_SHARD_SECONDS), SHARD_SECONDS)
-    wanted = max(1.0, seconds * gflops / batch_gflop)
+    wanted = max(1.0, seconds / spent(min(unsharded.batch_size, fitting)))
     # A power of two: measured again, a speed is a little different.
     return replace(unsharded, shard_batches=2 ** int(math.log2(wanted)))
 
 
-def _gradient_gflops(config: SEPConfig, device: Device) -> float:
+def perturb_seconds(config: SEPConfig, device: Device, gflop: float, pixels: float) -> float:
+    """Of gradient passes, and of moving so many pixels a step at their image's own size."""
+    gflops, walked = _perturb_speeds(config, device)
+    return gflop / gflops + pixels / walked
+
+
+def _perturb_speeds(config: SEPConfig, device: Device) -> tuple[float, float]:
+    gflops, walked = GRADIENT_GFLOPS[device.device], WALKED_PIXELS[device.device]
     if not device.speeds:
-        return GRADIENT_GFLOPS[device.device]
-    return speed(device.speeds, config.surrogate, config.input_pixels).gradient_gflops
+        return gflops, walked
+    found = speed(device.speeds, config.surrogate, config.input_pixels)
+    return found.gradient_gflops, found.walked_pixels or walked
 
 
 def batch_size(config: SEPConfig, device: Device) -> int:
@@ -238,18 +256,39 @@ def planned_costs(
     }
 
 
+def walked_pixels(config: SEPConfig, plan: Plan, records: Sequence[ImageRecord]) -> list[float]:
+    """Pixels that each `perturb` step moves at their image's own size, all its steps together."""
+    pixels = _pixels(records)
+    return [
+        walks(config) * float(sum(int(pixels[batch].sum()) for batch in shard))
+        for shard in shards(records, config, plan)
+    ]
+
+
 def comparable(
-    costs: Mapping[StepKind, list[float]], config: SEPConfig, device: Device
+    costs: Mapping[StepKind, Sequence[float]],
+    walked: Sequence[float],
+    config: SEPConfig,
+    device: Device,
 ) -> dict[StepKind, list[float]]:
     """As rows keep them, so that shares of them are shares of the time.
 
-    What the `cpu` queue does counts as the GFLOP that such a worker of the other does meanwhile.
+    What the `cpu` queue does, and what `perturb` does at images' own size, counts as the GFLOP that
+    such a worker of the `gpu` queue does meanwhile.
+
+    Args:
+        walked: see `walked_pixels`.
     """
-    factor = _gradient_gflops(config, device) / GRADIENT_GFLOPS["cpu"]
-    return {
-        kind: [cost * factor for cost in found] if QUEUES[kind] is Queue.CPU else found
+    gflops, pixels = _perturb_speeds(config, device)
+    kept = {
+        kind: [cost * gflops / GRADIENT_GFLOPS["cpu"] for cost in found]
+        if QUEUES[kind] is Queue.CPU
+        else list(found)
         for kind, found in costs.items()
     }
+    perturb = zip(costs[StepKind.PERTURB], walked, strict=True)
+    kept[StepKind.PERTURB] = [cost + more * gflops / pixels for cost, more in perturb]
+    return kept
 
 
 def _pixels(records: Sequence[ImageRecord]) -> archive.Numbers:

@@ -70,6 +70,11 @@ def gradient_passes(config: SEPConfig) -> int:
     return config.steps * ((config.checkpoints_per_step or config.checkpoints) + inner)
 
 
+def walks(config: SEPConfig) -> int:
+    """How often every image is moved a step at its own size."""
+    return config.steps * (1 + (config.inner_steps if config.variant == "sep-fa-vr" else 0))
+
+
 # A step towards the patterns (`sep_core.patterns`) looks at so many images, or at so many a
 # class on average, whichever are more, through so many checkpoints.
 PATTERN_IMAGES, PATTERN_IMAGES_A_CLASS = 512, 8

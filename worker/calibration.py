@@ -8,7 +8,14 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed, batch_size
+from api.workload import (
+    MAX_BATCH_PIXELS,
+    MEASURED_NETWORKS,
+    MEASURED_SIDES,
+    Device,
+    Speed,
+    batch_size,
+)
 from sep_core.arithmetic import prepare
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.costs import forward_gflop
@@ -21,7 +28,9 @@ from sep_core.training import Epoch, Progress, Recipe, fit
 from worker.lease import DrainFlag, WorkerDraining
 
 SECONDS = 0.3
-"""Of each measurement, two a side, after a first pass that loads and compiles what it needs."""
+"""Of each measurement, three a side, after a first pass that loads and compiles what it needs."""
+LARGE_SIDE = 1024
+"""Of images whose time, as they are perturbed, is that of their pixels."""
 CLASSES = 2
 SEED = "0" * 32
 
@@ -49,33 +58,40 @@ def measure(device: Device, drain: DrainFlag) -> list[Speed]:
 def _speed(config: SEPConfig, plan: Plan, images: int, drain: DrainFlag) -> Speed:
     forward = forward_gflop(config.surrogate, config.input_pixels)
     training, network = _training(config, plan, drain)
-    passes = _passes(network, config, plan, images, drain)
+    batch = _images(images, config.input_pixels)
+    passes = images * _steps(network, batch, config, plan, drain)
+    large = _images(MAX_BATCH_PIXELS[plan.device] // LARGE_SIDE**2, LARGE_SIDE)
+    walked = len(large[0]) * LARGE_SIDE**2 * _steps(network, large, config, plan, drain)
     gflops = 2 * forward * passes, 3 * forward * training
-    return Speed(config.input_pixels, *gflops, config.surrogate)
+    return Speed(config.input_pixels, *gflops, config.surrogate, walked)
 
 
 def _training(config: SEPConfig, plan: Plan, drain: DrainFlag) -> tuple[float, Network]:
     """Images a second, and the network that came of it."""
     recipe = Recipe(config.surrogate, 10_000, "calibration")
-    pixels, labels = _images(config.batch_size, config)
+    pixels, labels = _images(config.batch_size, config.input_pixels)
     events = fit(pixels, labels, CLASSES, recipe, config=config, plan=plan)
     network = next(event.network for event in _until(drain, events) if isinstance(event, Epoch))
     steps = (event for event in events if isinstance(event, Progress))
     return _rate(_until(drain, steps), plan) * config.batch_size, network
 
 
-def _passes(
-    network: Network, config: SEPConfig, plan: Plan, images: int, drain: DrainFlag
+def _steps(
+    network: Network,
+    images: tuple[Tensor, Tensor],
+    config: SEPConfig,
+    plan: Plan,
+    drain: DrainFlag,
 ) -> float:
-    """Gradient passes a second, each of one image through one network."""
+    """Steps a second of these images, each a gradient pass through one network."""
     means = torch.zeros(CLASSES, network.head.in_features, device=plan.device)
     ensemble = [Checkpoint(1, freeze(network), means)]
-    pixels, labels = _images(images, config)
+    pixels, labels = images
     alone = replace(config, checkpoints=1, checkpoints_per_step=0)
     work = protect([pixels], labels, ensemble, alone, plan)
     events = _until(drain, work)
     next(events)
-    return _rate(events, plan) * images
+    return _rate(events, plan)
 
 
 def _rate(events: Iterator[object], plan: Plan) -> float:
@@ -102,8 +118,7 @@ def _wait(plan: Plan) -> None:
         torch.cuda.synchronize()
 
 
-def _images(count: int, config: SEPConfig) -> tuple[Tensor, Tensor]:
+def _images(count: int, side: int) -> tuple[Tensor, Tensor]:
     draws = generator(SEED, "calibration", count)
-    side = config.input_pixels
     pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=draws)
     return pixels, torch.arange(count) % CLASSES

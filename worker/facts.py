@@ -31,7 +31,10 @@ HEARTBEAT_SECONDS = 15
 _instance = uuid4().hex[:8]  # Celery imports this before it forks its children
 log = logging.getLogger(__name__)
 # In memory that the parent shares with its children: who follows a child measures nothing again.
-_speeds = RawArray("d", 2 * len(MEASURED_SIDES) * max(map(len, MEASURED_NETWORKS.values())))
+_MEASURED = ("gradient_gflops", "training_gflops", "walked_pixels")
+_speeds = RawArray(
+    "d", len(_MEASURED) * len(MEASURED_SIDES) * max(map(len, MEASURED_NETWORKS.values()))
+)
 
 # Control groups, version 2 and 1, as a container sees its own.
 CONTAINER_LIMITS = (
@@ -119,7 +122,7 @@ def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
 
         try:
             for number, speed in enumerate(calibration.measure(facts.plan_device, drain)):
-                _speeds[2 * number : 2 * number + 2] = speed.gradient_gflops, speed.training_gflops
+                _speeds[_of(number)] = [getattr(speed, name) for name in _MEASURED]
         except WorkerDraining:
             return facts
         except Exception as error:  # a worker that can't tell its speed may still do its work
@@ -138,10 +141,14 @@ def remembered(facts: Facts) -> Facts:
     return replace(
         facts,
         speeds=[
-            Speed(side, _speeds[2 * number], _speeds[2 * number + 1], network)
+            Speed(side, network=network, **dict(zip(_MEASURED, _speeds[_of(number)], strict=True)))
             for number, (network, side) in enumerate(measured)
         ],
     )
+
+
+def _of(number: int) -> slice:
+    return slice(len(_MEASURED) * number, len(_MEASURED) * (number + 1))
 
 
 def alike(session: Session, queue: Queue) -> int:

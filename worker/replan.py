@@ -39,7 +39,8 @@ def _halve(claim: Claim) -> bool:
     )
     device = facts.remembered(facts.measure(Queue.GPU)).plan_device
     costs = workload.planned_costs(job.config, half, job.records)
-    costs = workload.comparable(costs, job.config, device)
+    walked = workload.walked_pixels(job.config, half, job.records)
+    costs = workload.comparable(costs, walked, job.config, device)
     with transaction() as session:
         protection = steps.replan(session, claim, job.plan, half, costs)
     log.warning("does not fit with batches of %d images", job.plan.batch_size)

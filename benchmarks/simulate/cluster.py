@@ -115,6 +115,7 @@ class Cluster:
             )
             asked = planning.load_evaluation(protection.requested["evaluation"])
             evaluation = named(asked, config)
+            # Of photographs at the networks' size, which is in the measured speed.
             costs = workload.costs(config, plan, evaluation, records, images)
             steps.freeze(session, claim, config, plan, evaluation, costs)
         self._decoding[claim.step_id] = images / self._options.decoded_per_second

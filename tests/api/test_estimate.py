@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from api import datasets, estimate, storage, workload
 from api.db import reading
-from api.models import Protection, Queue, Step
+from api.models import Dataset, Protection, Queue, Step
 from tests.api.conftest import JSON, beat, give_weights
 from tests.api.lives import small_zip
 from tests.api.test_routes_datasets import problem
@@ -180,6 +180,24 @@ def test_a_large_network_has_a_speed_of_its_own(client: httpx2.Client, ready_dat
     large_gflop = gflop["evaluate"] - alone - flat["evaluate"]
     expected = (alone + flat["evaluate"]) / 20 + large_gflop / 500
     assert seconds["evaluate"] == pytest.approx(expected, abs=0.1)
+
+
+def test_large_images_take_the_time_of_their_pixels(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    """One shard: the worker that is fastest at that takes it."""
+    at_32 = {"input_pixels": 32, "gradient_gflops": 1e9, "training_gflops": 1e9}
+    for name, walked in (("slow", 1e2), ("fast", 3e2)):
+        worker(name, None, None, speeds=[at_32 | {"walked_pixels": walked}])
+    config = {"preset": "quick", "precision": "float32"}
+    found = planned(client, ready_dataset, config=config)
+    with reading() as session:
+        dataset = session.get_one(Dataset, UUID(ready_dataset))
+        pixels = sum(each.height * each.width for each in datasets.load_index(dataset.id).records)
+    assert found["steps"]["perturb"] == 1
+    expected = found["config"]["steps"] * pixels / 3e2
+    assert expected > 5
+    assert found["seconds"]["perturb"] == pytest.approx(expected, abs=0.1)
 
 
 def test_a_gpu_that_is_present_is_planned_for(client: httpx2.Client, ready_dataset: str) -> None:

@@ -18,7 +18,7 @@ from sep_core.cells import Evaluation, named
 from sep_core.config import Plan
 from sep_core.costs import pattern_passes
 from sep_core.presets import QUICK
-from tests.api.test_planning import CPU, IMAGES
+from tests.api.test_planning import CPU
 
 
 def record(name: str, height: int, width: int, channels: int) -> ImageRecord:
@@ -153,23 +153,35 @@ def test_only_chosen_images_are_perturbed(records: list[ImageRecord], plan: Plan
 def test_costs_are_comparable_by_the_speed_of_the_worker_that_plans() -> None:
     """Work that takes a CPU as long as other work takes this worker weighs the same."""
     records = [record(f"{at:05d}.png", 500, 900, 3) for at in range(4)]
-    for device in (CPU, replace(CPU, speeds=(workload.Speed(32, 14.0, 25.0),))):
+    for device in (CPU, replace(CPU, speeds=(workload.Speed(32, 14.0, 25.0, walked_pixels=3e6),))):
         plan = workload.plan(QUICK, 500, device)
         costs = workload.costs(QUICK, plan, named(Evaluation(), QUICK), records, 4)
-        kept = workload.comparable(costs, QUICK, device)
+        walked = workload.walked_pixels(QUICK, plan, records)
+        kept = workload.comparable(costs, walked, QUICK, device)
         gflops = device.speeds[0].gradient_gflops if device.speeds else 333.0
+        assert sum(walked) == QUICK.steps * 4 * 500 * 900
+        passes = workload.perturb_gflop(QUICK, 4) / gflops
+        moved = sum(walked) / (3e6 if device.speeds else 1e8)
+        assert sum(kept[StepKind.PERTURB]) / gflops == pytest.approx(passes + moved)
         for kind in (StepKind.ENCODE, StepKind.PACKAGE):
             seconds = sum(costs[kind]) / estimate.ENCODE_GFLOPS
             assert sum(kept[kind]) / gflops == pytest.approx(seconds)
-        for kind in (StepKind.TRAIN, StepKind.PERTURB, StepKind.EVALUATE):
+        for kind in (StepKind.TRAIN, StepKind.EVALUATE):
             assert kept[kind] == costs[kind]
+
+
+def test_variance_reduction_moves_images_in_its_inner_steps_too() -> None:
+    records = [record("one.png", 50, 90, 3)]
+    config = replace(QUICK, variant="sep-fa-vr", inner_steps=4)
+    plan = Plan(device="cpu", precision="float32")
+    assert workload.walked_pixels(config, plan, records) == [QUICK.steps * 5 * 50 * 90]
 
 
 def test_shards_take_the_same_time_on_fast_and_slow_workers() -> None:
     request = {"preset": "quick", "config": {}}
     for gflops in (50.0, 500.0, 5_000.0):
-        device = replace(CPU, speeds=(workload.Speed(32, gflops, gflops),))
-        config, plan = planning.freeze(request, 2, 10**8, 32, device)
+        speed = workload.Speed(32, gflops, gflops, walked_pixels=1e20)
+        config, plan = planning.freeze(request, 2, 10**8, 32, replace(CPU, speeds=(speed,)))
         gflop = workload.perturb_gflop(config, plan.batch_size * plan.shard_batches)
         assert 30 < gflop / gflops <= workload.SHARD_SECONDS
 
@@ -189,9 +201,14 @@ def test_many_workers_share_many_shards() -> None:
     assert (30 < seconds[0] <= workload.SHARD_SECONDS, 7 < seconds[-1] <= 15) == (True, True)
 
 
-def test_shards_of_large_images_are_as_much_work() -> None:
+@pytest.mark.parametrize("walked", [1e6, 1e8, 1e20])
+def test_shards_of_large_images_take_as_long(walked: float) -> None:
     request = {"preset": "quick", "config": {"input_pixels": 64}}
-    small, large = (
-        planning.freeze(request, 2, IMAGES, side, CPU)[1].shard_batches for side in (64, 1024)
-    )
-    assert large == pytest.approx(128 * small, rel=0.05)
+    device = replace(CPU, speeds=(workload.Speed(32, 333.0, 333.0, walked_pixels=walked),))
+    for side, images in ((64, 128), (1024, 1)):
+        config, plan = planning.freeze(request, 2, 10**8, side, device)
+        assert plan.batch_size == 128
+        gflop = workload.perturb_gflop(config, images)
+        batch = gflop / 333 + QUICK.steps * images * side**2 / walked
+        least = min(30, batch)  # a shard is one batch at least
+        assert least <= batch * plan.shard_batches <= max(workload.SHARD_SECONDS, batch)

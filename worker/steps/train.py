@@ -155,7 +155,8 @@ def freeze_plan(claim: Claim) -> None:
     pretrained.check(evaluation, config.input_pixels)
     train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
     costs = workload.costs(config, plan, evaluation, index.records, len(train))
-    costs = workload.comparable(costs, config, device)
+    walked = workload.walked_pixels(config, plan, index.records)
+    costs = workload.comparable(costs, walked, config, device)
     with transaction() as session:
         gpus = _lent(session, claim, plan, _most_ranks(len(train), config) - 1)
         plan = replace(plan, world_size=1 + len(gpus))
