@@ -12,14 +12,11 @@ from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
 from api.protections import Request, training_images
-from api.workload import MEASURED_SIDES, Device, Speed
+from api.speeds import MEASURED_SIDES, Device, Speed, Work, seconds
 from sep_core.cells import Evaluation, cells, named, weights_sha256
-from sep_core.config import NetworkName, Plan, SEPConfig
+from sep_core.config import Plan, SEPConfig
 
-ENCODE_GFLOPS = workload.GRADIENT_GFLOPS["cpu"]
 NO_WORKER = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
-
-Costs = Mapping[StepKind, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Estimate:
     """Of a request that was not made.
 
     Attributes:
-        costs: GFLOP of every step; none of a training on the originals that is kept already.
+        work: of every step; none of a training on the originals that is kept already.
         seconds: of each kind of step, one kind after the other; None where no worker says how fast
             it is.
     """
@@ -35,7 +32,7 @@ class Estimate:
     config: SEPConfig
     plan: Plan
     evaluation: Evaluation
-    costs: Costs
+    work: Mapping[StepKind, Sequence[Work]]
     workers: int
     seconds: dict[StepKind, float] | None
 
@@ -59,16 +56,16 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     )
     evaluation = weights.freeze(named(planning.load_evaluation(request.evaluation), config))
     trained = workload.trained_images(counts, config.held_out_percent)
-    costs = workload.costs(config, plan, evaluation, index.records, trained)
+    work = workload.whole(config, plan, evaluation, index.records, trained)
     if workers:
         kept = _kept(session, dataset, config, plan, evaluation, workers[0])
-        costs[StepKind.EVALUATE] = [
-            0.0 if number in kept else cost for number, cost in enumerate(costs[StepKind.EVALUATE])
+        work[StepKind.EVALUATE] = [
+            Work(each.network) if number in kept else each
+            for number, each in enumerate(work[StepKind.EVALUATE])
         ]
-    calibrated = [worker for worker in workers if worker.speeds]
-    walked = workload.walked_pixels(config, plan, index.records)
-    seconds = _seconds(costs, walked, calibrated, encoders, config, evaluation)
-    return Estimate(config, plan, evaluation, costs, len(workers), seconds)
+    calibrated = [_device(worker) for worker in workers if worker.speeds]
+    seconds = _seconds(work, calibrated, encoders, config) if calibrated else None
+    return Estimate(config, plan, evaluation, work, len(workers), seconds)
 
 
 def _kept(
@@ -108,7 +105,7 @@ def _workers(session: Session, queue: Queue) -> list[Worker]:
 def _order(worker: Worker) -> tuple[float, str]:
     if not worker.speeds:
         return 0.0, worker.name
-    return -_speed(worker, "small", MEASURED_SIDES[0]).training_gflops, worker.name
+    return -_device(worker).speed("small", MEASURED_SIDES[0]).training_gflops, worker.name
 
 
 def _device(worker: Worker) -> Device:
@@ -121,42 +118,26 @@ def _device(worker: Worker) -> Device:
     )
 
 
-def _speed(worker: Worker, network: NetworkName, input_pixels: int) -> Speed:
-    return workload.speed(_device(worker).speeds, network, input_pixels)
-
-
 def _seconds(
-    costs: Costs,
-    walked: Sequence[float],
-    workers: Sequence[Worker],
+    work: Mapping[StepKind, Sequence[Work]],
+    devices: Sequence[Device],
     encoders: int,
     config: SEPConfig,
-    evaluation: Evaluation,
-) -> dict[StepKind, float] | None:
+) -> dict[StepKind, float]:
     """On workers that know their speed; trainings of one network after those of another."""
-    if not workers:
-        return None
 
-    def training(network: NetworkName, costs: Sequence[float]) -> float:
-        speeds = [_speed(worker, network, config.input_pixels) for worker in workers]
-        return _shared([[cost / speed.training_gflops for cost in costs] for speed in speeds])
+    def of(kind: StepKind, some: Sequence[Work]) -> float:
+        return _shared([seconds(kind, some, config, device) for device in devices])
 
-    def perturbing(worker: Worker) -> list[float]:
-        device, parts = _device(worker), zip(costs[StepKind.PERTURB], walked, strict=True)
-        return [workload.perturb_seconds(config, device, *part) for part in parts]
-
-    trainings = list(zip(cells(evaluation), costs[StepKind.EVALUATE], strict=True))
-    encoding = [cost / ENCODE_GFLOPS for cost in costs[StepKind.ENCODE]]
-    return {
-        StepKind.TRAIN: training(config.surrogate, costs[StepKind.TRAIN]),
-        StepKind.PERTURB: _shared([perturbing(worker) for worker in workers]),
-        StepKind.ENCODE: _shared([encoding] * encoders),
-        StepKind.PACKAGE: sum(costs[StepKind.PACKAGE]) / ENCODE_GFLOPS,
-        StepKind.EVALUATE: sum(
-            training(name, [cost for cell, cost in trainings if cell.network == name])
-            for name in evaluation.networks
-        ),
-    }
+    found = {kind: of(kind, some) for kind, some in work.items()}
+    encoding = seconds(StepKind.ENCODE, work[StepKind.ENCODE], config, devices[0])
+    found[StepKind.ENCODE] = _shared([encoding] * encoders)
+    trainings = work[StepKind.EVALUATE]
+    found[StepKind.EVALUATE] = sum(
+        of(StepKind.EVALUATE, [each for each in trainings if each.network == network])
+        for network in {each.network for each in trainings}
+    )
+    return found
 
 
 def _shared(spent: Sequence[Sequence[float]]) -> float:

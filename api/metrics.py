@@ -119,7 +119,11 @@ def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     for kind, began, ended, cost, reused, images in done:
         if began is None or ended is None or reused:
             continue
-        values = {"finished": 1, "seconds": (ended - began).total_seconds(), "gflop": cost}
+        values = {
+            "finished": 1,
+            "seconds": (ended - began).total_seconds(),
+            "expected_seconds": cost,
+        }
         if images is not None:
             values["images"] = images
         total = totals.setdefault(kind, {})
@@ -128,7 +132,7 @@ def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     for name, text in (
         ("finished", "Steps finished in the last hour, but for trainings found done before."),
         ("seconds", "Seconds that these steps took, in all."),
-        ("gflop", "Work of these steps."),
+        ("expected_seconds", "Seconds that the worker which planned them expected of these steps."),
         ("images", "Images of these steps; none of trainings, which see each many times."),
     ):
         samples: list[Sample] = [

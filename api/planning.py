@@ -9,6 +9,7 @@ from api import workload
 from api.choice import check_classes
 from api.errors import AppError
 from api.models import Protection
+from api.speeds import Device
 from sep_core.cells import Evaluation, named
 from sep_core.config import (
     MAX_EPSILON_LEVELS,
@@ -183,7 +184,7 @@ def freeze(
     classes: int,
     train_images: int,
     median_side: int,
-    device: workload.Device,
+    device: Device,
     workers: int = 1,
 ) -> tuple[SEPConfig, Plan]:
     """Everything that was open is decided here, once, and kept on the row."""

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from dataclasses import replace
 
 import numpy as np
 
 from api import archive
 from api.archive import ImageRecord
 from api.choice import chosen
-from api.models import QUEUES, Queue, StepKind
+from api.models import StepKind
+from api.speeds import Device, Work, seconds
 from sep_core.cells import Evaluation, cells
 from sep_core.config import NetworkName, Plan, SEPConfig
 from sep_core.costs import (
@@ -21,7 +21,6 @@ from sep_core.costs import (
     training_cost,
     walks,
 )
-from sep_core.presets import INPUT_SIDES
 
 # Images that are perturbed together: as many as MEMORY_SHARE of the device holds, within these. The
 # rest is for checkpoints, libraries, the batches before and after, and other processes of a host.
@@ -35,68 +34,9 @@ SHARD_SECONDS, LEAST_SHARD_SECONDS = 60, 15
 that is told to end can end it first."""
 SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
-GRADIENT_GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
-"""Where nothing was measured: of two AVX-512 cores with bfloat16, and of a data-centre GPU."""
-WALKED_PIXELS: Mapping[str, float] = {"cpu": 1e8, "cuda": 5e9}
-"""Where nothing was measured: pixels a second that are moved a step at their image's own size."""
 # A shard waits in a temporary file until it is whole. What is known of its images is held in memory
-# while they are encoded, which takes one thread most of a minute where they are small.
-SHARD_BYTES, SHARD_IMAGES = 2**28, 2**16
-# Decoding, encoding and comparing a pixel takes about as long as so many GFLOP on a CPU. To join
-# what was encoded, and read it again, takes less by far: most where images are small.
-ENCODE_GFLOP_A_PIXEL = 2.5e-4
-PACKAGE_GFLOP_A_PIXEL = 2e-5
-MEASURED_SIDES = INPUT_SIDES[:2]
-"""Where workers measure their speed. From the second on networks begin with other layers, whose
-speed is much the same at all sizes: on two CPU cores a third of that at 32 pixels."""
-MEASURED_NETWORKS: Mapping[str, tuple[NetworkName, ...]] = {
-    "cpu": ("small",),
-    "cuda": ("small", "resnet18"),
-}
-"""Which networks' speed they measure. A GPU is many times as fast through a large network as
-through a small one, whose layers are done before the next are launched."""
-SMALL_NETWORKS: frozenset[NetworkName] = frozenset({"small", "linear", "mlp"})
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast a worker has been seen to be, where networks see images of `input_pixels`.
-
-    Attributes:
-        gradient_gflops, training_gflops: a second, of gradient passes and of training.
-        network: through which it was measured.
-        walked_pixels: a second, of large images that are moved a step at their own size, a pass
-            through the network and the ways there and back included; None where it was measured
-            by a version that did not ask for it.
-    """
-
-    input_pixels: int
-    gradient_gflops: float
-    training_gflops: float
-    network: NetworkName = "small"
-    walked_pixels: float | None = None
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a worker registered of itself."""
-
-    device: str
-    bfloat16: bool
-    threads: int
-    memory_bytes: int
-    speeds: tuple[Speed, ...] = ()
-
-
-def speed(known: Sequence[Speed], network: NetworkName, input_pixels: int) -> Speed:
-    """Measured through a like network, at the largest side that is not above the asked one.
-
-    Through any network, and at the smallest side, where there is no other.
-    """
-    small = network in SMALL_NETWORKS
-    alike = [speed for speed in known if (speed.network in SMALL_NETWORKS) == small] or known
-    ordered = sorted(alike, key=attrgetter("input_pixels"))
-    return [ordered[0], *(speed for speed in ordered if speed.input_pixels <= input_pixels)][-1]
+# while they are encoded, which takes one thread half a minute where they are small.
+SHARD_BYTES, SHARD_IMAGES = 2**28, 2**14
 
 
 def plan(
@@ -123,30 +63,16 @@ def plan(
     fitting = max(1, unsharded.max_batch_pixels // median_side**2)
 
     def spent(images: int) -> float:
-        gflop, pixels = perturb_gflop(config, images), walks(config) * images * median_side**2
-        return perturb_seconds(config, device, gflop, pixels)
+        work = perturbing(config, images, images * median_side**2)
+        return seconds(StepKind.PERTURB, [work], config, device)[0]
 
-    seconds = float(SHARD_SECONDS)
+    aim = float(SHARD_SECONDS)
     if images:
         share = spent(images) / workers / SHARDS_A_WORKER
-        seconds = min(max(share, LEAST_SHARD_SECONDS), SHARD_SECONDS)
-    wanted = max(1.0, seconds / spent(min(unsharded.batch_size, fitting)))
+        aim = min(max(share, LEAST_SHARD_SECONDS), SHARD_SECONDS)
+    wanted = max(1.0, aim / spent(min(unsharded.batch_size, fitting)))
     # A power of two: measured again, a speed is a little different.
     return replace(unsharded, shard_batches=2 ** int(math.log2(wanted)))
-
-
-def perturb_seconds(config: SEPConfig, device: Device, gflop: float, pixels: float) -> float:
-    """Of gradient passes, and of moving so many pixels a step at their image's own size."""
-    gflops, walked = _perturb_speeds(config, device)
-    return gflop / gflops + pixels / walked
-
-
-def _perturb_speeds(config: SEPConfig, device: Device) -> tuple[float, float]:
-    gflops, walked = GRADIENT_GFLOPS[device.device], WALKED_PIXELS[device.device]
-    if not device.speeds:
-        return gflops, walked
-    found = speed(device.speeds, config.surrogate, config.input_pixels)
-    return found.gradient_gflops, found.walked_pixels or walked
 
 
 def batch_size(config: SEPConfig, device: Device) -> int:
@@ -220,75 +146,44 @@ def sizes_bytes(records: Sequence[ImageRecord]) -> archive.Numbers:
     return sizes
 
 
-def costs(
+def whole(
     config: SEPConfig,
     plan: Plan,
     evaluation: Evaluation,
     records: Sequence[ImageRecord],
     train_images: int,
-) -> dict[StepKind, list[float]]:
-    """Work of every step in GFLOP, as far as it can be told beforehand: what the ETA rests on."""
+) -> dict[StepKind, list[Work]]:
+    """Work of every step, as far as it can be told beforehand: what the ETA rests on."""
+    training = _training_gflop(config.surrogate, config.epochs, config, train_images)
+    patterns = _patterns_gflop(config, train_images)
     return {
-        StepKind.TRAIN: [
-            _training_gflop(config.surrogate, config.epochs, config, train_images)
-            + _patterns_gflop(config, train_images)
-        ],
-        **planned_costs(config, plan, records),
-        StepKind.PACKAGE: [int(_pixels(records).sum()) * PACKAGE_GFLOP_A_PIXEL],
+        StepKind.TRAIN: [Work(config.surrogate, training + patterns)],
+        **planned(config, plan, records),
+        StepKind.PACKAGE: [Work(config.surrogate, pixels=int(_pixels(records).sum()))],
         StepKind.EVALUATE: [
-            _training_gflop(cell.network, config.appropriator_epochs, config, train_images)
-            * training_cost(cell.countermeasure)
+            Work(
+                cell.network,
+                _training_gflop(cell.network, config.appropriator_epochs, config, train_images)
+                * training_cost(cell.countermeasure),
+            )
             for cell in cells(evaluation)
         ],
     }
 
 
-def planned_costs(
+def planned(
     config: SEPConfig, plan: Plan, records: Sequence[ImageRecord]
-) -> dict[StepKind, list[float]]:
+) -> dict[StepKind, list[Work]]:
     """The same of the steps of which the plan says how many there are."""
     pixels, cut = _pixels(records), shards(records, config, plan)
+    taken = parts(records, cut)
     return {
-        StepKind.PERTURB: [perturb_gflop(config, sum(map(len, shard))) for shard in cut],
-        StepKind.ENCODE: [
-            int(pixels[part].sum()) * ENCODE_GFLOP_A_PIXEL for part in parts(records, cut)
+        StepKind.PERTURB: [
+            perturbing(config, len(part), int(pixels[part].sum()))
+            for part, _ in zip(taken, cut, strict=False)
         ],
+        StepKind.ENCODE: [Work(config.surrogate, pixels=int(pixels[part].sum())) for part in taken],
     }
-
-
-def walked_pixels(config: SEPConfig, plan: Plan, records: Sequence[ImageRecord]) -> list[float]:
-    """Pixels that each `perturb` step moves at their image's own size, all its steps together."""
-    pixels = _pixels(records)
-    return [
-        walks(config) * float(sum(int(pixels[batch].sum()) for batch in shard))
-        for shard in shards(records, config, plan)
-    ]
-
-
-def comparable(
-    costs: Mapping[StepKind, Sequence[float]],
-    walked: Sequence[float],
-    config: SEPConfig,
-    device: Device,
-) -> dict[StepKind, list[float]]:
-    """As rows keep them, so that shares of them are shares of the time.
-
-    What the `cpu` queue does, and what `perturb` does at images' own size, counts as the GFLOP that
-    such a worker of the `gpu` queue does meanwhile.
-
-    Args:
-        walked: see `walked_pixels`.
-    """
-    gflops, pixels = _perturb_speeds(config, device)
-    kept = {
-        kind: [cost * gflops / GRADIENT_GFLOPS["cpu"] for cost in found]
-        if QUEUES[kind] is Queue.CPU
-        else list(found)
-        for kind, found in costs.items()
-    }
-    perturb = zip(costs[StepKind.PERTURB], walked, strict=True)
-    kept[StepKind.PERTURB] = [cost + more * gflops / pixels for cost, more in perturb]
-    return kept
 
 
 def _pixels(records: Sequence[ImageRecord]) -> archive.Numbers:
@@ -309,10 +204,11 @@ def trained_images(counts: Mapping[str, Mapping[str, int]], held_out_percent: in
     return sum(n - min(max(1, round(n * held_out_percent / 100)), n - 1) for n in train if n)
 
 
-def perturb_gflop(config: SEPConfig, images: int) -> float:
-    """GFLOP to perturb so many images: a gradient pass is two forward passes."""
+def perturbing(config: SEPConfig, images: int, pixels: int) -> Work:
+    """Of so many images, of so many pixels together: a gradient pass is two forward passes."""
     forward = forward_gflop(config.surrogate, config.input_pixels)
-    return 2 * forward * gradient_passes(config) * images
+    gflop = 2 * forward * gradient_passes(config) * images
+    return Work(config.surrogate, gflop, walks(config) * pixels)
 
 
 def _patterns_gflop(config: SEPConfig, images: int) -> float:

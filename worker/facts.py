@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from api.db import now, transaction
 from api.models import WORKER_FRESH_SECONDS, Queue, Worker
 from api.settings import settings
-from api.workload import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
+from api.speeds import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from worker import faults
 from worker.hearing import ear
 from worker.lease import DrainFlag, WorkerDraining

@@ -208,8 +208,8 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
 
 def _plan(found: Estimate) -> PlanOut:
     gflop = {
-        kind.value: round(sum(costs), 3)
-        for kind, costs in found.costs.items()
+        kind.value: round(sum(of_step.gflop for of_step in work), 3)
+        for kind, work in found.work.items()
         if QUEUES[kind] is Queue.GPU  # the others compute nothing to speak of
     }
     seconds = None
@@ -221,7 +221,7 @@ def _plan(found: Estimate) -> PlanOut:
         config=_shareable(as_dict(found.config)),
         plan=as_dict(found.plan),
         evaluation=asdict(found.evaluation),
-        steps={kind: len(costs) for kind, costs in found.costs.items()},
+        steps={kind: len(work) for kind, work in found.work.items()},
         gflop=gflop | {"total": round(sum(gflop.values()), 3)},
         workers=found.workers,
         seconds=seconds,

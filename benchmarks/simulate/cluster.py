@@ -3,6 +3,7 @@
 import argparse
 import heapq
 import itertools
+import math
 import random
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from api import db, leases, planning, steps, turns, workload
 from api.archive import ImageRecord
 from api.leases import Claim
 from api.models import QUEUES, Protection, ProtectionState, Queue, Step, StepKind, StepState
+from api.speeds import GFLOPS, MEASURED_NETWORKS, Device, Speed, seconds
 from benchmarks.simulate.clock import START, Clock
 from benchmarks.simulate.requests import SIDE
 from benchmarks.simulate.totals import Totals
@@ -115,8 +117,8 @@ class Cluster:
             )
             asked = planning.load_evaluation(protection.requested["evaluation"])
             evaluation = named(asked, config)
-            # Of photographs at the networks' size, which is in the measured speed.
-            costs = workload.costs(config, plan, evaluation, records, images)
+            work = workload.whole(config, plan, evaluation, records, images)
+            costs = {kind: seconds(kind, of, config, self._device()) for kind, of in work.items()}
             steps.freeze(session, claim, config, plan, evaluation, costs)
         self._decoding[claim.step_id] = images / self._options.decoded_per_second
 
@@ -126,21 +128,17 @@ class Cluster:
         with db.transaction() as session:
             steps.release(session, happening.claim)
 
-    def _device(self) -> workload.Device:
+    def _device(self) -> Device:
         rates = self._options.gradient_gflops, self._options.training_gflops
-        speeds = tuple(workload.Speed(32, *rates, of) for of in workload.MEASURED_NETWORKS["cuda"])
-        return workload.Device("cuda", True, 16, 80 * 2**30, speeds)
+        # Photographs at the networks' size: what their pixels cost is in a pass already.
+        speeds = tuple(Speed(32, *rates, of, math.inf) for of in MEASURED_NETWORKS["cuda"])
+        return Device("cuda", True, 16, 80 * 2**30, speeds)
 
     def _seconds(self, claim: Claim) -> float:
         with db.reading() as session:
             cost = session.get_one(Step, claim.step_id).cost
-        if QUEUES[claim.kind] is Queue.CPU:
-            rate = self._options.cpu_gflops
-        elif claim.kind is StepKind.PERTURB:
-            rate = self._options.gradient_gflops
-        else:
-            rate = self._options.training_gflops
-        return cost / float(rate)
+        is_encoded = QUEUES[claim.kind] is Queue.CPU
+        return cost * GFLOPS["cpu"] / self._options.cpu_gflops if is_encoded else cost
 
     def _finish(self, happening: Happening) -> None:
         claim, worker = happening.claim, happening.worker

@@ -7,10 +7,11 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import select
 
-from api import datasets, db, endings, keys, leases, planning, protections, steps, storage, workload
+from api import datasets, db, endings, keys, leases, planning, protections, steps, storage
 from api.db import transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Step, StepKind, StepState
+from api.speeds import Device
 from sep_core.cells import named
 from tests.api.archives import two_classes, zip_bytes
 from worker import tasks
@@ -18,7 +19,7 @@ from worker import tasks
 JSON = dict[str, Any]
 
 ARCHIVE_BYTES = bytes(range(256)) * 40
-CPU = workload.Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
+CPU = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 COSTS = {
     StepKind.TRAIN: [4.0],
     StepKind.PERTURB: [2.0, 2.0],

@@ -8,9 +8,9 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
-from api import datasets, estimate, storage, workload
+from api import datasets, speeds, storage, workload
 from api.db import reading
-from api.models import Dataset, Protection, Queue, Step
+from api.models import Dataset, Protection, Queue, Step, StepKind
 from tests.api.conftest import JSON, beat, give_weights
 from tests.api.lives import small_zip
 from tests.api.test_routes_datasets import problem
@@ -115,7 +115,8 @@ def test_images_are_encoded_while_others_are_perturbed(
     client: httpx2.Client, ready_dataset: str, monkeypatch: pytest.MonkeyPatch, gflops: float
 ) -> None:
     """Whichever of both takes longer, and by however many workers."""
-    monkeypatch.setattr(estimate, "ENCODE_GFLOPS", gflops)
+    a_pixel = {StepKind.ENCODE: 7.5e-7 * 333 / gflops, StepKind.PACKAGE: 0.0}
+    monkeypatch.setattr(speeds, "SECONDS_A_PIXEL", a_pixel)
     monkeypatch.setattr(workload, "SHARD_IMAGES", 1)
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 1})
     worker("one", 1.0, 20.0)

@@ -104,7 +104,7 @@ def test_what_was_done_lately(client: httpx2.Client, asked: UUID) -> None:
         for name, samples in found.items()
         if name.startswith("sepgate_steps_last_hour_")
     }
-    assert lately == {"finished": 1, "seconds": 30, "gflop": 70, "images": 500}
+    assert lately == {"finished": 1, "seconds": 30, "expected_seconds": 70, "images": 500}
 
 
 def test_images_of_kinds_that_count_them_and_nothing_of_a_baseline_found_done(
@@ -122,7 +122,7 @@ def test_images_of_kinds_that_count_them_and_nothing_of_a_baseline_found_done(
     assert found["sepgate_steps_last_hour_images"] == {("ingest",): 4, ("package",): 4}
     assert found["sepgate_steps_last_hour_finished"]["evaluate",] == 1
     assert found["sepgate_steps_last_hour_seconds"]["evaluate",] == pytest.approx(30, abs=1)
-    assert found["sepgate_steps_last_hour_gflop"]["evaluate",] == 70
+    assert found["sepgate_steps_last_hour_expected_seconds"]["evaluate",] == 70
 
 
 def test_workers_and_what_they_use(client: httpx2.Client) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from api import datasets, estimate, protections, steps, workload
+from api import estimate, protections, steps
 from api.db import now, reading, transaction
 from api.models import Queue, StepKind, Worker
-from api.workload import Device
+from api.speeds import Device, seconds
 from sep_core.config import as_dict
 from tests import pictures
 from tests.worker import jobs
@@ -129,12 +129,13 @@ def test_an_estimate_is_what_is_planned_then(test_images: int) -> None:
     assert as_dict(foreseen.plan) == protection.plan
     with reading() as session:
         parts = steps.of(session, protection_id)
-    records = datasets.load_index(dataset.id).records
-    walked = workload.walked_pixels(foreseen.config, foreseen.plan, records)
-    kept = workload.comparable(foreseen.costs, walked, foreseen.config, ONE_THREAD)
-    costs = [cost for of_kind in kept.values() for cost in of_kind]
+    costs = [
+        cost
+        for kind, work in foreseen.work.items()
+        for cost in seconds(kind, work, foreseen.config, ONE_THREAD)
+    ]
     assert [step.cost for step in parts] == pytest.approx(costs)
-    assert [step.kind for step in parts] == [k for k, v in foreseen.costs.items() for _ in v]
+    assert [step.kind for step in parts] == [k for k, v in foreseen.work.items() for _ in v]
 
 
 @pytest.mark.usefixtures("environment")
@@ -151,8 +152,8 @@ def test_a_baseline_that_is_kept_is_no_work() -> None:
     def evaluations(**config: Any) -> list[bool]:
         request = protections.Request(dataset.id, "quick", jobs.CONFIG | config, asked)
         with reading() as session:
-            costs = estimate.estimate(session, dataset, request).costs
-        return [cost > 0 for cost in costs[StepKind.EVALUATE]]
+            work = estimate.estimate(session, dataset, request).work
+        return [each.gflop > 0 for each in work[StepKind.EVALUATE]]
 
     assert evaluations() == [True] * 4
     jobs.ask(dataset.id, {"countermeasures": ["none"]})

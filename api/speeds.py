@@ -1,0 +1,103 @@
+"""How long work takes, by how fast a worker was seen to be. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from api.models import StepKind
+from sep_core.config import NetworkName, SEPConfig
+from sep_core.presets import INPUT_SIDES
+
+GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
+"""Where nothing was measured: of two AVX-512 cores with bfloat16, and of a data-centre GPU."""
+WALKED_PIXELS: Mapping[str, float] = {"cpu": 1e8, "cuda": 5e9}
+"""Likewise."""
+# Of one CPU worker, whatever it is: decoding, encoding and comparing a pixel, and joining what was
+# encoded and reading it again, most of which is a matter of each image where they are small.
+SECONDS_A_PIXEL: Mapping[StepKind, float] = {StepKind.ENCODE: 7.5e-7, StepKind.PACKAGE: 6e-8}
+MEASURED_SIDES = INPUT_SIDES[:2]
+"""Where workers measure their speed. From the second on networks begin with other layers, whose
+speed is much the same at all sizes: on two CPU cores a third of that at 32 pixels."""
+MEASURED_NETWORKS: Mapping[str, tuple[NetworkName, ...]] = {
+    "cpu": ("small",),
+    "cuda": ("small", "resnet18"),
+}
+"""Which networks' speed they measure. A GPU is many times as fast through a large network as
+through a small one, whose layers are done before the next are launched."""
+SMALL_NETWORKS: frozenset[NetworkName] = frozenset({"small", "linear", "mlp"})
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of a step, as far as it can be told beforehand.
+
+    Attributes:
+        network: through which the images are passed.
+        gflop: of these passes.
+        pixels: of images at their own size: moved a step by `perturb`, once for each of its steps;
+            encoded; joined.
+    """
+
+    network: NetworkName
+    gflop: float = 0.0
+    pixels: float = 0.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a worker has been seen to be, where networks see images of `input_pixels`.
+
+    Attributes:
+        gradient_gflops, training_gflops: a second, of gradient passes and of training.
+        network: through which it was measured.
+        walked_pixels: a second, of large images that are moved a step at their own size, a pass
+            through the network and the ways there and back included; None where it was measured
+            by a version that did not ask for it.
+    """
+
+    input_pixels: int
+    gradient_gflops: float
+    training_gflops: float
+    network: NetworkName = "small"
+    walked_pixels: float | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a worker registered of itself."""
+
+    device: str
+    bfloat16: bool
+    threads: int
+    memory_bytes: int
+    speeds: tuple[Speed, ...] = ()
+
+    def speed(self, network: NetworkName, input_pixels: int) -> Speed:
+        """Measured through a like network, at the largest side that is not above the asked one.
+
+        Through any network, and at the smallest side, where there is no other.
+        """
+        assumed = GFLOPS[self.device]
+        known = self.speeds or (Speed(input_pixels, assumed, assumed),)
+        small = network in SMALL_NETWORKS
+        alike = [each for each in known if (each.network in SMALL_NETWORKS) == small] or known
+        ordered = sorted(alike, key=attrgetter("input_pixels"))
+        return [ordered[0], *(each for each in ordered if each.input_pixels <= input_pixels)][-1]
+
+
+def seconds(kind: StepKind, work: Sequence[Work], config: SEPConfig, device: Device) -> list[float]:
+    """That each of some steps of one kind takes such a worker.
+
+    `encode` and `package` count as those of any CPU worker.
+    """
+    return [_seconds(kind, of_step, config, device) for of_step in work]
+
+
+def _seconds(kind: StepKind, work: Work, config: SEPConfig, device: Device) -> float:
+    if kind in SECONDS_A_PIXEL:
+        return work.pixels * SECONDS_A_PIXEL[kind]
+    speed = device.speed(work.network, config.input_pixels)
+    if kind is StepKind.PERTURB:
+        walked = speed.walked_pixels or WALKED_PIXELS[device.device]
+        return work.gflop / speed.gradient_gflops + work.pixels / walked
+    return work.gflop / speed.training_gflops
