@@ -214,6 +214,7 @@ class Step(Base):
     kind: Mapped[StepKind] = mapped_column(_state(StepKind))
     index: Mapped[int] = mapped_column(default=0)
     state: Mapped[StepState] = mapped_column(_state(StepState))
+    # Seconds that whoever planned it expects of it.
     cost: Mapped[float] = mapped_column(default=0.0)
     progress_done: Mapped[int] = mapped_column(BigInteger, default=0)
     progress_total: Mapped[int] = mapped_column(BigInteger, default=0)

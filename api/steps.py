@@ -275,6 +275,8 @@ def _inputs(session: Session, step: Step) -> list[digests.Found]:
     query = select(Step.kind, Step.index, Step.output).where(
         Step.protection_id == step.protection_id, earlier
     )
+    if step.kind is StepKind.ENCODE:  # as `_needs` says, without the others' outputs
+        query = query.where((Step.kind != StepKind.PERTURB) | (Step.index == step.index))
     found = [
         (kind, index, output)
         for kind, index, output in session.execute(query)
