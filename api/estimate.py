@@ -1,7 +1,7 @@
 """What a request would come to: its plan, its work, and the time on the workers present."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 
 from sqlalchemy import select
@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from api import archive, baselines, datasets, planning, sides, weights, workload
 from api.db import now
 from api.errors import not_found
-from api.models import WORKER_FRESH_SECONDS, Dataset, Queue, StepKind, Worker
+from api.models import WORKER_FRESH_SECONDS, Dataset, JSONObject, Queue, StepKind, Worker
 from api.protections import Request, training_images
-from api.speeds import MEASURED_SIDES, Device, Speed, Work, seconds
+from api.speeds import MEASURED_SIDES, Device, Load, Speed, costs
 from sep_core.cells import Evaluation, cells, named, weights_sha256
 from sep_core.config import Plan, SEPConfig
 
@@ -24,7 +24,7 @@ class Estimate:
     """Of a request that was not made.
 
     Attributes:
-        work: of every step; none of a training on the originals that is kept already.
+        loads: of every step; none of a training on the originals that is kept already.
         seconds: of each kind of step, one kind after the other; None where no worker says how fast
             it is.
     """
@@ -32,7 +32,7 @@ class Estimate:
     config: SEPConfig
     plan: Plan
     evaluation: Evaluation
-    work: Mapping[StepKind, Sequence[Work]]
+    loads: Mapping[StepKind, Sequence[Load]]
     workers: int
     seconds: dict[StepKind, float] | None
 
@@ -56,16 +56,17 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     )
     evaluation = weights.freeze(named(planning.load_evaluation(request.evaluation), config))
     trained = workload.trained_images(counts, config.held_out_percent)
-    work = workload.whole(config, plan, evaluation, index.records, trained)
+    loads = workload.loads(config, plan, evaluation, index.records, trained)
     if workers:
         kept = _kept(session, dataset, config, plan, evaluation, workers[0])
-        work[StepKind.EVALUATE] = [
-            Work(each.network) if number in kept else each
-            for number, each in enumerate(work[StepKind.EVALUATE])
+        loads[StepKind.EVALUATE] = [
+            Load(load.network) if number in kept else load
+            for number, load in enumerate(loads[StepKind.EVALUATE])
         ]
     calibrated = [_device(worker) for worker in workers if worker.speeds]
-    seconds = _seconds(work, calibrated, encoders, config) if calibrated else None
-    return Estimate(config, plan, evaluation, work, len(workers), seconds)
+    side = config.input_pixels
+    spent = _seconds(loads, calibrated, encoders, side) if calibrated else None
+    return Estimate(config, plan, evaluation, loads, len(workers), spent)
 
 
 def _kept(
@@ -114,30 +115,40 @@ def _device(worker: Worker) -> Device:
         worker.bfloat16,
         worker.threads,
         worker.memory_bytes,
-        tuple(Speed(**speed) for speed in worker.speeds or []),
+        tuple(_speed(known) for known in worker.speeds or []),
     )
+
+
+def _speed(known: JSONObject) -> Speed:
+    """By a worker of a later version, too, which may have measured more."""
+    names = {field.name for field in fields(Speed)}
+    return Speed(**{name: value for name, value in known.items() if name in names})
 
 
 def _seconds(
-    work: Mapping[StepKind, Sequence[Work]],
+    loads: Mapping[StepKind, Sequence[Load]],
     devices: Sequence[Device],
     encoders: int,
-    config: SEPConfig,
+    input_pixels: int,
 ) -> dict[StepKind, float]:
     """On workers that know their speed; trainings of one network after those of another."""
 
-    def of(kind: StepKind, some: Sequence[Work]) -> float:
-        return _shared([seconds(kind, some, config, device) for device in devices])
+    def of(kind: StepKind, some: Sequence[Load], devices: Sequence[Device] = devices) -> float:
+        return _shared([costs({kind: some}, input_pixels, device)[kind] for device in devices])
 
-    found = {kind: of(kind, some) for kind, some in work.items()}
-    encoding = seconds(StepKind.ENCODE, work[StepKind.ENCODE], config, devices[0])
-    found[StepKind.ENCODE] = _shared([encoding] * encoders)
-    trainings = work[StepKind.EVALUATE]
-    found[StepKind.EVALUATE] = sum(
-        of(StepKind.EVALUATE, [each for each in trainings if each.network == network])
-        for network in {each.network for each in trainings}
+    trainings = loads[StepKind.EVALUATE]
+    by_network = (
+        [load for load in trainings if load.network == network]
+        for network in dict.fromkeys(load.network for load in trainings)
     )
-    return found
+    return {
+        StepKind.TRAIN: of(StepKind.TRAIN, loads[StepKind.TRAIN]),
+        StepKind.PERTURB: of(StepKind.PERTURB, loads[StepKind.PERTURB]),
+        # As fast on any worker of the queue.
+        StepKind.ENCODE: of(StepKind.ENCODE, loads[StepKind.ENCODE], [NO_WORKER] * encoders),
+        StepKind.PACKAGE: of(StepKind.PACKAGE, loads[StepKind.PACKAGE], [NO_WORKER]),
+        StepKind.EVALUATE: sum(of(StepKind.EVALUATE, alike) for alike in by_network),
+    }
 
 
 def _shared(spent: Sequence[Sequence[float]]) -> float:

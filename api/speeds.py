@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from api.models import StepKind
-from sep_core.config import NetworkName, SEPConfig
+from sep_core.config import NetworkName
 from sep_core.presets import INPUT_SIDES
 
 GFLOPS: Mapping[str, float] = {"cpu": 333, "cuda": 125_000}
@@ -28,7 +28,7 @@ SMALL_NETWORKS: frozenset[NetworkName] = frozenset({"small", "linear", "mlp"})
 
 
 @dataclass(frozen=True)
-class Work:
+class Load:
     """Of a step, as far as it can be told beforehand.
 
     Attributes:
@@ -50,9 +50,9 @@ class Speed:
     Attributes:
         gradient_gflops, training_gflops: a second, of gradient passes and of training.
         network: through which it was measured.
-        walked_pixels: a second, of large images that are moved a step at their own size, a pass
-            through the network and the ways there and back included; None where it was measured
-            by a version that did not ask for it.
+        walked_pixels: a second, of large images that are moved a step at their own size, a few
+            passes of so few images and the ways there and back included; None where it was
+            measured by a version that did not ask for it.
     """
 
     input_pixels: int
@@ -85,19 +85,26 @@ class Device:
         return [ordered[0], *(each for each in ordered if each.input_pixels <= input_pixels)][-1]
 
 
-def seconds(kind: StepKind, work: Sequence[Work], config: SEPConfig, device: Device) -> list[float]:
-    """That each of some steps of one kind takes such a worker.
+def costs(
+    loads: Mapping[StepKind, Sequence[Load]], input_pixels: int, device: Device
+) -> dict[StepKind, list[float]]:
+    """Seconds that every step takes such a worker."""
+    return {
+        kind: [seconds(kind, load, input_pixels, device) for load in of_kind]
+        for kind, of_kind in loads.items()
+    }
 
-    `encode` and `package` count as those of any CPU worker.
+
+def seconds(kind: StepKind, load: Load, input_pixels: int, device: Device) -> float:
+    """That a step takes such a worker; `encode` and `package` as they take any CPU worker.
+
+    Pixels of images no larger than networks see them are counted twice, since a pass was measured
+    with its step: some percent too much.
     """
-    return [_seconds(kind, of_step, config, device) for of_step in work]
-
-
-def _seconds(kind: StepKind, work: Work, config: SEPConfig, device: Device) -> float:
     if kind in SECONDS_A_PIXEL:
-        return work.pixels * SECONDS_A_PIXEL[kind]
-    speed = device.speed(work.network, config.input_pixels)
+        return load.pixels * SECONDS_A_PIXEL[kind]
+    speed = device.speed(load.network, input_pixels)
     if kind is StepKind.PERTURB:
         walked = speed.walked_pixels or WALKED_PIXELS[device.device]
-        return work.gflop / speed.gradient_gflops + work.pixels / walked
-    return work.gflop / speed.training_gflops
+        return load.gflop / speed.gradient_gflops + load.pixels / walked
+    return load.gflop / speed.training_gflops

@@ -10,7 +10,7 @@ from api import archive
 from api.archive import ImageRecord
 from api.choice import chosen
 from api.models import StepKind
-from api.speeds import Device, Work, seconds
+from api.speeds import Device, Load, seconds
 from sep_core.cells import Evaluation, cells
 from sep_core.config import NetworkName, Plan, SEPConfig
 from sep_core.costs import (
@@ -35,8 +35,8 @@ that is told to end can end it first."""
 SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
 # A shard waits in a temporary file until it is whole. What is known of its images is held in memory
-# while they are encoded, which takes one thread half a minute where they are small.
-SHARD_BYTES, SHARD_IMAGES = 2**28, 2**14
+# while they are encoded, which takes one thread most of a minute where they are small.
+SHARD_BYTES, SHARD_IMAGES = 2**28, 2**16
 
 
 def plan(
@@ -63,8 +63,8 @@ def plan(
     fitting = max(1, unsharded.max_batch_pixels // median_side**2)
 
     def spent(images: int) -> float:
-        work = perturbing(config, images, images * median_side**2)
-        return seconds(StepKind.PERTURB, [work], config, device)[0]
+        load = perturbing(config, images, images * median_side**2)
+        return seconds(StepKind.PERTURB, load, config.input_pixels, device)
 
     aim = float(SHARD_SECONDS)
     if images:
@@ -146,22 +146,22 @@ def sizes_bytes(records: Sequence[ImageRecord]) -> archive.Numbers:
     return sizes
 
 
-def whole(
+def loads(
     config: SEPConfig,
     plan: Plan,
     evaluation: Evaluation,
     records: Sequence[ImageRecord],
     train_images: int,
-) -> dict[StepKind, list[Work]]:
+) -> dict[StepKind, list[Load]]:
     """Work of every step, as far as it can be told beforehand: what the ETA rests on."""
     training = _training_gflop(config.surrogate, config.epochs, config, train_images)
     patterns = _patterns_gflop(config, train_images)
     return {
-        StepKind.TRAIN: [Work(config.surrogate, training + patterns)],
-        **planned(config, plan, records),
-        StepKind.PACKAGE: [Work(config.surrogate, pixels=int(_pixels(records).sum()))],
+        StepKind.TRAIN: [Load(config.surrogate, training + patterns)],
+        **planned_loads(config, plan, records),
+        StepKind.PACKAGE: [Load(config.surrogate, pixels=int(_pixels(records).sum()))],
         StepKind.EVALUATE: [
-            Work(
+            Load(
                 cell.network,
                 _training_gflop(cell.network, config.appropriator_epochs, config, train_images)
                 * training_cost(cell.countermeasure),
@@ -171,18 +171,17 @@ def whole(
     }
 
 
-def planned(
+def planned_loads(
     config: SEPConfig, plan: Plan, records: Sequence[ImageRecord]
-) -> dict[StepKind, list[Work]]:
+) -> dict[StepKind, list[Load]]:
     """The same of the steps of which the plan says how many there are."""
     pixels, cut = _pixels(records), shards(records, config, plan)
     taken = parts(records, cut)
     return {
         StepKind.PERTURB: [
-            perturbing(config, len(part), int(pixels[part].sum()))
-            for part, _ in zip(taken, cut, strict=False)
+            perturbing(config, len(part), int(pixels[part].sum())) for part in taken[: len(cut)]
         ],
-        StepKind.ENCODE: [Work(config.surrogate, pixels=int(pixels[part].sum())) for part in taken],
+        StepKind.ENCODE: [Load(config.surrogate, pixels=int(pixels[part].sum())) for part in taken],
     }
 
 
@@ -204,11 +203,11 @@ def trained_images(counts: Mapping[str, Mapping[str, int]], held_out_percent: in
     return sum(n - min(max(1, round(n * held_out_percent / 100)), n - 1) for n in train if n)
 
 
-def perturbing(config: SEPConfig, images: int, pixels: int) -> Work:
+def perturbing(config: SEPConfig, images: int, pixels: int) -> Load:
     """Of so many images, of so many pixels together: a gradient pass is two forward passes."""
     forward = forward_gflop(config.surrogate, config.input_pixels)
     gflop = 2 * forward * gradient_passes(config) * images
-    return Work(config.surrogate, gflop, walks(config) * pixels)
+    return Load(config.surrogate, gflop, walks(config) * pixels)
 
 
 def _patterns_gflop(config: SEPConfig, images: int) -> float:

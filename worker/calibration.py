@@ -55,7 +55,11 @@ def _speed(config: SEPConfig, plan: Plan, images: int, drain: DrainFlag) -> Spee
     batch = _images(images, config.input_pixels)
     passes = images * _steps(network, batch, config, plan, drain)
     large = _images(MAX_BATCH_PIXELS[plan.device] // LARGE_SIDE**2, LARGE_SIDE)
-    walked = len(large[0]) * LARGE_SIDE**2 * _steps(network, large, config, plan, drain)
+    walked = (
+        len(large[0])
+        * LARGE_SIDE**2
+        * _steps(network, large, config, plan, drain, QUICK.checkpoints_per_step)
+    )
     gflops = 2 * forward * passes, 3 * forward * training
     return Speed(config.input_pixels, *gflops, config.surrogate, walked)
 
@@ -76,16 +80,17 @@ def _steps(
     config: SEPConfig,
     plan: Plan,
     drain: DrainFlag,
+    passes: int = 1,
 ) -> float:
-    """Steps a second of these images, each a gradient pass through one network."""
+    """Steps a second of these images, each of so many gradient passes."""
     means = torch.zeros(CLASSES, network.head.in_features, device=plan.device)
-    ensemble = [Checkpoint(1, freeze(network), means)]
+    ensemble = [Checkpoint(1, freeze(network), means)] * passes
     pixels, labels = images
-    alone = replace(config, checkpoints=1, checkpoints_per_step=0)
-    work = protect([pixels], labels, ensemble, alone, plan)
+    all_of_them = replace(config, checkpoints=passes, checkpoints_per_step=0)
+    work = protect([pixels], labels, ensemble, all_of_them, plan)
     events = _until(drain, work)
     next(events)
-    return _rate(events, plan)
+    return _rate(events, plan) / passes
 
 
 def _rate(events: Iterator[object], plan: Plan) -> float:

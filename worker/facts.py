@@ -122,7 +122,7 @@ def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
 
         try:
             for number, speed in enumerate(calibration.measure(facts.plan_device, drain)):
-                _speeds[_of(number)] = [getattr(speed, name) for name in _MEASURED]
+                _speeds[_places(number)] = [getattr(speed, name) for name in _MEASURED]
         except WorkerDraining:
             return facts
         except Exception as error:  # a worker that can't tell its speed may still do its work
@@ -141,13 +141,15 @@ def remembered(facts: Facts) -> Facts:
     return replace(
         facts,
         speeds=[
-            Speed(side, network=network, **dict(zip(_MEASURED, _speeds[_of(number)], strict=True)))
+            Speed(
+                side, network=network, **dict(zip(_MEASURED, _speeds[_places(number)], strict=True))
+            )
             for number, (network, side) in enumerate(measured)
         ],
     )
 
 
-def _of(number: int) -> slice:
+def _places(number: int) -> slice:
     return slice(len(_MEASURED) * number, len(_MEASURED) * (number + 1))
 
 

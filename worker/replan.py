@@ -3,11 +3,10 @@
 import logging
 from dataclasses import replace
 
-from api import endings, steps, workload
+from api import endings, speeds, steps, workload
 from api.db import transaction
 from api.leases import Claim
 from api.models import Queue, StepKind
-from api.speeds import seconds
 from worker import facts
 from worker.data import load_job
 
@@ -39,10 +38,8 @@ def _halve(claim: Claim) -> bool:
         max_batch_pixels=max(job.plan.max_batch_pixels // 2, 1),
     )
     device = facts.remembered(facts.measure(Queue.GPU)).plan_device
-    costs = {
-        kind: seconds(kind, work, job.config, device)
-        for kind, work in workload.planned(job.config, half, job.records).items()
-    }
+    loads = workload.planned_loads(job.config, half, job.records)
+    costs = speeds.costs(loads, job.config.input_pixels, device)
     with transaction() as session:
         protection = steps.replan(session, claim, job.plan, half, costs)
     log.warning("does not fit with batches of %d images", job.plan.batch_size)

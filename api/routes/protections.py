@@ -208,8 +208,8 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
 
 def _plan(found: Estimate) -> PlanOut:
     gflop = {
-        kind.value: round(sum(of_step.gflop for of_step in work), 3)
-        for kind, work in found.work.items()
+        kind.value: round(sum(load.gflop for load in loads), 3)
+        for kind, loads in found.loads.items()
         if QUEUES[kind] is Queue.GPU  # the others compute nothing to speak of
     }
     seconds = None
@@ -221,7 +221,7 @@ def _plan(found: Estimate) -> PlanOut:
         config=_shareable(as_dict(found.config)),
         plan=as_dict(found.plan),
         evaluation=asdict(found.evaluation),
-        steps={kind: len(work) for kind, work in found.work.items()},
+        steps={kind: len(loads) for kind, loads in found.loads.items()},
         gflop=gflop | {"total": round(sum(gflop.values()), 3)},
         workers=found.workers,
         seconds=seconds,

@@ -13,11 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from api import db, leases, planning, steps, turns, workload
+from api import db, leases, planning, speeds, steps, turns, workload
 from api.archive import ImageRecord
 from api.leases import Claim
 from api.models import QUEUES, Protection, ProtectionState, Queue, Step, StepKind, StepState
-from api.speeds import GFLOPS, MEASURED_NETWORKS, Device, Speed, seconds
 from benchmarks.simulate.clock import START, Clock
 from benchmarks.simulate.requests import SIDE
 from benchmarks.simulate.totals import Totals
@@ -117,8 +116,8 @@ class Cluster:
             )
             asked = planning.load_evaluation(protection.requested["evaluation"])
             evaluation = named(asked, config)
-            work = workload.whole(config, plan, evaluation, records, images)
-            costs = {kind: seconds(kind, of, config, self._device()) for kind, of in work.items()}
+            loads = workload.loads(config, plan, evaluation, records, images)
+            costs = speeds.costs(loads, config.input_pixels, self._device())
             steps.freeze(session, claim, config, plan, evaluation, costs)
         self._decoding[claim.step_id] = images / self._options.decoded_per_second
 
@@ -128,17 +127,19 @@ class Cluster:
         with db.transaction() as session:
             steps.release(session, happening.claim)
 
-    def _device(self) -> Device:
+    def _device(self) -> speeds.Device:
         rates = self._options.gradient_gflops, self._options.training_gflops
         # Photographs at the networks' size: what their pixels cost is in a pass already.
-        speeds = tuple(Speed(32, *rates, of, math.inf) for of in MEASURED_NETWORKS["cuda"])
-        return Device("cuda", True, 16, 80 * 2**30, speeds)
+        measured = speeds.MEASURED_NETWORKS["cuda"]
+        known = tuple(speeds.Speed(32, *rates, network, math.inf) for network in measured)
+        return speeds.Device("cuda", True, 16, 80 * 2**30, known)
 
     def _seconds(self, claim: Claim) -> float:
         with db.reading() as session:
             cost = session.get_one(Step, claim.step_id).cost
-        is_encoded = QUEUES[claim.kind] is Queue.CPU
-        return cost * GFLOPS["cpu"] / self._options.cpu_gflops if is_encoded else cost
+        if QUEUES[claim.kind] is Queue.CPU:
+            return cost * speeds.GFLOPS["cpu"] / float(self._options.cpu_gflops)
+        return cost
 
     def _finish(self, happening: Happening) -> None:
         claim, worker = happening.claim, happening.worker

@@ -15,7 +15,7 @@ from api import planning, workload
 from api.archive import ImageRecord, Numbers
 from api.choice import chosen
 from api.models import StepKind
-from api.speeds import Speed, Work
+from api.speeds import Load, Speed
 from sep_core.cells import Evaluation, named
 from sep_core.config import Plan
 from sep_core.costs import pattern_passes
@@ -107,29 +107,29 @@ def test_shards_are_the_batches_in_their_order(records: list[ImageRecord], plan:
 @given(records_, st.integers(2, 100))
 def test_work_names_every_step(records: list[ImageRecord], images: int) -> None:
     plan = Plan(device="cpu", precision="float32", batch_size=4, shard_batches=2)
-    work = workload.whole(QUICK, plan, named(Evaluation(), QUICK), records, images)
+    loads = workload.loads(QUICK, plan, named(Evaluation(), QUICK), records, images)
     shards = workload.shards(records, QUICK, plan)
-    assert len(work[StepKind.PERTURB]) == len(shards)
+    assert len(loads[StepKind.PERTURB]) == len(shards)
     pixels = _pixels(records, range(len(records)))
     perturb = workload.perturbing(QUICK, len(records), pixels)
-    assert _gflop(work[StepKind.PERTURB]) == pytest.approx(perturb.gflop)
-    assert _summed(work[StepKind.PERTURB]) == perturb.pixels == QUICK.steps * pixels
-    assert len(work[StepKind.ENCODE]) == len(workload.parts(records, shards))
-    assert _summed(work[StepKind.ENCODE]) == _summed(work[StepKind.PACKAGE]) == pixels
-    assert [len(work[kind]) for kind in (StepKind.TRAIN, StepKind.PACKAGE)] == [1, 1]
-    assert work[StepKind.EVALUATE][0] == work[StepKind.EVALUATE][1]
-    assert work[StepKind.EVALUATE][0].gflop > 0
+    assert _gflop(loads[StepKind.PERTURB]) == pytest.approx(perturb.gflop)
+    assert _summed(loads[StepKind.PERTURB]) == perturb.pixels == QUICK.steps * pixels
+    assert len(loads[StepKind.ENCODE]) == len(workload.parts(records, shards))
+    assert _summed(loads[StepKind.ENCODE]) == _summed(loads[StepKind.PACKAGE]) == pixels
+    assert [len(loads[kind]) for kind in (StepKind.TRAIN, StepKind.PACKAGE)] == [1, 1]
+    assert loads[StepKind.EVALUATE][0] == loads[StepKind.EVALUATE][1]
+    assert loads[StepKind.EVALUATE][0].gflop > 0
     patterns = 2 * 0.07 * pattern_passes(QUICK, images, len(QUICK.target_map))
     training = 3 * 0.07 * QUICK.epochs * images
-    assert _gflop(work[StepKind.TRAIN]) == pytest.approx(training + patterns)
+    assert _gflop(loads[StepKind.TRAIN]) == pytest.approx(training + patterns)
 
 
-def _gflop(work: Sequence[Work]) -> float:
-    return sum(each.gflop for each in work)
+def _gflop(loads: Sequence[Load]) -> float:
+    return sum(each.gflop for each in loads)
 
 
-def _summed(work: Sequence[Work]) -> float:
-    return sum(each.pixels for each in work)
+def _summed(loads: Sequence[Load]) -> float:
+    return sum(each.pixels for each in loads)
 
 
 @given(records_, plans, st.sampled_from([0.3, 1.0]), st.sampled_from([500, 2**28]))
@@ -155,12 +155,12 @@ def test_only_chosen_images_are_perturbed(records: list[ImageRecord], plan: Plan
     config = replace(QUICK, protected_fraction=0.3, seed="0" * 32)
     batches = workload.batches(records, config, plan)
     assert sorted(index for batch in batches for index in batch) == list(chosen(records, config))
-    work = workload.whole(config, plan, named(Evaluation(), config), records, 9)
+    loads = workload.loads(config, plan, named(Evaluation(), config), records, 9)
     of_chosen = workload.perturbing(config, len(chosen(records, config)), 0).gflop
-    assert _gflop(work[StepKind.PERTURB]) == pytest.approx(of_chosen)
-    whole = workload.whole(QUICK, plan, named(Evaluation(), QUICK), records, 9)
+    assert _gflop(loads[StepKind.PERTURB]) == pytest.approx(of_chosen)
+    whole = workload.loads(QUICK, plan, named(Evaluation(), QUICK), records, 9)
     for kind in (StepKind.TRAIN, StepKind.PACKAGE, StepKind.EVALUATE):
-        assert work[kind] == whole[kind]
+        assert loads[kind] == whole[kind]
 
 
 def test_variance_reduction_moves_images_in_its_inner_steps_too() -> None:
@@ -199,7 +199,7 @@ def test_shards_of_large_images_take_as_long(walked: float) -> None:
     for side, images in ((64, 128), (1024, 1)):
         config, plan = planning.freeze(request, 2, 10**8, side, device)
         assert plan.batch_size == 128
-        work = workload.perturbing(config, images, images * side**2)
-        batch = work.gflop / 333 + work.pixels / walked
+        load = workload.perturbing(config, images, images * side**2)
+        batch = load.gflop / 333 + load.pixels / walked
         least = min(30, batch)  # a shard is one batch at least
         assert least <= batch * plan.shard_batches <= max(workload.SHARD_SECONDS, batch)

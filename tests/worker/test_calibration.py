@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from api import estimate, protections, steps
+from api import estimate, protections, speeds, steps
 from api.db import now, reading, transaction
 from api.models import Queue, StepKind, Worker
-from api.speeds import Device, seconds
+from api.speeds import Device
 from sep_core.config import as_dict
 from tests import pictures
 from tests.worker import jobs
@@ -129,13 +129,10 @@ def test_an_estimate_is_what_is_planned_then(test_images: int) -> None:
     assert as_dict(foreseen.plan) == protection.plan
     with reading() as session:
         parts = steps.of(session, protection_id)
-    costs = [
-        cost
-        for kind, work in foreseen.work.items()
-        for cost in seconds(kind, work, foreseen.config, ONE_THREAD)
-    ]
+    by_kind = speeds.costs(foreseen.loads, foreseen.config.input_pixels, ONE_THREAD)
+    costs = [cost for of_kind in by_kind.values() for cost in of_kind]
     assert [step.cost for step in parts] == pytest.approx(costs)
-    assert [step.kind for step in parts] == [k for k, v in foreseen.work.items() for _ in v]
+    assert [step.kind for step in parts] == [k for k, v in foreseen.loads.items() for _ in v]
 
 
 @pytest.mark.usefixtures("environment")
@@ -152,8 +149,8 @@ def test_a_baseline_that_is_kept_is_no_work() -> None:
     def evaluations(**config: Any) -> list[bool]:
         request = protections.Request(dataset.id, "quick", jobs.CONFIG | config, asked)
         with reading() as session:
-            work = estimate.estimate(session, dataset, request).work
-        return [each.gflop > 0 for each in work[StepKind.EVALUATE]]
+            loads = estimate.estimate(session, dataset, request).loads
+        return [load.gflop > 0 for load in loads[StepKind.EVALUATE]]
 
     assert evaluations() == [True] * 4
     jobs.ask(dataset.id, {"countermeasures": ["none"]})

@@ -12,11 +12,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import endings, lending, outbox, planning, sides, steps, weights, workload
+from api import endings, lending, outbox, planning, sides, speeds, steps, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
-from api.speeds import SMALL_NETWORKS, seconds
 from sep_core import surrogate
 from sep_core.arithmetic import prepare
 from sep_core.cells import named
@@ -131,7 +130,7 @@ def _lent(session: Session, claim: Claim, plan: Plan, wanted: int) -> list[str]:
 
 def _most_ranks(images: int, config: SEPConfig) -> int:
     """A small network's layers are done before several GPUs have agreed on their gradients."""
-    return 1 if config.surrogate in SMALL_NETWORKS else most_ranks(images, config)
+    return 1 if config.surrogate in speeds.SMALL_NETWORKS else most_ranks(images, config)
 
 
 def freeze_plan(claim: Claim) -> None:
@@ -155,8 +154,8 @@ def freeze_plan(claim: Claim) -> None:
     evaluation = weights.freeze(named(asked, config))
     pretrained.check(evaluation, config.input_pixels)
     train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
-    work = workload.whole(config, plan, evaluation, index.records, len(train))
-    costs = {kind: seconds(kind, of_kind, config, device) for kind, of_kind in work.items()}
+    loads = workload.loads(config, plan, evaluation, index.records, len(train))
+    costs = speeds.costs(loads, config.input_pixels, device)
     with transaction() as session:
         gpus = _lent(session, claim, plan, _most_ranks(len(train), config) - 1)
         plan = replace(plan, world_size=1 + len(gpus))
