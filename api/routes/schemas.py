@@ -156,9 +156,9 @@ class PlanOut(BaseModel):
     workers: int = Field(description="that serve the GPU queue now")
     seconds: dict[str, Seconds] | None = Field(
         description="of each kind of step and in `total`, from a calibration of these workers (at "
-        "32 pixels, and at 64 for all from there on), if they had nothing else to do, `encode` "
-        "beside `perturb`, and the trainings of one network after those of another; null where "
-        "none is calibrated"
+        "32 pixels, and at 64 for all from there on; and of images of a megapixel at their own "
+        "size), if they had nothing else to do, `encode` beside `perturb`, and the trainings of "
+        "one network after those of another; null where none is calibrated"
     )
 
 
