@@ -22,33 +22,40 @@ _PART = np.dtype([*_TOLD, ("image", "V32"), ("counts", "<u2")])
 # In which part a file lies, and from where on; and where its histogram begins and ends among all.
 _PLACED = np.dtype([*_TOLD, *((name, "<u8") for name in ("part", "start", "first", "end"))])
 _COUNT = np.dtype("<u4")
+_TOGETHER = 1024
+"""Images of which a table holds what is known in memory, and of which one is read at once."""
 
 
 class Table:
-    """Of the images of a part, in their order: size and digest of the file, and the change."""
+    """Of the images of a part, in their order: size and digest of the file, and the change.
 
-    def __init__(self) -> None:
-        self._rows, self._counts = Rows(_PART), Rows(_COUNT)
+    Written as `Encoded` reads it: pairs of arrays in NumPy's format, each of some of the images.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Knows nothing yet."""
+        self._file, self._written = file, 0
+        self._rows: list[tuple[object, ...]] = []
+        self._counts: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._written + len(self._rows)
 
     def append(self, record: ImageRecord, data: bytes, change: Change) -> None:
         """The next one."""
-        self._counts.extend(change.histogram)
+        self._counts += change.histogram
         digest = sha256(data).digest()
         told = digest, len(data), change.changed_share, change.ssim
         self._rows.append((*told, _image(record), len(change.histogram)))
+        if len(self._rows) == _TOGETHER:
+            self.write()
 
-    def write(self, file: IO[bytes]) -> None:
-        """As `Encoded` reads it: two arrays, in NumPy's format."""
-        np.save(file, self._rows.array(), allow_pickle=False)
-        np.save(file, self._counts.array(), allow_pickle=False)
-
-    def close(self) -> None:
-        """Take no more."""
-        self._rows.close()
-        self._counts.close()
+    def write(self) -> None:
+        """What is not in the file yet; to be called at the end, too."""
+        self._written += len(self._rows)
+        np.save(self._file, np.array(self._rows, _PART), allow_pickle=False)
+        np.save(self._file, np.array(self._counts, _COUNT), allow_pickle=False)
+        self._rows, self._counts = [], []
 
 
 class Encoded:
@@ -76,27 +83,34 @@ class Encoded:
             with storage.copied(key) as file:
                 digest = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
                 check_digest(key, digest, found["table_sha256"])
-                file.seek(0)
                 self._add(part, file)
             yield
 
     def _add(self, part: int, file: IO[bytes]) -> None:
-        rows, counts = (np.load(file, allow_pickle=False) for _ in range(2))
-        indices = self._job.parts[part]
-        if len(rows) != len(indices) or not all(
-            row.tobytes() == _image(self._job.records[index])
-            for row, index in zip(rows["image"], indices, strict=True)
-        ):
-            raise self._of_others(f"part {part} of its {len(indices)} images", "one of others")
-        placed = np.zeros(len(rows), _PLACED)
-        for name, _ in _TOLD:
-            placed[name] = rows[name]
-        placed["part"] = part
-        placed["start"] = np.cumsum(rows["size_bytes"]) - rows["size_bytes"]
-        placed["end"] = len(self._counts) + np.cumsum(rows["counts"], dtype=np.uint64)
-        placed["first"] = placed["end"] - rows["counts"]
-        self._rows[indices] = placed
-        self._counts.extend(counts)
+        left, start = self._job.parts[part], 0
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        expected = f"part {part} of its {len(left)} images"
+        while file.tell() < end:
+            rows, counts = (np.load(file, allow_pickle=False) for _ in range(2))
+            indices, left = left[: len(rows)], left[len(rows) :]
+            if len(rows) != len(indices) or not all(
+                row.tobytes() == _image(self._job.records[index])
+                for row, index in zip(rows["image"], indices, strict=True)
+            ):
+                raise self._of_others(expected, "one of others")
+            placed = np.zeros(len(rows), _PLACED)
+            for name, _ in _TOLD:
+                placed[name] = rows[name]
+            placed["part"] = part
+            placed["start"] = start + np.cumsum(rows["size_bytes"]) - rows["size_bytes"]
+            start += int(rows["size_bytes"].sum())
+            placed["end"] = len(self._counts) + np.cumsum(rows["counts"], dtype=np.uint64)
+            placed["first"] = placed["end"] - rows["counts"]
+            self._rows[indices] = placed
+            self._counts.extend(counts)
+        if len(left):
+            raise self._of_others(expected, f"one without {len(left)} of them")
 
     def _of_others(self, expected: str, got: str) -> AppError:
         """A version that cuts the images otherwise took over meanwhile, say."""

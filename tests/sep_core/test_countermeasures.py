@@ -3,7 +3,7 @@
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,10 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sep_core.config import COUNTERMEASURES, Countermeasure
-from sep_core.costs import training_cost
-from sep_core.countermeasures import PREPROCESSING, RADIUS_LEVELS, attack, change_batch
+from sep_core.countermeasures import PREPROCESSING, RADIUS_LEVELS, change_batch
 from sep_core.countermeasures.randaugment import OPERATIONS, apply, rand_augment
-from sep_core.networks import Network
 from sep_core.pixels import to_images, to_pixels
 from sep_core.randomness import generator
 from tests.sep_core.conftest import CLASSES, SEED
@@ -263,79 +261,3 @@ def test_randaugment_does_to_every_image_what_it_drew(pixels: Tensor) -> None:
         once = apply(many[i : i + 1], first[None])
         assert torch.equal(apply(once, second[None])[0], result[i])
     assert set(rounds[0].tolist()) | set(rounds[1].tolist()) == set(range(28))
-
-
-def _linear_loss(weight: Tensor, steps_that_count: int = 99) -> Callable[[Tensor, Tensor], Tensor]:
-    """(w, x); after `steps_that_count` calls its gradient is zero."""
-    left: Iterator[bool] = itertools.chain([True] * steps_that_count, itertools.repeat(False))
-    return lambda images, _: (images * weight * next(left)).sum()
-
-
-@pytest.mark.parametrize("radius_levels", RADIUS_LEVELS.values())
-def test_a_linear_loss_is_attacked_to_the_corner_of_the_ball(
-    radius_levels: int, images: Tensor, networks: list[Network]
-) -> None:
-    weight = torch.randn(images.shape, generator=_draws(1))
-    labels = torch.zeros(12, dtype=torch.int64)
-    attacked = attack(networks[0], _linear_loss(weight), images, labels, radius_levels, _draws())
-    corner = (images + radius_levels / 255 * weight.sign()).clamp(0, 1)
-    torch.testing.assert_close(attacked, corner)
-    assert not attacked.requires_grad
-
-
-def test_the_attack_starts_anywhere_in_the_ball_and_steps_a_share(
-    images: Tensor, networks: list[Network]
-) -> None:
-    weight = torch.randn(images.shape, generator=_draws(1))
-    labels, images = torch.zeros(12, dtype=torch.int64), images / 2 + 0.25
-    starts = [
-        attack(networks[0], _linear_loss(weight, 0), images, labels, 8, _draws(n)) for n in (0, 1)
-    ]
-    assert not torch.equal(*starts)
-    change = (starts[0] - images) * 255
-    counts = torch.histc(change, 8, -8, 8) / change.numel()
-    assert torch.allclose(counts, torch.full((8,), 1 / 8), atol=0.01)
-    one_step = attack(networks[0], _linear_loss(weight, 1), images, labels, 8, _draws(), steps=5)
-    expected = (starts[0] + 2.5 * 8 / 255 / 5 * weight.sign()).clamp(
-        images - 8 / 255, images + 8 / 255
-    )
-    torch.testing.assert_close(one_step, expected)
-
-
-@pytest.mark.parametrize("name", RADIUS_LEVELS)
-def test_adversarial_training_attacks_by_three_gradients_as_its_cost_says(
-    name: Countermeasure, images: Tensor, networks: list[Network]
-) -> None:
-    shown: list[Tensor] = []
-
-    def loss(images: Tensor, _: Tensor) -> Tensor:
-        shown.append(images.detach())
-        return images.square().sum()
-
-    attack(networks[0], loss, images, torch.arange(12), RADIUS_LEVELS[name], _draws())
-    assert len(shown) == 3
-    assert not any(torch.equal(*pair) for pair in itertools.pairwise(shown))
-    # Two forward passes' work each, beside the three of a plain training.
-    assert training_cost(name) == (3 + 2 * len(shown)) / 3
-
-
-@pytest.mark.parametrize("radius_levels", RADIUS_LEVELS.values())
-def test_the_attack_raises_a_networks_loss_within_the_ball(
-    radius_levels: int, images: Tensor, networks: list[Network]
-) -> None:
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(network(images), labels)
-
-    network, labels = networks[0].train(), torch.arange(12) % CLASSES
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    attacked = attack(network, loss, images, labels, radius_levels, _draws())
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert all(parameter.grad is None for parameter in network.parameters())
-    assert (attacked - images).abs().max() <= radius_levels / 255 + 1e-6
-    assert attacked.min() >= 0
-    assert attacked.max() <= 1
-    start = attack(network, lambda x, _: 0 * x.sum(), images, labels, radius_levels, _draws())
-    with torch.no_grad():
-        assert loss(attacked, labels) > loss(start, labels) + 0.01
-    moved = [k for k, v in network.state_dict().items() if not torch.equal(v, before[k])]
-    assert any(name.endswith("running_mean") for name in moved)  # by the two losses just taken

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import IO, Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import numpy as np
@@ -69,11 +70,11 @@ def job(number: int, parts: Sequence[Sequence[int]] = ()) -> Job:
 def part(records: Sequence[ImageRecord], files: Sequence[encode.File]) -> IO[bytes]:
     """Their table, as it lies in storage."""
     file = io.BytesIO()
-    with closing(encoded.Table()) as table:
-        for record, (data, change) in zip(records, files, strict=True):
-            table.append(record, data, change)
-        table.write(file)
-    file.seek(0)
+    table = encoded.Table(file)
+    for record, (data, change) in zip(records, files, strict=True):
+        table.append(record, data, change)
+    assert len(table) == len(files)
+    table.write()
     return file
 
 
@@ -85,7 +86,8 @@ def test_what_tables_say_of_images_comes_back_whichever_part_has_them(
     cut = draws.randint(0, len(expected))
     parts = [sorted(part) for part in (order[:cut], order[cut:]) if part]
     made = job(len(expected), parts)
-    with closing(encoded.Encoded(made)) as whole:
+    together = patch.object(encoded, "_TOGETHER", draws.randint(1, 3))
+    with together, closing(encoded.Encoded(made)) as whole:
         for number, indices in enumerate(parts):
             of_part = [made.records[index] for index in indices]
             whole._add(number, part(of_part, [expected[index] for index in indices]))
@@ -104,10 +106,12 @@ def test_a_table_of_other_images_is_none(taken: Sequence[int]) -> None:
     """Whatever cut the parts otherwise: a file must not leave under another's name."""
     made = job(3, [[0, 1], [2]])
     with closing(encoded.Encoded(made)) as whole:
-        table = part([made.records[index] for index in taken], [FILE] * len(taken))
-        with pytest.raises(AppError, match="expected part 0 of its 2 images") as refused:
-            whole._add(0, table)
-        assert refused.value.code == "BLOB_CHANGED"
+        for together in (1, 1024):
+            with patch.object(encoded, "_TOGETHER", together):
+                table = part([made.records[index] for index in taken], [FILE] * len(taken))
+            with pytest.raises(AppError, match="expected part 0 of its 2 images") as refused:
+                whole._add(0, table)
+            assert refused.value.code == "BLOB_CHANGED"
         renamed = replace(made.records[0], released_name="other.png")
         with pytest.raises(AppError):
             whole._add(0, part([renamed, made.records[1]], [FILE] * 2))

@@ -40,19 +40,20 @@ def run(claim: Claim) -> Work:
 
 def encode(job: Job, claim: Claim, index: int) -> Work:
     """A part of that index."""
-    part, records = job.parts[index].tolist(), job.records
+    part, records = job.parts[index], job.records
     total = len(part)
     yield 0, total
     with tempfile.TemporaryFile() as perturbed, tempfile.TemporaryFile() as files:
         if index < len(job.shards):
             yield from ((0, total) for _ in shards.copy(job, index, perturbed))
-        with closing(Table()) as table, tempfile.TemporaryFile() as told:
+        with tempfile.TemporaryFile() as told:
+            table = Table(told)
             for file in _files(job, index, perturbed):
                 if file is not None:
                     files.write(file[0])
-                    table.append(records[part[len(table)]], *file)
+                    table.append(records[int(part[len(table)])], *file)
                 yield len(table), total
-            table.write(told)
+            table.write()
             done = total, total
             key = encoded_key(job.protection_id, job.plan, index)
             digest = yield from alive.at(done, _stored(claim, key, files))
