@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     give_up_seconds: float = Field(
         86_400, description="a step that nothing but setbacks has met for so long fails"
     )
+    shard_seconds: float = Field(
+        60, gt=0, description="of perturbing in a shard: what a lost worker costs at most"
+    )
     sweep_seconds: float = Field(5, description="between two looks at what was lost or not sent")
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
     orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")

@@ -1,4 +1,7 @@
-"""How the work of a protection is cut into batches, shards and steps, and what it costs. Pure."""
+"""How the work of a protection is cut into batches, shards and steps, and what it costs.
+
+Of what it is given and of `shard_seconds` in the settings alone.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +13,7 @@ from api import archive
 from api.archive import ImageRecord
 from api.choice import chosen
 from api.models import StepKind
+from api.settings import settings
 from api.speeds import Device, Load, seconds
 from sep_core.cells import Evaluation, cells
 from sep_core.config import NetworkName, Plan, SEPConfig
@@ -29,9 +33,9 @@ BATCH_SIZE: Mapping[str, int] = {"cpu": 128, "cuda": 512}
 MEMORY_SHARE = 1 / 4
 # Full-size images of a batch: on a CPU so few that a step stays in its cache (12 MiB a tensor).
 MAX_BATCH_PIXELS: Mapping[str, int] = {"cpu": 2**20, "cuda": 2**22}
-SHARD_SECONDS, LEAST_SHARD_SECONDS = 60, 15
-"""Of work in a shard, so that losing one costs little, beginning one is little of it, and a worker
-that is told to end can end it first."""
+LEAST_SHARD_SECONDS = 15
+"""Of work in a shard, so that beginning one is little of it. At most it is what the settings say,
+so that losing one costs little, and a worker that is told to end can end it first."""
 SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
 # A shard waits in a temporary file until it is whole. What is known of its images is held in memory
@@ -66,10 +70,10 @@ def plan(
         load = perturbing(config, images, images * median_side**2)
         return seconds(StepKind.PERTURB, load, config.input_pixels, device)
 
-    aim = float(SHARD_SECONDS)
+    aim = settings().shard_seconds
     if images:
         share = spent(images) / workers / SHARDS_A_WORKER
-        aim = min(max(share, LEAST_SHARD_SECONDS), SHARD_SECONDS)
+        aim = min(max(share, LEAST_SHARD_SECONDS), aim)
     wanted = max(1.0, aim / spent(min(unsharded.batch_size, fitting)))
     # A power of two: measured again, a speed is a little different.
     return replace(unsharded, shard_batches=2 ** int(math.log2(wanted)))

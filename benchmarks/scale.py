@@ -4,8 +4,9 @@
 
 Real workers of the embedded service: for one and for two of them in turns a protection is asked
 for, trained, and followed until its `perturb` steps are done; what that phase took, from the first
-step's beginning to the last one's end, is read from the rows. Figures come last, one a line,
-`name: value unit`; the ratio is that of the medians. Exits 1 where it is below `--min-ratio`.
+step's beginning to the last one's end, is read from the rows; no images are encoded meanwhile.
+Figures come last, one a line, `name: value unit`; the ratio is that of the medians. Exits 1 where
+it is below `--min-ratio`.
 """
 
 import argparse
@@ -38,6 +39,7 @@ def main() -> int:
         with launcher.service("127.0.0.1", 0) as service:
             _stop(next(part for part in service.parts if part.name == "worker-gpu"))
             dataset_id = _ingested(options.data)
+            _stop(next(part for part in service.parts if part.name == "worker-cpu"))
             for number in range(1, options.rounds + 1):
                 for workers, seconds in taken.items():
                     seconds.append(_phase(dataset_id, workers, options))

@@ -8,7 +8,7 @@ cost, at the speeds of the options, and `--overhead` besides. Each GPU is lost o
 `--loss-hours` on average, with what its step has not kept; its worker is back after `--restart`
 seconds, the step when its lease has run out. Figures come last, one a line, `name: value unit`.
 `busy` is the GPU time of work that counted over all GPU time from the first shard of one protection
-to its last evaluation, or of 20 mixed ones until the last step begins: after that there is nothing
+to its last evaluation, or of `--mixed` ones until the last step begins: after that there is nothing
 left to give to who is idle. `whole` is the same of one protection from its request to its end, with
 its training and its archive. Exits 1 where a `busy` is below `--min-busy`.
 """
@@ -80,9 +80,15 @@ def _of_queue(cluster: Cluster, options: argparse.Namespace) -> dict[str, tuple[
     end = max(last for _, last in totals.phases.values())
     last = totals.last_claim
     return {
-        "busy over 20 mixed": (totals.useful_between(0, last) / (options.gpus * last), "1"),
-        "20 mixed, to the last end": (totals.useful_between(0, end) / (options.gpus * end), "1"),
-        "20 mixed take": (end / 3600, "h"),
+        f"busy over {options.mixed} mixed": (
+            totals.useful_between(0, last) / (options.gpus * last),
+            "1",
+        ),
+        f"{options.mixed} mixed, to the last end": (
+            totals.useful_between(0, end) / (options.gpus * end),
+            "1",
+        ),
+        f"{options.mixed} mixed take": (end / 3600, "h"),
         "lost workers, mixed": (totals.losses, "1"),
     }
 
@@ -116,6 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cpu-workers", type=int, default=16, help="two for eight GPUs")
     parser.add_argument("--images", type=int, default=1_300_000)
     parser.add_argument("--seeds", type=int, default=12, help="of each row of the one's evidence")
+    parser.add_argument("--mixed", type=int, default=20, help="protections in the queue")
     parser.add_argument("--gradient-gflops", type=float, default=125_000)
     parser.add_argument("--training-gflops", type=float, default=60_000)
     parser.add_argument(

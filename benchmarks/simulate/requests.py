@@ -60,7 +60,7 @@ def request(
 def mixed(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Small and large, cheap and dear, of four owners."""
     draws = random.Random(options.seed)  # noqa: S311  nothing secret
-    for number in range(20):
+    for number in range(options.mixed):
         images = int(options.images * 10 ** draws.uniform(-1.5, 0))
         preset, rows = draws.choice(("fast", "hardened", "paper")), draws.randint(1, len(ROWS))
         yield request(images, preset, seeds=3, rows=rows, owner=f"owner {number % 4}")

@@ -1,10 +1,15 @@
 """Three hosts that share a database, a queue and an S3 server: the same bytes as one with a folder.
 
+Of one protection they perturb and encode several shards, where the one takes all in a single one.
+
 The second and the third are network namespaces with names and folders of their own; where this
 machine allows none of these, workers with folders of their own.
 """
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +17,22 @@ import pytest
 
 from api import adoption
 from tests import pictures, servers
-from tests.acceptance.hosts import hosts
+from tests.acceptance.hosts import Host, hosts
 from tests.acceptance.stack import Stack, running
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
+QUEUES = ("gpu", "cpu")
 SEEDS = 4
+STEPS = 40
+"""So that a shard takes long enough for the others to come and take some."""
+SHARDS = 4
 
 
 def job(stack: Stack, data: bytes) -> tuple[dict[str, Any], bytes]:
     dataset_id = stack.upload(data)
     assert stack.finish(f"/v1/datasets/{dataset_id}")["state"] == "ready"
-    asked = stack.ask(dataset_id, {"seeds": SEEDS})
+    asked = stack.ask(dataset_id, {"seeds": SEEDS}, steps=STEPS)
     protection = stack.finish(f"/v1/protections/{asked}")
     assert protection["state"] == "succeeded", protection["error"]
     return protection, stack.archive(asked)
@@ -34,8 +43,19 @@ def forget(stack: Stack, protection: dict[str, Any]) -> None:
     assert stack.delete(f"/v1/datasets/{protection['dataset_id']}") == 204
 
 
+@contextmanager
+def shared(environment: dict[str, str], folder: Path) -> Iterator[tuple[Stack, list[Host]]]:
+    """A service in which a batch is a shard, and two hosts more that see what it stores."""
+    environment = environment | {"SEPGATE_SHARD_SECONDS": "0.001"}
+    with (
+        running(environment, folder / "three") as stack,
+        hosts(2, environment, folder) as others,
+    ):
+        yield stack, others
+
+
 def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path: Path) -> None:
-    data = pictures.zipped(pictures.class_folders(20, 6))
+    data = pictures.zipped(pictures.class_folders(120, 24))
     for name in ("one", "three"):
         (tmp_path / name).mkdir()
     with running(environment, tmp_path / "one") as stack:
@@ -43,14 +63,18 @@ def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path
         forget(stack, protection)  # its blobs lie where the next does not look
     with (
         servers.s3_server() as variables,
-        running(environment | variables, tmp_path / "three") as stack,
-        hosts(2, environment | variables, tmp_path) as others,
+        shared(environment | variables, tmp_path) as (stack, others),
     ):
-        for host in others:
-            stack.start(f"worker-gpu#{host.name}", on=host)
-        stack.wait_for_workers("gpu", 3)
+        for host, queue in product(others, QUEUES):
+            stack.start(f"worker-{queue}#{host.name}", on=host)
+        for queue in QUEUES:
+            stack.wait_for_workers(queue, 3)
         protection, found = job(stack, data)
         assert found == expected
+        for kind in ("perturb", "encode"):
+            of_kind = [step for step in protection["steps"] if step["kind"] == kind]
+            assert len(of_kind) == SHARDS
+            assert len({step["worker"] for step in of_kind}) > 1
         judged = [step for step in protection["steps"] if step["kind"] == "evaluate"]
         assert len(judged) == 2 * SEEDS
         workers = {step["worker"] for step in judged}
@@ -58,8 +82,8 @@ def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path
         if any(host.words for host in others):
             names = {worker.partition("/")[0] for worker in workers}
             assert names == {socket.gethostname(), "host-2", "host-3"}
-        for host in others:
-            stack.stop(f"worker-gpu#{host.name}")
+        for host, queue in product(others, QUEUES):
+            stack.stop(f"worker-{queue}#{host.name}")
         forget(stack, protection)
         assert "s3://sepgate" in stack.doctor()
         assert servers.s3_keys(variables) == [adoption.MARKER]

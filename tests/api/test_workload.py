@@ -15,6 +15,7 @@ from api import planning, workload
 from api.archive import ImageRecord, Numbers
 from api.choice import chosen
 from api.models import StepKind
+from api.settings import settings
 from api.speeds import Load, Speed
 from sep_core.cells import Evaluation, named
 from sep_core.config import Plan
@@ -174,7 +175,7 @@ def test_shards_take_the_same_time_on_fast_and_slow_workers() -> None:
         speed = Speed(32, gflops, gflops, walked_pixels=math.inf)
         config, plan = planning.freeze(request, 2, 10**8, 32, replace(CPU, speeds=(speed,)))
         gflop = workload.perturbing(config, plan.batch_size * plan.shard_batches, 0).gflop
-        assert 30 < gflop / gflops <= workload.SHARD_SECONDS
+        assert 30 < gflop / gflops <= settings().shard_seconds
 
 
 def test_many_workers_share_many_shards() -> None:
@@ -189,7 +190,7 @@ def test_many_workers_share_many_shards() -> None:
         whole = workload.perturbing(config, 10**6, 0).gflop / 500
         assert whole / seconds[-1] > workload.SHARDS_A_WORKER * workers / 2 or seconds[-1] < 30
     assert seconds == sorted(seconds, reverse=True)
-    assert (30 < seconds[0] <= workload.SHARD_SECONDS, 7 < seconds[-1] <= 15) == (True, True)
+    assert (30 < seconds[0] <= settings().shard_seconds, 7 < seconds[-1] <= 15) == (True, True)
 
 
 @pytest.mark.parametrize("walked", [1e6, 1e8, math.inf])
@@ -202,4 +203,4 @@ def test_shards_of_large_images_take_as_long(walked: float) -> None:
         load = workload.perturbing(config, images, images * side**2)
         batch = load.gflop / 333 + load.pixels / walked
         least = min(30, batch)  # a shard is one batch at least
-        assert least <= batch * plan.shard_batches <= max(workload.SHARD_SECONDS, batch)
+        assert least <= batch * plan.shard_batches <= max(settings().shard_seconds, batch)

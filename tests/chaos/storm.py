@@ -30,13 +30,14 @@ class Asked:
     def __init__(self, made: World) -> None:
         self._made = made
         self.client = Client(made)
-        self._dataset = made.stack.upload(pictures.zipped(pictures.class_folders(60, 12)))
+        self._dataset = made.stack.upload(pictures.zipped(pictures.class_folders(90, 18)))
         assert made.stack.finish(f"/v1/datasets/{self._dataset}")["state"] == "ready"
         self._going: dict[str, str] = {}
         self._whole: dict[str, bytes] = {}
         self._kept: str | None = None
         self.ended = 0
         self.setbacks: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
         self.lost_leases: set[str] = set()
 
     def ask(self, seed: str) -> None:
@@ -62,6 +63,7 @@ class Asked:
             told = history.told(self.client.events(protection_id))
             assert told.done == {(step["kind"], step["index"]): 1 for step in shown["steps"]}
             self.setbacks += told.setbacks
+            self.accepted += Counter(kind for kind, _ in told.done)
             self.lost_leases |= told.lost
             self.forget()
             self._kept = protection_id
@@ -122,6 +124,7 @@ def storm(
         asked.finish()
         tell(f"by kind: {', '.join(f'{kind.__name__} {done[kind]}' for kind in possible)}")
         tell(f"{asked.ended} protections, each to the bytes of an undisturbed one")
+        tell(f"steps accepted once each: {dict(asked.accepted)}")
         tell(f"steps were begun again because of {dict(asked.setbacks)}")
         taken = made.taken_leases & asked.lost_leases
         tell(f"{len(taken)} leases changed hands while those who had held them lived on")
@@ -131,6 +134,7 @@ def storm(
         store.check(made)
         made.stack.stop_all()
         assert made.processes() == []
+        tell("no result accepted twice, no blob without a row, no process left")
 
 
 def _cycle(kinds: Sequence[Fault], draws: random.Random) -> Iterator[Fault]:

@@ -20,4 +20,4 @@ def test_nothing_is_lost_doubled_changed_or_left_behind(database: str, seed: int
         told.append(line)
 
     storm(database, FAULTS, seed, tell)
-    assert len(told) == FAULTS + 5
+    assert len(told) == FAULTS + 7

@@ -13,6 +13,7 @@ from api import protections, report, steps, storage, workload
 from api.archive import Pixels
 from api.db import reading
 from api.models import Protection, StepKind
+from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
 from worker import preview
@@ -122,7 +123,7 @@ def test_many_shards_of_a_part_give_the_archive_of_one(monkeypatch: pytest.Monke
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
     archive = pictures.zipped(FILES)
     whole = jobs.protect(archive, **PARTLY)[1]
-    monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    monkeypatch.setattr(settings(), "shard_seconds", 1e-6)
     monkeypatch.setattr(workload, "SHARD_BYTES", 9000)
     protection, in_parts = jobs.protect(archive, **PARTLY)
     with reading() as session:

@@ -9,6 +9,7 @@ import pytest
 from api import datasets, protections, report, steps, storage, workload
 from api.db import reading, transaction
 from api.models import Protection, ProtectionState, Step, StepKind
+from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
 from worker import resident
@@ -30,7 +31,7 @@ def protected_in_shards(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> byte
     """What leaves when a shard takes everything; from now on each takes a batch of four."""
     monkeypatch.setattr(workload, "BATCH_SIZE", {"cpu": 4})
     whole = jobs.protect(archive)[1]
-    monkeypatch.setattr(workload, "SHARD_SECONDS", 0)
+    monkeypatch.setattr(settings(), "shard_seconds", 1e-6)
     return whole
 
 
