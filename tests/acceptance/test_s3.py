@@ -26,7 +26,8 @@ QUEUES = ("gpu", "cpu")
 SEEDS = 4
 STEPS = 40
 """So that a shard takes long enough for the others to come and take some."""
-SHARDS = 4
+SIZE, SHARDS = (224, 224), 4
+"""A batch has 20 images of that size on a CPU, and there are 78."""
 
 
 def job(stack: Stack, data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -55,7 +56,7 @@ def shared(environment: dict[str, str], folder: Path) -> Iterator[tuple[Stack, l
 
 
 def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path: Path) -> None:
-    data = pictures.zipped(pictures.class_folders(120, 24))
+    data = pictures.zipped(pictures.class_folders(20, 6, SIZE))
     for name in ("one", "three"):
         (tmp_path / name).mkdir()
     with running(environment, tmp_path / "one") as stack:

@@ -30,7 +30,7 @@ class Asked:
     def __init__(self, made: World) -> None:
         self._made = made
         self.client = Client(made)
-        self._dataset = made.stack.upload(pictures.zipped(pictures.class_folders(90, 18)))
+        self._dataset = made.stack.upload(pictures.zipped(pictures.class_folders(60, 12)))
         assert made.stack.finish(f"/v1/datasets/{self._dataset}")["state"] == "ready"
         self._going: dict[str, str] = {}
         self._whole: dict[str, bytes] = {}

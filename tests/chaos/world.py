@@ -52,7 +52,7 @@ class World:
             "SEPGATE_WEIGHTS_DIR": str(folder / "weights"),
             "SEPGATE_MIN_FREE_BYTES": "0",
             "SEPGATE_THREADS": "1",
-            "SEPGATE_SHARD_SECONDS": "0.001",  # a shard a batch, so that there are several
+            "SEPGATE_SHARD_SECONDS": "0.001",  # a shard a batch, of which there are two
             "SEPGATE_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
             "SEPGATE_ORPHAN_GRACE_SECONDS": str(GRACE_SECONDS),
             "SEPGATE_BACKOFF_SECONDS": "0.5",
