@@ -166,8 +166,8 @@ def _through_the_service(
             beside = other.submit(_alone_when_planned, options.data, folder) if other else None
             if beside is not None:
                 beside.add_done_callback(_break_off)
-            report, seconds, _ = service.job(curl, options.data, config, Path(folder))
-        return report, seconds, beside
+            done = service.job(curl, options.data, config, Path(folder))
+        return done.report, done.seconds, beside
 
 
 def _break_off(beside: Future[Alone]) -> None:

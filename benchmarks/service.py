@@ -21,7 +21,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -41,9 +41,10 @@ def main() -> int:
 
         with launcher.service("127.0.0.1", 0) as service:
             curl = Curl(service.url, launcher.new_key())
-            report, seconds, size = job(curl, options.data, _config(options), Path(folder))
+            done = job(curl, options.data, _config(options), Path(folder))
+    report = done.report
     if options.record:
-        record(report, options.data, seconds, options.record)
+        record(done, options.data, options.record)
     clean, protected = report["accuracy"]["clean"], report["accuracy"]["protected"]
     ratio = protected["accuracy_last"] / clean["accuracy_last"]
     figures = {
@@ -54,10 +55,12 @@ def main() -> int:
         "clean peak": (100 * clean["accuracy_peak"], "%"),
         "protected last": (100 * protected["accuracy_last"], "%"),
         "protected peak": (100 * protected["accuracy_peak"], "%"),
-        "archive": (size, "bytes"),
-        "time": (seconds, "s"),
+        "archive": (done.archive_bytes, "bytes"),
+        "time": (done.seconds, "s"),
         "ratio": (ratio, "1"),
     }
+    if done.foreseen:
+        figures["foreseen"] = (done.foreseen["total"], "s")
     for name, (value, unit) in figures.items():
         print(f"{name}: {value:.4g} {unit}")
     return int(ratio > options.max_ratio)
@@ -100,15 +103,29 @@ class Curl:
         subprocess.run([*self._words, "--output", str(to), self._url + path], check=True)
 
 
-def job(
-    curl: Curl, data: Path, config: Mapping[str, Any], folder: Path
-) -> tuple[Resource, float, int]:
-    """Upload to download; returns the report, the seconds, and the archive's size."""
+class Done(NamedTuple):
+    """A job that has ended.
+
+    Attributes:
+        foreseen: seconds of each kind of step, by `validate_only`; None where no worker had
+            measured its speed yet.
+    """
+
+    report: Resource
+    seconds: float
+    archive_bytes: int
+    foreseen: dict[str, float] | None
+
+
+def job(curl: Curl, data: Path, config: Mapping[str, Any], folder: Path) -> Done:
+    """Upload to download."""
     began = time.monotonic()
     dataset = curl.json("/v1/datasets", "--data-binary", f"@{data}")
     dataset = _poll(curl, f"/v1/datasets/{dataset['id']}")
-    body = json.dumps({"dataset_id": dataset["id"], "config": dict(config)})
-    asked = curl.json("/v1/protections", "--json", body)
+    body = {"dataset_id": dataset["id"], "config": dict(config)}
+    only = json.dumps(body | {"validate_only": True})
+    foreseen = curl.json("/v1/protections", "--json", only)["seconds"]
+    asked = curl.json("/v1/protections", "--json", json.dumps(body))
     protection = _poll(curl, f"/v1/protections/{asked['id']}")
     path = f"/v1/protections/{protection['id']}"
     curl.save(f"{path}/archive", folder / "protected.zip")
@@ -117,11 +134,13 @@ def job(
     if digest != protection["archive"]["sha256"]:
         sys.exit(f"expected an archive of {protection['archive']['sha256']}, got {digest}")
     seconds = time.monotonic() - began
-    return curl.json(f"{path}/report"), seconds, (folder / "protected.zip").stat().st_size
+    size = (folder / "protected.zip").stat().st_size
+    return Done(curl.json(f"{path}/report"), seconds, size, foreseen)
 
 
-def record(report: Resource, data: Path, seconds: float, folder: Path) -> None:
+def record(done: Done, data: Path, folder: Path) -> None:
     """What docs/results.md shows of a job, as `folder/NAME.json`."""
+    report = done.report
     with zipfile.ZipFile(data) as archive:
         images = [archive.read(n) for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES]
     sizes = [Image.open(io.BytesIO(image)).size for image in images]
@@ -141,7 +160,8 @@ def record(report: Resource, data: Path, seconds: float, folder: Path) -> None:
         "training": report["training"] | {"checkpoints": None},
         "config": report["config"],
         "plan": report["plan"],
-        "seconds": round(seconds),
+        "seconds": round(done.seconds),
+        "foreseen_seconds": done.foreseen,
         "versions": versions(),
     }
     folder.mkdir(parents=True, exist_ok=True)
