@@ -1,4 +1,4 @@
-"""From data, request and worker to a frozen configuration, a plan and its steps. Pure."""
+"""From data, request and worker to a frozen configuration, a plan and its steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         86_400, description="a step that nothing but setbacks has met for so long fails"
     )
     shard_seconds: float = Field(
-        60, gt=0, description="of perturbing in a shard: what a lost worker costs at most"
+        60, gt=0, description="that a shard is to take, of a batch at least; fewer for many workers"
     )
     sweep_seconds: float = Field(5, description="between two looks at what was lost or not sent")
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")

@@ -38,8 +38,8 @@ LEAST_SHARD_SECONDS = 15
 so that losing one costs little, and a worker that is told to end can end it first."""
 SHARDS_A_WORKER = 10
 """At least, where they are not shorter than the least: the last ones leave others idle."""
-# A shard waits in a temporary file until it is whole. What is known of its images is held in memory
-# while they are encoded, which takes one thread most of a minute where they are small.
+# A shard waits in a temporary file until it is whole. To encode it takes one thread about a minute
+# where its images are small and as many as may be; that is what is begun again when it is lost.
 SHARD_BYTES, SHARD_IMAGES = 2**28, 2**16
 
 

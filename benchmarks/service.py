@@ -107,8 +107,8 @@ class Done(NamedTuple):
     """A job that has ended.
 
     Attributes:
-        foreseen: seconds of each kind of step, by `validate_only`; None where no worker had
-            measured its speed yet.
+        foreseen: seconds of each kind of step and in `total`, by `validate_only`; None where no
+            worker had measured its speed yet.
     """
 
     report: Resource
@@ -124,7 +124,9 @@ def job(curl: Curl, data: Path, config: Mapping[str, Any], folder: Path) -> Done
     dataset = _poll(curl, f"/v1/datasets/{dataset['id']}")
     body = {"dataset_id": dataset["id"], "config": dict(config)}
     only = json.dumps(body | {"validate_only": True})
+    asked_at = time.monotonic()
     foreseen = curl.json("/v1/protections", "--json", only)["seconds"]
+    began += time.monotonic() - asked_at
     asked = curl.json("/v1/protections", "--json", json.dumps(body))
     protection = _poll(curl, f"/v1/protections/{asked['id']}")
     path = f"/v1/protections/{protection['id']}"

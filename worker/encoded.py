@@ -1,5 +1,6 @@
 """What `encode` leaves: files of images one after the other, and beside them what they are."""
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -53,8 +54,11 @@ class Table:
     def write(self) -> None:
         """What is not in the file yet; to be called at the end, too."""
         self._written += len(self._rows)
-        np.save(self._file, np.array(self._rows, _PART), allow_pickle=False)
-        np.save(self._file, np.array(self._counts, _COUNT), allow_pickle=False)
+        for values, dtype in ((self._rows, _PART), (self._counts, _COUNT)):
+            # Not to the file itself: NumPy's error does not say that the disk is full.
+            with io.BytesIO() as array:
+                np.save(array, np.array(values, dtype), allow_pickle=False)
+                self._file.write(array.getbuffer())
         self._rows, self._counts = [], []
 
 

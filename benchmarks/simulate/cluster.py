@@ -40,7 +40,7 @@ class Happening:
 
 
 class Cluster:
-    """GPUs and a CPU worker on virtual time."""
+    """GPUs and CPU workers on virtual time."""
 
     def __init__(self, options: argparse.Namespace, clock: Clock) -> None:
         self._options, self._clock = options, clock

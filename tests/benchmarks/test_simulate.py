@@ -1,6 +1,7 @@
 """The simulation on few GPUs: the work that it does is the work that there is."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ WORDS += ["--mixed", "2", "--loss-hours", "1", "--training-gflops", f"{GFLOPS}",
 TRAINING_HOURS = 3 * 0.0740 * 49 * 120 * IMAGES / GFLOPS / 3600
 
 
-def test_gpus_do_all_the_work_and_no_more_than_they_can(tmp_path: Path) -> None:
+def test_gpus_take_their_time_and_do_no_more_than_they_can(tmp_path: Path) -> None:
     record = tmp_path / "simulation.json"
     command = [sys.executable, "-m", "benchmarks.simulate", *WORDS, "--record", str(record)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SEPGATE_")}
+    subprocess.run(command, check=True, timeout=300, env=own)
     figures = {
         name: value for name, (value, _) in json.loads(record.read_text())["figures"].items()
     }
