@@ -20,7 +20,7 @@ from tests.servers import free_port, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("api", "worker-gpu", "worker-cpu", "sweep")
-READY_SECONDS = 60
+READY_SECONDS = 180
 JOB_SECONDS = 480
 LAST_WORDS = 12
 POLL_SECONDS = 0.3

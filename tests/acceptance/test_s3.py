@@ -8,7 +8,6 @@ import math
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ from tests import pictures, servers
 from tests.acceptance.hosts import Host, hosts
 from tests.acceptance.stack import Stack, running
 
-pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["postgresql"], indirect=True),
+    pytest.mark.timeout(1200),  # two whole jobs, and workers of three hosts on few cores
+]
 
-QUEUES = ("gpu", "cpu")
 SEEDS = 4
 STEPS = 40
 """So that a shard takes long enough for the others to come and take some."""
@@ -65,10 +66,9 @@ def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path
         servers.s3_server() as variables,
         shared(environment | variables, tmp_path) as (stack, others),
     ):
-        for host, queue in product(others, QUEUES):
-            stack.start(f"worker-{queue}#{host.name}", on=host)
-        for queue in QUEUES:
-            stack.wait_for_workers(queue, 3)
+        for host in others:
+            stack.start(f"worker-gpu#{host.name}", on=host)
+        stack.wait_for_workers("gpu", 3)
         protection, found = job(stack, data)
         assert found == expected
         batch = protection["plan"]["max_batch_pixels"] // math.prod(SIZE)
@@ -84,8 +84,8 @@ def test_three_hosts_finish_one_protection(environment: dict[str, str], tmp_path
         if any(host.words for host in others):
             names = {worker.partition("/")[0] for worker in workers}
             assert names == {socket.gethostname(), "host-2", "host-3"}
-        for host, queue in product(others, QUEUES):
-            stack.stop(f"worker-{queue}#{host.name}")
+        for host in others:
+            stack.stop(f"worker-gpu#{host.name}")
         forget(stack, protection)
         assert "s3://sepgate" in stack.doctor()
         assert servers.s3_keys(variables) == [adoption.MARKER]
