@@ -12,7 +12,7 @@ from api.db import now
 from api.errors import not_found
 from api.models import WORKER_FRESH_SECONDS, Dataset, JSONObject, Queue, StepKind, Worker
 from api.protections import Request, training_images
-from api.speeds import MEASURED_SIDES, Device, Load, Speed, costs
+from api.speeds import MEASURED_SIDES, Device, Load, Speed, seconds
 from sep_core.cells import Evaluation, cells, named, weights_sha256
 from sep_core.config import Plan, SEPConfig
 
@@ -134,7 +134,9 @@ def _seconds(
     """On workers that know their speed; trainings of one network after those of another."""
 
     def of(kind: StepKind, some: Sequence[Load], devices: Sequence[Device] = devices) -> float:
-        return _shared([costs({kind: some}, input_pixels, device)[kind] for device in devices])
+        return _shared(
+            [[seconds(kind, load, input_pixels, device) for load in some] for device in devices]
+        )
 
     trainings = loads[StepKind.EVALUATE]
     by_network = (
