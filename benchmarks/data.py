@@ -15,11 +15,14 @@ from torch import Tensor
 Split = tuple[Tensor, Tensor]  # pixels (n, 3, s, s) uint8 and labels (n) int64
 
 TEST = ("test/", "val/")
-HALVES = ("choose", "judge", "confirm", "whole")
+HALVES = ("choose", "judge", "confirm", "twice", "whole")
 """Recipes are chosen on the first half of every class and judged on the second. What comes after
-`HALVED` in a larger archive is in neither: there they are judged once more."""
+`HALVED` in a larger archive is in neither: there they are judged once more (`confirm`), and after
+`CONFIRMED` once more, on what is left (`twice`)."""
 HALVED = {"train": 500, "test": 200}
 """Images of a class in the archive that the committed halves are of."""
+CONFIRMED = {"train": 750, "test": 300}
+"""Images of a class in the archive that the committed `confirm` is of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,22 +46,22 @@ def read(path: Path, half: str = "whole") -> Data:
     """One half of the archive, or the whole; tested on `test/` or `val/`.
 
     Raises:
-        ValueError: images of more than one size in a split, or none; to `confirm`, none that are in
-            neither half.
+        ValueError: images of more than one size in a split, or none; to `confirm` and `twice`, none
+            that the others leave.
     """
     with zipfile.ZipFile(path) as archive:
         files = [n for n in archive.namelist() if n.count("/") == 2 and not n.endswith("/")]
         names = sorted(name for name in files if name.startswith(("train/", *TEST)))
         classes = sorted({PurePosixPath(name).parent.name for name in names})
         train, test = (
-            _split(archive, [n for n in names if n.startswith(splits)], classes, half, halved)
-            for splits, halved in (("train/", HALVED["train"]), (TEST, HALVED["test"]))
+            _split(archive, [n for n in names if n.startswith(splits)], classes, half, split)
+            for splits, split in (("train/", "train"), (TEST, "test"))
         )
     return Data(train, test, len(classes))
 
 
 def _split(
-    archive: zipfile.ZipFile, names: Sequence[str], classes: Sequence[str], half: str, halved: int
+    archive: zipfile.ZipFile, names: Sequence[str], classes: Sequence[str], half: str, split: str
 ) -> Split:
     chosen: list[str] = []
     for name in classes:
@@ -67,11 +70,13 @@ def _split(
         chosen += {
             "choose": members[:middle],
             "judge": members[middle:],
-            "confirm": members[halved:],
+            "confirm": members[HALVED[split] :],
+            "twice": members[CONFIRMED[split] :],
             "whole": members,
         }[half]
-    if half == "confirm" and not chosen:
-        raise ValueError(f"data: expected more than {halved} images of a class, got no more")
+    if not chosen:
+        before = {"confirm": HALVED, "twice": CONFIRMED}.get(half, {}).get(split, 0)
+        raise ValueError(f"data: expected more than {before} images of a class, got no more")
     decoded = [_decode(archive.read(name)) for name in chosen]
     if len(sizes := {pixels.shape for pixels in decoded}) != 1:
         raise ValueError(

@@ -21,6 +21,7 @@ HALVES = {
     "choose": "First half of the images, where recipes are chosen",
     "judge": "Second half, where they are judged",
     "confirm": "Images of neither half, judged once by seeds of their own",
+    "twice": "Twice as many images, of neither half, judged once by seeds of their own",
     "whole": "All images",
     "paper": "The paper's row (`benchmarks.paper`)",
 }
