@@ -1,7 +1,7 @@
 """Blobs by key, through obstore: a folder today, S3 behind the same calls.
 
-A blob becomes visible whole or not at all (obstore writes under another name and renames), and is
-on the disk before whoever stores it goes on.
+A blob becomes visible whole or not at all, and is on the disk before it does: in a folder it is
+written under another name, flushed and renamed.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from api.errors import StorageFull
+from api.landing import landing
 from api.settings import settings
 
 # Small enough that reading one small file of an archive does not fetch its whole neighbourhood.
@@ -81,9 +82,9 @@ async def write_stream(key: str, chunks: AsyncIterator[bytes]) -> None:
     Raises:
         StorageFull: no room left.
     """
-    with _translating():
-        await obstore.put_async(_store(), key, chunks, max_concurrency=PARTS_AT_ONCE)
-        await asyncio.to_thread(_flush, key)
+    with _translating(), landing(_folder(), key) as (name, land):
+        await obstore.put_async(_store(), name, chunks, max_concurrency=PARTS_AT_ONCE)
+        await asyncio.to_thread(land)
 
 
 def write(key: str, data: bytes | IO[bytes]) -> str:
@@ -96,29 +97,10 @@ def write(key: str, data: bytes | IO[bytes]) -> str:
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
     file.seek(0)
-    with _translating():
-        obstore.put(_store(), key, file, max_concurrency=PARTS_AT_ONCE)
-        _flush(key)
+    with _translating(), landing(_folder(), key) as (name, land):
+        obstore.put(_store(), name, file, max_concurrency=PARTS_AT_ONCE)
+        land()
     return digest
-
-
-def _flush(key: str) -> None:
-    """To the disk itself, before any row points at it: obstore leaves that to the system.
-
-    The folders' entries too, up to the store's own: they may be new.
-    """
-    folder = _folder()
-    if folder is None:
-        return
-    with suppress(FileNotFoundError):  # removed meanwhile
-        for path in (folder / key, *(folder / key).parents):
-            file = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-            if path == folder:
-                return
 
 
 def read(key: str) -> bytes:

@@ -1,7 +1,6 @@
 """What is left over goes: blobs that no row keeps, half-written ones, rows of workers long gone."""
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,13 +11,12 @@ from sqlalchemy.orm import Session
 
 from api import adoption, datasets, protections, storage
 from api.db import now, reading, transaction
+from api.landing import HALF_WRITTEN
 from api.models import ACTIVE, Dataset, Orphan, Protection, ProtectionState, Worker
 from api.settings import settings
 
 WORKER_FORGOTTEN_AFTER_SECONDS = 86_400
 KINDS = ("datasets", "protections", "probes")
-# obstore writes under such a name beside the blob's.
-HALF_WRITTEN = re.compile(r"#\d+$")
 
 log = logging.getLogger(__name__)
 

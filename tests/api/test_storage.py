@@ -31,6 +31,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     storage._store.cache_clear()
 
 
+def flushes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The inodes of what is flushed from now on."""
+    flushed: list[int] = []
+    fsync = os.fsync
+
+    def spy(file: int) -> None:
+        flushed.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    return flushed
+
+
 async def chunks(*pieces: bytes | Exception) -> AsyncIterator[bytes]:
     for piece in pieces:
         await asyncio.sleep(0)
@@ -51,18 +64,35 @@ def test_a_blob_is_on_the_disk_before_its_writer_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the entries of the folders that lead to it."""
-    flushed: list[int] = []
-    fsync = os.fsync
-
-    def spy(file: int) -> None:
-        flushed.append(os.fstat(file).st_ino)
-        fsync(file)
-
-    monkeypatch.setattr(os, "fsync", spy)
+    flushed = flushes(monkeypatch)
     storage.write("a/b/blob", b"123")
     asyncio.run(storage.write_stream("a/c/stream", chunks(b"123")))
     for key in ("a/b/blob", "a/b", "a", "", "a/c/stream", "a/c"):
         assert (folder / key).stat().st_ino in flushed
+
+
+def test_a_blob_is_on_the_disk_before_it_takes_the_place_of_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a loss of power could leave neither the old nor the new one."""
+    storage.write("a/blob", b"old")
+    storage.write("a/stream", b"old")
+    flushed = flushes(monkeypatch)
+    replaced: list[Path] = []
+    rename = Path.rename
+
+    def spy(path: Path, to: Path) -> Path:
+        assert path.stat().st_ino in flushed
+        assert to.read_bytes() == b"old"
+        replaced.append(to)
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", spy)
+    storage.write("a/blob", b"new")
+    asyncio.run(storage.write_stream("a/stream", chunks(b"new")))
+    assert replaced == [folder / "a/blob", folder / "a/stream"]
+    assert sorted(blobs()) == ["a/blob", "a/stream"]
+    assert storage.read("a/blob") == storage.read("a/stream") == b"new"
 
 
 def test_what_storage_can_not_do_is_an_oserror(folder: Path) -> None:

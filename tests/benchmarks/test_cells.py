@@ -192,12 +192,17 @@ def test_a_table_costs_its_trainings_images_and_surrogates(bench: Bench) -> None
     assert work.missing_gflop([poison], bench) == pytest.approx(2 * training + steps)
 
 
-def test_what_confirms_is_in_neither_half(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("half", "before", "at_least"), [("confirm", "HALVED", 500), ("twice", "CONFIRMED", 750)]
+)
+def test_what_judges_again_is_in_neither_half(
+    half: str, before: str, at_least: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = bench.data("whole")
-    with pytest.raises(ValueError, match="expected more than 500 images of a class"):
-        bench.data("confirm")
-    monkeypatch.setattr("benchmarks.data.HALVED", {"train": 16, "test": 20})
-    confirming = bench.data("confirm")
+    with pytest.raises(ValueError, match=f"expected more than {at_least} images of a class"):
+        bench.data(half)
+    monkeypatch.setattr(f"benchmarks.data.{before}", {"train": 16, "test": 20})
+    confirming = bench.data(half)
     for split, halved in (("train", 16), ("test", 20)):
         pixels, labels = getattr(whole, split)
         expected = torch.cat([pixels[labels == label][halved:] for label in range(CLASSES)])

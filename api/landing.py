@@ -1,0 +1,48 @@
+"""How a blob takes its name in a folder: when all of it is on the disk.
+
+obstore renames before it is there: after a loss of power the name could be of an empty file, and
+what had it before be gone.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+# What a killed process leaves: obstore's own names, and those of blobs that have not landed.
+HALF_WRITTEN = re.compile(r"#(\d+|[0-9a-f]{32}\.part(#\d+)?)$")
+
+
+@contextmanager
+def landing(folder: Path | None, key: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Under what name to store a blob, and what then makes it `key`'s; a bucket needs neither."""
+    if folder is None:
+        yield key, lambda: None
+        return
+    name = f"{key}#{uuid4().hex}.part"
+    try:
+        yield name, lambda: _land(folder, folder / name, folder / key)
+    finally:
+        with suppress(OSError):  # there is none, or `collection` takes it
+            (folder / name).unlink()
+
+
+def _land(folder: Path, written: Path, path: Path) -> None:
+    """Flush and rename; then the folders' entries, up to the store's own: they may be new."""
+    with suppress(FileNotFoundError):  # removed meanwhile
+        _flush(written)
+        written.rename(path)
+        for parent in path.parents:
+            _flush(parent)
+            if parent == folder:
+                return
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
