@@ -136,12 +136,17 @@ DUMMIES: dict[type, Callable[[], object]] = {
 }
 
 
-def insert(tables: MetaData, name: str, **values: object) -> UUID:
-    """A row with what is given, and anything in the other columns that must have something."""
+def insert(tables: MetaData, name: str, *, full: bool = False, **values: object) -> UUID:
+    """A row with what is given, and anything in the other columns that must have something.
+
+    Args:
+        full: in those that need not have anything, too, but for references to other rows.
+    """
     table, key = tables.tables[name], uuid4()
     row = {"id": key, "created_at": DUMMIES[datetime]()} | values
     for column in table.columns:
-        if not column.nullable and column.name not in row and column.server_default is None:
+        wanted = not column.foreign_keys if full else not column.nullable
+        if wanted and column.name not in row and (full or column.server_default is None):
             is_json = isinstance(column.type, JSON)
             row[column.name] = {} if is_json else DUMMIES[column.type.python_type]()
     known = {name: _plain(value) for name, value in row.items() if name in table.columns}
@@ -160,34 +165,48 @@ def _plain(value: object) -> object:
     return value
 
 
+def rows(tables: MetaData) -> dict[str, list[dict[str, object]]]:
+    """All of each table, in the columns that it had when `tables` was read."""
+    with db.engine().begin() as connection:
+        return {
+            name: [dict(row) for row in connection.execute(query).mappings()]
+            for name, table in tables.tables.items()
+            if (query := select(table).order_by(*table.primary_key)) is not None
+        }
+
+
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_rows_in_every_state_survive_the_way_to_the_newest(empty: Config, revision: str) -> None:
     command.upgrade(empty, revision)
     tables = MetaData()
-    tables.reflect(db.engine())
+    tables.reflect(db.engine(), only=["owners", "datasets", "protections", "steps"])
     owner = insert(tables, "owners")
     data = {
-        state: insert(tables, "datasets", owner_id=owner, state=state, refused=[])
+        state: insert(tables, "datasets", full=True, owner_id=owner, state=state, refused=[])
         for state in DatasetState
     }
     made = {}
     for stage in ProtectionState:
         values = {"owner_id": owner, "dataset_id": data[DatasetState.READY], "state": stage}
-        made[stage] = insert(tables, "protections", **values, config=None, plan=None)
-    steps = []
+        made[stage] = insert(tables, "protections", full=True, **values, config=None, plan=None)
+    steps = {}
     for number, (kind, state) in enumerate(product(StepKind, StepState)):
         of = {"protection_id": made[ProtectionState.RUNNING]}
         if kind is StepKind.INGEST:
             of = {"dataset_id": data[DatasetState.INGESTING]}
-        steps.append(insert(tables, "steps", **of, kind=kind, state=state, index=number))
+        values = {"kind": kind, "state": state, "index": number}
+        steps[insert(tables, "steps", full=True, **of, **values)] = (kind, state)
     queued = {"protection_id": made[ProtectionState.QUEUED], "index": 0}
     train = insert(tables, "steps", **queued, kind=StepKind.TRAIN, state=StepState.READY)
+    steps[train] = (StepKind.TRAIN, StepState.READY)
 
+    before = rows(tables)
     migrate()
+    assert rows(tables) == before
     with db.reading() as session:
-        assert {row.state for row in session.scalars(select(Dataset))} == set(DatasetState)
-        assert {row.state for row in session.scalars(select(Protection))} == set(ProtectionState)
-        assert {row.id for row in session.scalars(select(Step))} == {*steps, train}
+        assert {row.state: row.id for row in session.scalars(select(Dataset))} == data
+        assert {row.state: row.id for row in session.scalars(select(Protection))} == made
+        assert {row.id: (row.kind, row.state) for row in session.scalars(select(Step))} == steps
     with db.transaction() as session:
         claim = turns.claim_next(session, Queue.GPU, "a worker")
         assert claim is not None
