@@ -82,7 +82,7 @@ NOISES: dict[str, Baseline] = {
     **BASELINES,
     "error-minimising": partial(error_minimising, rounds=ROUNDS),
 }
-OTHERWISE = f"""All are judged as SEP is, under crops and flips. Those that ask a network ask the
+OTHERWISE = f"""All are judged as SEP is. Those that ask a network ask the
 small one, trained on the same images, and take gradients of images as they are. Otherwise than in
 the papers,
 

@@ -24,6 +24,8 @@ JUDGES: tuple[NetworkName, ...] = ("small", "senet18")
 """The surrogate's like, and one unlike it that the full recipe lowers by enough to decide."""
 CLAIMS: tuple[Countermeasure, ...] = (PLAIN, "grey", "jpeg-10")
 """Rows on which a claim rests: three seeds."""
+BESIDE_OTHERS: tuple[Countermeasure, ...] = ("none", *CLAIMS)
+"""Rows in which other methods are measured."""
 SEEDS = (1, 2, 3)
 """Of the surrogate; the appropriator's are ten more."""
 OWN_SEEDS = (21, 22, 23)
@@ -98,7 +100,7 @@ def networks() -> Iterator[Cell]:
 def baselines() -> Iterator[Cell]:
     """Other methods at the same budget, one seed."""
     recipes = [CLEAN, *NOISES, FULL, FAST, HARDENED]
-    yield from _cells("judge", recipes, [8], [1], ["small"], CLAIMS)
+    yield from _cells("judge", recipes, [8], [1], ["small"], BESIDE_OTHERS)
 
 
 def bigger() -> Iterator[Cell]:
@@ -106,7 +108,7 @@ def bigger() -> Iterator[Cell]:
     recipes = [CLEAN, FULL, FAST, HARDENED]
     yield from _cells("judge", recipes, [8], SEEDS, ["small"], ROWS)
     yield from _cells("judge", recipes, [8, 4], SEEDS, NETWORKS, [PLAIN])
-    yield from _cells("judge", [*NOISES], [8], SEEDS, ["small"], CLAIMS)
+    yield from _cells("judge", [*NOISES], [8], SEEDS, ["small"], BESIDE_OTHERS)
     yield from _cells("whole", [CLEAN, "last", FULL, FAST], [2], SEEDS, NETWORKS, [PLAIN])
 
 
