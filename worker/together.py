@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Self
 from uuid import UUID
@@ -126,7 +128,8 @@ class Followers:
         if self._size == 1:
             yield ALONE
             return
-        threading.Thread(target=self._watch, daemon=True, name="followers").start()
+        watch = partial(copy_context().run, self._watch)  # which logs about the same step
+        threading.Thread(target=watch, daemon=True, name="followers").start()
         try:
             with joined(self._store, 0, self._size, self._backend, self._sharing(0)) as ranks:
                 yield ranks

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("api", "worker-gpu", "worker-cpu", "sweep")
 READY_SECONDS = 180
 JOB_SECONDS = 480
-LAST_WORDS = 12
+LAST_WORDS, USUAL = 12, re.compile('"level": "(debug|info)"')
 POLL_SECONDS = 0.3
 """Polling takes its share of two cores from what is waited for."""
 
@@ -145,10 +146,15 @@ class Stack:
         """Of each log, how many lines it has."""
         return {file: len(file.read_text().splitlines()) for file in self.logs.glob("*.log")}
 
-    def logged(self, since: Mapping[Path, int]) -> list[dict[str, Any]]:
-        """Every line that any service has logged since `log_ends` said so, each a JSON object."""
-        files = {file: file.read_text().splitlines() for file in sorted(self.logs.glob("*.log"))}
-        return [json.loads(line) for file, all_ in files.items() for line in all_[since[file] :]]
+    def logged(
+        self, since: Mapping[Path, int] | None = None, by: str = "*"
+    ) -> list[dict[str, Any]]:
+        """Every line of these services since `log_ends` said so, or all; each a JSON object."""
+        found = []
+        for file in sorted(self.logs.glob(f"{by}.log")):
+            whole, _, _ = file.read_text().rpartition("\n")  # the next is being written
+            found += whole.splitlines()[(since or {}).get(file, 0) :]
+        return [json.loads(line) for line in found]
 
     def wait_for_workers(self, queue: str, number: int) -> None:
         """Until so many serve a queue."""
@@ -172,7 +178,7 @@ class Stack:
         found = []
         for file in sorted(self.logs.glob("*.log")):
             lines = file.read_text(errors="replace").splitlines()
-            complaints = [line for line in lines if '"level": "info"' not in line]
+            complaints = [line for line in lines if not USUAL.search(line)]
             found += [f"{file.stem}: {line}" for line in complaints[-LAST_WORDS:]]
         return found
 

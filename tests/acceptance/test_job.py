@@ -19,6 +19,8 @@ from tests.conftest import DATABASES, fresh_database, service_environment
 from tests.servers import wait_for
 
 STOP_SECONDS = 15
+# Who takes messages, and the heartbeat.
+BETWEEN_STEPS = ("celery", "kombu", "redis", "py.warnings", "worker.facts", "worker.usage")
 
 
 @pytest.fixture(scope="module", params=DATABASES)
@@ -28,7 +30,11 @@ def stack(
     """One for all tests of this file, which leave there what they uploaded."""
     folder = tmp_path_factory.mktemp("job")
     url = fresh_database(request.param, request, folder)
-    with service_environment(url, redis_url, folder) as variables, running(variables, folder) as it:
+    with (
+        service_environment(url, redis_url, folder) as variables,
+        # So that libraries have something to say within steps, too.
+        running(variables | {"SEPGATE_LOG_LEVEL": "DEBUG"}, folder) as it,
+    ):
         yield it
 
 
@@ -70,6 +76,20 @@ def _check_logs(lines: list[dict[str, Any]], protection_id: str) -> None:
     assert any(line.get("protection_id") == protection_id for line in asked)
 
 
+def _check_whose(stack: Stack) -> None:
+    """Whoever logs, and from whichever thread, in a request or a step: it says which."""
+    for line in stack.logged(by="api"):
+        assert "request_id" in line or line["logger"] in {"uvicorn.error", "asyncio"}, line
+    libraries = set()
+    for line in stack.logged(by="worker-*"):
+        if not line["logger"].startswith(BETWEEN_STEPS):
+            assert {"step", "step_id", "request_id"} <= line.keys(), line
+            assert {"dataset_id", "protection_id"} & line.keys(), line
+            libraries.add(line["logger"].partition(".")[0])
+    assert {"PIL", "worker"} <= libraries
+    assert stack.logged(by="sweep")
+
+
 def test_whole_job(stack: Stack, folder: Path) -> None:
     kept, logged = blobs(folder), stack.log_ends()
     files = pictures.class_folders(20, 6)
@@ -103,6 +123,7 @@ def test_whole_job(stack: Stack, folder: Path) -> None:
     assert [refused["name"] for refused in report["refused"]] == ["train/ant/notes.txt"]
 
     _check_logs(stack.logged(logged), protection["id"])
+    _check_whose(stack)
     assert "1 serve gpu" in stack.doctor()
     assert stack.delete(f"/v1/protections/{protection['id']}") == 204
     assert stack.delete(f"/v1/datasets/{dataset_id}") == 204

@@ -1,4 +1,4 @@
-"""`sepgate worker`: a process for each GPU that is there, started again when it dies.
+"""`sepgate worker`: a process for each GPU that is there, started again when it dies, and its end.
 
 There is no GPU here: a script says that there are two. What they compute on is the CPU.
 """
@@ -9,13 +9,19 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
+import numpy as np
 import pytest
+from sqlalchemy import select
 
-from api import launcher, revision, workers
-from api.models import Queue
+from api import datasets, launcher, outbox, revision, storage, workers
+from api.db import reading, transaction
+from api.models import Dataset, DatasetState, Queue, Step, StepState
 from api.settings import settings
+from tests import pictures
 from tests.servers import wait_for
+from tests.worker import jobs
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -40,11 +46,13 @@ def two_gpus(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def serving(environment: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def serving(
+    environment: dict[str, str], log: Path, kind: Queue = Queue.GPU
+) -> Iterator["subprocess.Popen[bytes]"]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            ["sepgate", "worker", "--queue", "gpu"],
+            ["sepgate", "worker", "--queue", kind],
             env=environment,
             stdout=output,
             stderr=output,
@@ -85,6 +93,50 @@ def test_each_gpu_has_its_worker_which_comes_again(
         process.terminate()
         process.wait(START_SECONDS)
     assert not any(Path(f"/proc/{pid}").exists() for pid in first.values())
+
+
+def upload_some(number: int) -> None:
+    """Data sets that each take seconds to ingest: what is large and refused takes most of it."""
+    transparent = pictures.encoded(np.zeros((3000, 3000, 4), np.uint8))
+    refused = {f"train/ant/refused-{n:02d}.png": transparent for n in range(18)}
+    archive, who = pictures.zipped(pictures.class_folders(3) | refused), jobs.owner()
+    for _ in range(number):
+        storage.write(storage.dataset_key(made := uuid4(), datasets.SOURCE), archive)
+        with transaction() as session:
+            datasets.create(session, who, made, "test", "0" * 64, len(archive))
+    outbox.send_ready()
+
+
+def ingestions(state: StepState) -> list[Step]:
+    with reading() as session:
+        return list(session.scalars(select(Step).where(Step.state == state)))
+
+
+def test_who_is_to_end_finishes_what_it_is_at_and_takes_no_other(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Within its grace period. What it has not begun waits for others, and was not touched."""
+    upload_some(3)
+    log = tmp_path / "worker.log"
+    grace = {"SEPGATE_DRAIN_SECONDS": "60"}
+    with serving(os.environ | environment | grace, log, Queue.CPU) as process:
+        wait_for(
+            lambda: any(step.progress_done for step in ingestions(StepState.RUNNING)),
+            START_SECONDS,
+            "the middle of a step",
+        )
+        (begun,) = ingestions(StepState.RUNNING)
+        assert begun.progress_done < begun.progress_total
+        process.terminate()
+        assert process.wait(START_SECONDS) == 0
+    (done,) = ingestions(StepState.DONE)
+    assert (done.id, done.attempt) == (begun.id, begun.attempt)
+    with reading() as session:
+        read = session.scalars(select(Dataset).where(Dataset.state == DatasetState.READY)).all()
+    assert [dataset.id for dataset in read] == [begun.dataset_id]
+    left = ingestions(StepState.READY)
+    touched = [(step.attempt, step.lease_owner, step.started_at) for step in left]
+    assert touched == [(0, None, None)] * 2
 
 
 @pytest.mark.parametrize(("told", "given"), [(None, "2"), ("30", "30.0")])

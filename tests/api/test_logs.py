@@ -28,6 +28,7 @@ def lines(program: str, log_format: str = "json") -> list[Any]:
 
 BROKEN = """
     import logging
+    import warnings
     from structlog.contextvars import bound_contextvars
     from api import logs
 
@@ -35,6 +36,7 @@ BROKEN = """
     logs.configure()
     with bound_contextvars(protection_id="p", step="train 0"):
         logging.getLogger("worker.tasks").warning("got %d of %s", 3, "four")
+        warnings.warn("odd")
         try:
             1 / 0
         except ZeroDivisionError:
@@ -44,7 +46,7 @@ BROKEN = """
 
 
 def test_a_line_is_one_object_with_all_it_is_bound_to() -> None:
-    said, broke, over = lines(BROKEN)
+    said, warned, broke, over = lines(BROKEN)
     assert said.pop("timestamp").endswith("Z")
     assert said == {
         "event": "got 3 of four",
@@ -53,6 +55,8 @@ def test_a_line_is_one_object_with_all_it_is_bound_to() -> None:
         "protection_id": "p",
         "step": "train 0",
     }
+    assert (warned["logger"], warned["step"]) == ("py.warnings", "train 0")
+    assert "odd" in warned["event"]
     assert "ZeroDivisionError: division by zero" in broke["exception"]
     assert broke["step"] == "train 0"
     assert (over["event"], "step" in over) == ("over", False)

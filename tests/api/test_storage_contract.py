@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import os
+import re
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
@@ -105,6 +106,28 @@ def test_a_blob_is_a_file_for_zipfile() -> None:
         assert archive.testzip() is None
         for name in reversed(files):
             assert archive.read(name) == files[name]
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_of_a_large_archive_only_what_is_read_of_it_is_fetched(s3: dict[str, str]) -> None:
+    """Its directory and the neighbourhood of one small file, by ranges."""
+    files = {f"{number:02d}.bin": os.urandom(200_000) for number in range(40)}
+    whole = zip_bytes(files)
+    storage.write("a/zip", whole)
+    with (
+        servers.s3_recorded(s3) as asked,
+        storage.open_blob("a/zip") as blob,
+        zipfile.ZipFile(blob) as archive,
+        archive.open("20.bin") as file,
+    ):
+        assert file.read(100) == files["20.bin"][:100]
+        assert storage.read_range("a/zip", 10, 20) == whole[10:20]
+    got = [request["headers"] for request in asked if request["method"] == "GET"]
+    fetched = [re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("Range", "")) for headers in got]
+    assert all(fetched), got
+    sizes = [int(found[2]) - int(found[1]) + 1 for found in fetched if found]
+    assert 10 in sizes
+    assert 0 < sum(sizes) < len(whole) / 20, sizes
 
 
 def test_a_blob_seeks_as_a_file_does() -> None:

@@ -1,6 +1,6 @@
 """A GPU that fails or is gone: no fault of the step; who had it ends, and takes nothing more.
 
-There is none on a machine without one: a plan for it, and a worker that needs it, are real there.
+A process that is to see none has none: a plan for it, and a worker that needs it, are real there.
 """
 
 import errno
@@ -16,6 +16,7 @@ import pytest
 import torch
 from sqlalchemy import select
 
+from api import workers
 from api.db import reading, transaction
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from tests import pictures
@@ -23,7 +24,7 @@ from tests.acceptance.stack import IMPATIENT
 from tests.worker import jobs
 from worker import faults
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+HIDDEN = {workers.VISIBLE: ""}
 # For what takes long and does not depend on the kind of database.
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -51,12 +52,22 @@ def planned_for_a_gpu() -> UUID:
     return made
 
 
+def run_without_gpu(*words: str) -> "subprocess.CompletedProcess[str]":
+    """`PROGRAM`, in a process that ends as a worker's child would."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words],
+        env=os.environ | HIDDEN,
+        timeout=120,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.usefixtures("environment")
 def test_the_step_goes_back_uncounted_and_the_process_ends() -> None:
     made = planned_for_a_gpu()
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM], timeout=120, check=False, capture_output=True, text=True
-    )
+    ran = run_without_gpu()
     assert ran.returncode == faults.EXIT_GPU_LOST, ran.stderr
     with reading() as session:
         shards = select(Step).where(Step.protection_id == made, Step.kind == StepKind.PERTURB)
@@ -72,8 +83,7 @@ def test_the_step_goes_back_uncounted_and_the_process_ends() -> None:
 def test_the_process_ends_though_the_database_is_away() -> None:
     """It would take the next step, which can't run either."""
     planned_for_a_gpu()
-    words = [sys.executable, "-c", PROGRAM, "away"]
-    ran = subprocess.run(words, timeout=120, check=False, capture_output=True, text=True)
+    ran = run_without_gpu("away")
     assert ran.returncode == faults.EXIT_GPU_LOST, ran.stderr
     assert "its end was not written" in ran.stderr
 
@@ -86,7 +96,7 @@ def test_a_worker_that_needs_a_gpu_ends_without_one(
     with log.open("wb") as output:
         ended = subprocess.run(
             ["sepgate", "worker", "--queue", "gpu"],
-            env=os.environ | environment | IMPATIENT | {"SEPGATE_DEVICE": "cuda"},
+            env=os.environ | environment | IMPATIENT | HIDDEN | {"SEPGATE_DEVICE": "cuda"},
             stdout=output,
             stderr=output,
             timeout=60,

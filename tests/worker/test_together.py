@@ -46,10 +46,15 @@ sys.exit({{status}})
 """
 WAITS = """
 import sys
+from structlog.contextvars import bound_contextvars
+from api import logs
 from tests.worker import test_together
 from worker import together
 sys.executable, together.NOTICE_SECONDS = sys.argv[1], 0.5
-list(test_together.train.run(test_together.claim()))
+logs.configure()
+claimed = test_together.claim()
+with bound_contextvars(**logs.about(claimed)):
+    list(test_together.train.run(claimed))
 """
 CHANGES: dict[str, Any] = {"batch_size": 32, "epochs": 4, "checkpoints": 4}
 
@@ -164,11 +169,14 @@ def test_nobody_waits_for_one_that_died_before_they_met(
     program = tmp_path / "ends"
     program.write_text(ENDS.format(status=status))
     program.chmod(0o755)
-    leader = subprocess.run([sys.executable, "-c", WAITS, program], check=False, timeout=120)
-    assert leader.returncode == EXIT_RANK_LOST
+    words = [sys.executable, "-c", WAITS, str(program)]
+    leader = subprocess.run(words, check=False, timeout=120, capture_output=True, text=True)
+    assert leader.returncode == EXIT_RANK_LOST, leader.stderr
     (ready,) = (step for step in jobs.ready() if step.kind is StepKind.TRAIN)
     assert ready.error_code == code
     assert ready.attempt == (0 if code == "GPU_LOST" else 1)
+    (line,) = (text for text in leader.stderr.splitlines() if "This process ends" in text)
+    assert f"step_id={ready.id}" in line
 
 
 @ON_SQLITE

@@ -83,7 +83,7 @@ def _decoded(
         pinned = [part.pin_memory() for part in parts] if on_gpu else parts
         return pinned, tensors.labels(records, job.index)
 
-    return read_ahead(decode, shard, READ_THREADS if on_gpu else 1)
+    return read_ahead(alive.about_this(decode), shard, READ_THREADS if on_gpu else 1)
 
 
 def _patterns(job: Job, sha256: str | None) -> Tensor | None:
