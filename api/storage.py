@@ -25,8 +25,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from api.atomic import atomically
 from api.errors import StorageFull
-from api.landing import landing
 from api.settings import settings
 
 # Small enough that reading one small file of an archive does not fetch its whole neighbourhood.
@@ -82,9 +82,9 @@ async def write_stream(key: str, chunks: AsyncIterator[bytes]) -> None:
     Raises:
         StorageFull: no room left.
     """
-    with _translating(), landing(_folder(), key) as (name, land):
+    with _translating(), atomically(_folder(), key) as (name, replace):
         await obstore.put_async(_store(), name, chunks, max_concurrency=PARTS_AT_ONCE)
-        await asyncio.to_thread(land)
+        await asyncio.to_thread(replace)
 
 
 def write(key: str, data: bytes | IO[bytes]) -> str:
@@ -97,9 +97,9 @@ def write(key: str, data: bytes | IO[bytes]) -> str:
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file
     file.seek(0)
-    with _translating(), landing(_folder(), key) as (name, land):
+    with _translating(), atomically(_folder(), key) as (name, replace):
         obstore.put(_store(), name, file, max_concurrency=PARTS_AT_ONCE)
-        land()
+        replace()
     return digest
 
 
@@ -244,7 +244,7 @@ def _changes(kind: str) -> Iterator[tuple[str, datetime]]:
             listed = [meta for batch in obstore.list(_store(), kind) for meta in batch]
         yield from ((meta["path"].split("/")[1], meta["last_modified"]) for meta in listed)
         return
-    # obstore does not list what a process that was killed has left half written.
+    # obstore lists neither folders nor all that a process that was killed has left half written.
     for path, _, files in os.walk(folder / kind):
         for entry in (Path(path), *(Path(path, file) for file in files)):
             with suppress(FileNotFoundError, IndexError):  # removed meanwhile; `kind` itself
@@ -284,7 +284,7 @@ class _Blob(io.RawIOBase):
         return len(data)
 
 
-# obstore names the operating system's errors only in its text.
+# Of the operating system's errors, which obstore names only in its text.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -294,7 +294,8 @@ def _translating() -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:
-        if any(f"(os error {code})" in str(error) for code in _FULL):
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _FULL or any(f"(os error {code})" in str(error) for code in _FULL):
             raise StorageFull("Expected room for the blob, got a full disk.") from error
         if isinstance(error, OSError):
             raise

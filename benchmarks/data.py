@@ -54,8 +54,8 @@ def read(path: Path, half: str = "whole") -> Data:
         names = sorted(name for name in files if name.startswith(("train/", *TEST)))
         classes = sorted({PurePosixPath(name).parent.name for name in names})
         train, test = (
-            _split(archive, [n for n in names if n.startswith(splits)], classes, half, split)
-            for splits, split in (("train/", "train"), (TEST, "test"))
+            _split(archive, [n for n in names if n.startswith(prefixes)], classes, half, split)
+            for prefixes, split in (("train/", "train"), (TEST, "test"))
         )
     return Data(train, test, len(classes))
 
@@ -70,13 +70,13 @@ def _split(
         chosen += {
             "choose": members[:middle],
             "judge": members[middle:],
-            "confirm": members[HALVED[split] :],
+            "confirm": members[HALVED[split] : CONFIRMED[split]],
             "twice": members[CONFIRMED[split] :],
             "whole": members,
         }[half]
-    if not chosen:
-        before = {"confirm": HALVED, "twice": CONFIRMED}.get(half, {}).get(split, 0)
-        raise ValueError(f"data: expected more than {before} images of a class, got no more")
+    if not chosen and (before := {"confirm": HALVED, "twice": CONFIRMED}.get(half)):
+        expected = f"data: expected more than {before[split]} images of a class"
+        raise ValueError(f"{expected}, got no more")
     decoded = [_decode(archive.read(name)) for name in chosen]
     if len(sizes := {pixels.shape for pixels in decoded}) != 1:
         raise ValueError(

@@ -133,10 +133,12 @@ def s3_recorded(variables: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
     asked: list[dict[str, Any]] = []
     for verb in ("reset", "start"):
         _post(f"{recorder}/{verb}-recording")
-    yield asked
-    _post(f"{recorder}/stop-recording")
-    with urllib.request.urlopen(f"{recorder}/download-recording", timeout=10) as answer:
-        asked += [json.loads(line) for line in answer.read().splitlines()]
+    try:
+        yield asked
+    finally:
+        _post(f"{recorder}/stop-recording")
+        with urllib.request.urlopen(f"{recorder}/download-recording", timeout=10) as answer:
+            asked += [json.loads(line) for line in answer.read().splitlines()]
 
 
 def _post(address: str) -> None:

@@ -195,8 +195,8 @@ def test_rows_in_every_state_survive_the_way_to_the_newest(empty: Config, revisi
             of = {"dataset_id": data[DatasetState.INGESTING]}
         step = insert(tables, "steps", full=True, **of, kind=kind, state=state, index=number)
         steps[step] = (kind, state)
-    first = {"kind": StepKind.TRAIN, "state": StepState.READY, "index": 0}
     queued = made[ProtectionState.QUEUED]
+    first = {"kind": StepKind.TRAIN, "state": StepState.READY, "index": 0}
     train = insert(tables, "steps", full=False, **first, protection_id=queued)
     steps[train] = (StepKind.TRAIN, StepState.READY)
 

@@ -69,7 +69,7 @@ def in_order(
     with ThreadPoolExecutor(threads, "in order") as pool:
         try:
             for item in items:
-                following.append(pool.submit(about_this(call), item))
+                following.append(pool.submit(copy_context().run, call, item))
                 if len(following) >= threads:
                     yield from _signs_and_result(following.popleft())
             while following:

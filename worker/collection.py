@@ -10,13 +10,14 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from api import adoption, datasets, protections, storage
+from api.atomic import HALF_WRITTEN
 from api.db import now, reading, transaction
-from api.landing import HALF_WRITTEN
 from api.models import ACTIVE, Dataset, Orphan, Protection, ProtectionState, Worker
 from api.settings import settings
 
 WORKER_FORGOTTEN_AFTER_SECONDS = 86_400
 KINDS = ("datasets", "protections", "probes")
+HALF = ("*#*", *(f"{kind}/**/*#*" for kind in KINDS))
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,9 @@ def collect() -> None:
     adoption.adopt()
     _collect_blobs()
     _clean_succeeded()
-    for kind in KINDS:
-        with careful(f"half-written {kind} were not removed"):
-            _remove_half_written(kind)
+    for pattern in HALF:
+        with careful(f"half-written {pattern} were not removed"):
+            _remove_half_written(pattern)
 
 
 @contextmanager
@@ -114,14 +115,14 @@ def _clean_succeeded() -> None:
                 protections.clean_originals([protection_id])
 
 
-def _remove_half_written(kind: str) -> None:
+def _remove_half_written(pattern: str) -> None:
     """In a folder, where a process was killed as it wrote a blob, also of what rows keep.
 
     A bucket does not show such parts, and has a rule of its own for them.
     """
-    folder = storage.local_path(kind)
+    folder = storage.local_path("")
     limit = time.time() - settings().orphan_grace_seconds
-    for path in folder.rglob("*#*") if folder is not None else ():
+    for path in folder.glob(pattern) if folder is not None else ():
         with suppress(FileNotFoundError):  # removed meanwhile
             if HALF_WRITTEN.search(path.name) and path.stat().st_mtime < limit:
                 log.warning("removing %s: it was never whole", path)

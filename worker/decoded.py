@@ -69,7 +69,7 @@ def _shape(job: Job, part: Part) -> tuple[int, int, int, int]:
 
 
 def _is_whole(key: str, shape: Sequence[int]) -> bool:
-    """A machine that lost power may leave a blob that is too short."""
+    """Before blobs were flushed first, a machine that lost power could leave one too short."""
     return storage.size_if_there(key) == math.prod(shape)
 
 

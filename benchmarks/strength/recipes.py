@@ -82,9 +82,8 @@ NOISES: dict[str, Baseline] = {
     **BASELINES,
     "error-minimising": partial(error_minimising, rounds=ROUNDS),
 }
-OTHERWISE = f"""All are judged as SEP is. Those that ask a network ask the
-small one, trained on the same images, and take gradients of images as they are. Otherwise than in
-the papers,
+OTHERWISE = f"""All are judged as SEP is. Those that ask a network ask the small one, trained on the
+same images, and take gradients of images as they are. Otherwise than in the papers,
 
 - `error-minimising` ends after {ROUNDS} rounds (the method as written here after 30), even if the
   network still errs on 1 % or more; the paper goes on until it does not;

@@ -96,11 +96,10 @@ def commands() -> Iterator[str]:
         "training and 300 test images of every class, for `twice` the first 1,250 and 500, of "
         "which each takes what those before it do not: the halves have the first 500 and 200, in "
         "their order, as PNG files; the pixels' digest is above. `--full` measures what takes a "
-        "bigger machine. Every training augments "
-        "by crops and flips, as the paper's do (row `crop-flip`; `none` is without), which is the "
-        "harder case; other than there it takes 30 epochs (15 on all images) and a cosine "
-        "schedule. Both halves have the seeds 1 (surrogate) and 11 (appropriator) in common, on "
-        "other images."
+        "bigger machine. Every training augments by crops and flips, as the paper's do (row "
+        "`crop-flip`; `none` is without), which is the harder case; other than there it takes 30 "
+        "epochs (15 on all images) and a cosine schedule. Both halves have the seeds 1 (surrogate) "
+        "and 11 (appropriator) in common, on other images."
     )
     named = {
         f"python -m benchmarks.strength {name} --data ZIP": (cells.__doc__ or name).splitlines()[0]

@@ -28,10 +28,10 @@ BESIDE_OTHERS: tuple[Countermeasure, ...] = ("none", *CLAIMS)
 """Rows in which other methods are measured."""
 SEEDS = (1, 2, 3)
 """Of the surrogate; the appropriator's are ten more."""
-OWN_SEEDS = (21, 22, 23)
-"""Of `confirm`: chosen before anything was measured by them."""
+CONFIRM_SEEDS = (21, 22, 23)
+"""Chosen before anything was measured by them."""
 TWICE_SEEDS = (41, 42, 43)
-"""Of `twice`, likewise."""
+"""Likewise."""
 
 
 def choose() -> Iterator[Cell]:
@@ -60,11 +60,11 @@ def judge() -> Iterator[Cell]:
 
 def confirm() -> Iterator[Cell]:
     """The same, once, on images of neither half and by seeds of their own."""
-    yield from _cells("confirm", [CLEAN, FAST, FULL], [8], OWN_SEEDS, ["small"], [PLAIN])
+    yield from _cells("confirm", [CLEAN, FAST, FULL], [8], CONFIRM_SEEDS, ["small"], [PLAIN])
 
 
 def twice() -> Iterator[Cell]:
-    """The same on twice as many images, where the full recipe works better; at 4 levels, too."""
+    """The same on twice as many images, at 4 levels, too."""
     for seed in TWICE_SEEDS:
         yield from _cells("twice", [CLEAN, FAST, FULL], [4, 8], [seed], ["small", "mlp"], [PLAIN])
 

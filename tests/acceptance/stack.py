@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("api", "worker-gpu", "worker-cpu", "sweep")
 READY_SECONDS = 180
 JOB_SECONDS = 480
-LAST_WORDS, USUAL = 12, re.compile('"level": "(debug|info)"')
+LAST_WORDS = 12
+USUAL = re.compile('"level": "(debug|info)"')
 POLL_SECONDS = 0.3
 """Polling takes its share of two cores from what is waited for."""
 

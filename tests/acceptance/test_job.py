@@ -19,7 +19,7 @@ from tests.conftest import DATABASES, fresh_database, service_environment
 from tests.servers import wait_for
 
 STOP_SECONDS = 15
-# Who takes messages, and the heartbeat.
+# Who takes messages, the heartbeat, and warnings, which come from anywhere.
 BETWEEN_STEPS = ("celery", "kombu", "redis", "py.warnings", "worker.facts", "worker.usage")
 
 

@@ -1,6 +1,7 @@
 """Blobs in a folder: whole or not at all, read in place, gone without a trace."""
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -95,6 +96,26 @@ def test_a_blob_is_on_the_disk_before_it_takes_the_place_of_another(
     assert storage.read("a/blob") == storage.read("a/stream") == b"new"
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_is_not_on_the_disk_takes_nobodys_place(
+    code: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems say only as they flush that there is no room."""
+    storage.write("a/blob", b"old")
+
+    def fail(_file: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    expected = OSError if code == errno.EIO else StorageFull
+    with pytest.raises(expected):
+        storage.write("a/blob", b"new")
+    with pytest.raises(expected):
+        asyncio.run(storage.write_stream("a/blob", chunks(b"new")))
+    assert [path.name for path in (folder / "a").iterdir()] == ["blob"]
+    assert storage.read("a/blob") == b"old"
+
+
 def test_what_storage_can_not_do_is_an_oserror(folder: Path) -> None:
     """So that whoever calls tries again: here a blob lies where a folder is looked for."""
     storage.write("a/blob", b"x")
@@ -125,7 +146,9 @@ def test_removal_leaves_nothing(folder: Path) -> None:
         storage.dataset_key(go, "source.zip"),
     ):
         storage.write(key, b"x")
-    (folder / storage.protection_key(go, "archive.zip#1")).write_bytes(b"half written")
+    (folder / storage.protection_key(go, f"archive.zip#{'0a' * 16}.part")).write_bytes(
+        b"half written"
+    )
     storage.remove(storage.protection_key(go))
     assert not (folder / storage.protection_key(go)).exists()
     assert len(blobs()) == 2
@@ -145,8 +168,8 @@ def test_idle_owners(folder: Path) -> None:
     for owner in (old, new, mixed):
         storage.write(storage.dataset_key(owner, "source.zip"), b"x")
     (folder / storage.dataset_key(half)).mkdir()
-    # What an upload leaves when its process is killed; obstore does not list it.
-    (folder / storage.dataset_key(half, "source.zip#1")).write_bytes(b"originals")
+    # What an upload leaves when its process is killed.
+    (folder / storage.dataset_key(half, f"source.zip#{'0a' * 16}.part#1")).write_bytes(b"originals")
     (folder / "datasets" / "lost+found").mkdir()
     (folder / "datasets" / "stray").write_text("not ours")
     for owner in (old, mixed, half):

@@ -22,7 +22,7 @@ from worker import collection
 pytestmark = pytest.mark.usefixtures("environment")
 
 DAY = 86_400.0
-NOT_LANDED = [f"source.zip#{'0a' * 16}.part", f"shards/00001.bin#{'0a' * 16}.part#1"]
+UNFLUSHED = [f"source.zip#{'0a' * 16}.part", f"shards/00001.bin#{'0a' * 16}.part#1"]
 
 
 def orphan(kind: str = "datasets", age_seconds: float = 3 * DAY) -> str:
@@ -140,7 +140,7 @@ def test_blobs_from_before_there_were_markers_are_whose_rows_know_one() -> None:
 def test_what_was_never_whole_goes_and_what_it_lies_beside_stays() -> None:
     dataset_id = upload()
     folder = path_of(storage.dataset_key(dataset_id))
-    for name in ("source.zip#1", "shards/00000.bin#12", *NOT_LANDED, "a#b.zip", "writing.zip#1"):
+    for name in ("source.zip#1", "shards/00000.bin#12", *UNFLUSHED, "a#b.zip", "writing.zip#1"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"half")
     age(storage.dataset_key(dataset_id), DAY + 60)
@@ -148,6 +148,16 @@ def test_what_was_never_whole_goes_and_what_it_lies_beside_stays() -> None:
     collection.collect()
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {"source.zip", "a#b.zip", "writing.zip#1"}
+
+
+def test_the_marker_that_was_never_whole_goes() -> None:
+    half = path_of("").joinpath(f"{adoption.MARKER}#{'0a' * 16}.part")
+    half.parent.mkdir(exist_ok=True)
+    half.write_bytes(b"half")
+    os.utime(half, (time.time() - 2 * DAY,) * 2)
+    collection.collect()
+    assert not half.exists()
+    assert storage.read_if_there(adoption.MARKER)
 
 
 def test_probes_of_processes_that_died_go() -> None:

@@ -242,7 +242,7 @@ def test_what_a_killed_process_left_is_collected_or_goes_with_the_data_set(
         job = job_of(protection.id)
         end(decoded.originals(job, part(job)))
         (blob,) = kept(protection.id)
-        blob.with_name(f"{blob.name}#1").write_bytes(b"half written")
+        blob.with_name(f"{blob.name}#{'0a' * 16}.part").write_bytes(b"half written")
         clean()
         assert kept(protection.id) == []
     assert storage.read(storage.protection_key(protection.id, protections.ARCHIVE))

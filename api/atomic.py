@@ -1,4 +1,4 @@
-"""How a blob takes its name in a folder: when all of it is on the disk.
+"""How a blob takes its name in a folder: whole, and when all of it is on the disk.
 
 obstore renames before it is there: after a loss of power the name could be of an empty file, and
 what had it before be gone.
@@ -11,25 +11,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-# What a killed process leaves: obstore's own names, and those of blobs that have not landed.
+# What a killed process leaves: obstore's own names, and ours until a file is flushed.
 HALF_WRITTEN = re.compile(r"#(\d+|[0-9a-f]{32}\.part(#\d+)?)$")
 
 
 @contextmanager
-def landing(folder: Path | None, key: str) -> Iterator[tuple[str, Callable[[], None]]]:
+def atomically(folder: Path | None, key: str) -> Iterator[tuple[str, Callable[[], None]]]:
     """Under what name to store a blob, and what then makes it `key`'s; a bucket needs neither."""
     if folder is None:
         yield key, lambda: None
         return
     name = f"{key}#{uuid4().hex}.part"
     try:
-        yield name, lambda: _land(folder, folder / name, folder / key)
+        yield name, lambda: _replace(folder, folder / name, folder / key)
     finally:
-        with suppress(OSError):  # there is none, or `collection` takes it
+        # Also from under a thread that goes on when its caller was cancelled: it replaces nothing
+        # then. Where this fails, `worker.collection` does it.
+        with suppress(OSError):
             (folder / name).unlink()
 
 
-def _land(folder: Path, written: Path, path: Path) -> None:
+def _replace(folder: Path, written: Path, path: Path) -> None:
     """Flush and rename; then the folders' entries, up to the store's own: they may be new."""
     with suppress(FileNotFoundError):  # removed meanwhile
         _flush(written)
