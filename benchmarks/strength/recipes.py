@@ -92,8 +92,8 @@ same images, and take gradients of images as they are. Otherwise than in the pap
   papers bound L2. The coefficients of `autoregressive` are those that fill it best of some drawn;
   the paper draws again those that explode or that another class's filter hardly notices.
 
-`uniform` and `class-wise` are random levels. Crops and flips are not part of the method: `none` is a
-training without them, where noise of a class's own is learned at once."""
+`uniform` and `class-wise` are random levels. `none` is a training without crops and
+flips, which undo all of `class-wise` and most of `error-minimising`."""
 
 
 def configure(recipe: str, levels: int, seed: int, classes: int, half: str) -> SEPConfig:
