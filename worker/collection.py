@@ -38,7 +38,7 @@ def collect() -> None:
     _collect_blobs()
     _clean_succeeded()
     for pattern in HALF:
-        with careful(f"half-written {pattern} were not removed"):
+        with careful(f"{pattern}: what is half written was not removed"):
             _remove_half_written(pattern)
 
 
