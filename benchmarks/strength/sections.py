@@ -15,6 +15,7 @@ from benchmarks.strength.results import (
     over_seeds,
 )
 from benchmarks.strength.tables import (
+    BARE,
     BESIDE_OTHERS,
     CLAIMS,
     FAST,
@@ -43,8 +44,9 @@ one-sided 95 % bound of their mean (Student's t). A recipe protects at least as 
 is at most 1 point and the bound at most 3 points higher, for last and for peak. `class-4x4` is the
 preset `fast`; decision 0011 says how it and its judges were chosen."""
 COLUMN_NOTE = "Each column is what the images were changed by, each row what was tried against it."
-PLAIN_NOTE = """Nothing is tried against the change but the recipe's own augmentation (`crop-flip`).
-DenseNet-121 and GoogLeNet, the slowest of all, are measured with `--full` alone."""
+UNTRIED_NOTE = """Nothing is tried against the change: networks are trained with the recipe's own
+augmentation (`crop-flip`), or with none. DenseNet-121 and GoogLeNet, the slowest of all, are
+measured with `--full` alone."""
 
 Group = tuple[str, int, str]
 """Half of the images, budget in levels, appropriator."""
@@ -168,7 +170,9 @@ def curves(cells: Cells) -> Iterator[tuple[Group, str]]:
 
 def matrix(cells: Cells) -> Iterator[str]:
     """Recipes against countermeasures."""
-    groups = cells.groups(lambda r: r.cell.countermeasure != PLAIN and r.cell.recipe not in NOISES)
+    groups = cells.groups(
+        lambda r: r.cell.countermeasure not in (PLAIN, BARE) and r.cell.recipe not in NOISES
+    )
     if groups:
         yield COLUMN_NOTE
     for group in groups:
@@ -227,17 +231,18 @@ def networks(cells: Cells) -> Iterator[str]:
     """Recipes against appropriators."""
     groups = cells.groups(lambda result: result.cell.recipe in COLUMNS)
     if groups:
-        yield PLAIN_NOTE
+        yield UNTRIED_NOTE
     for half, levels in dict.fromkeys(group[:2] for group in groups):
         names = [name for *place, name in groups if (half, levels) == tuple(place)]
-        rows = [
-            [name, *(_both(cells.at((half, levels, name), recipe)) for recipe in COLUMNS)]
-            for name in names
-            if any(cells.at((half, levels, name), recipe) for recipe in COLUMNS)
-        ]
-        if len(rows) > 1:
-            yield f"### {HALVES[half]}: {levels} levels"
-            yield table(["appropriator", *COLUMNS], rows)
+        for row in (PLAIN, BARE):
+            found = {
+                name: [cells.at((half, levels, name), recipe, row) for recipe in COLUMNS]
+                for name in names
+            }
+            rows = [[name, *map(_both, results)] for name, results in found.items() if any(results)]
+            if len(rows) > 1:
+                yield f"### {HALVES[half]}: {levels} levels, `{row}`"
+                yield table(["appropriator", *COLUMNS], rows)
 
 
 def baselines(cells: Cells) -> Iterator[str]:

@@ -12,6 +12,7 @@ HARDENED = "hardened"
 FLOAT32 = "fast-float32"
 FULL = "sep-fa-vr"
 PLAIN: Countermeasure = "crop-flip"  # the recipe's own augmentation
+BARE: Countermeasure = "none"  # not even that
 ROWS: tuple[Countermeasure, ...] = tuple(name for name in COUNTERMEASURES if name not in PRETRAINED)
 
 
@@ -24,7 +25,7 @@ JUDGES: tuple[NetworkName, ...] = ("small", "senet18")
 """The surrogate's like, and one unlike it that the full recipe lowers by enough to decide."""
 CLAIMS: tuple[Countermeasure, ...] = (PLAIN, "grey", "jpeg-10")
 """Rows on which a claim rests: three seeds."""
-BESIDE_OTHERS: tuple[Countermeasure, ...] = ("none", *CLAIMS)
+BESIDE_OTHERS: tuple[Countermeasure, ...] = (BARE, *CLAIMS)
 """Rows in which other methods are measured."""
 SEEDS = (1, 2, 3)
 """Of the surrogate; the appropriator's are ten more."""
@@ -94,7 +95,8 @@ def pretrained(network: NetworkName) -> Iterator[Cell]:
 
 def networks() -> Iterator[Cell]:
     """Other appropriators, those that take under an hour of a shared core; one seed."""
-    yield from _cells("judge", [CLEAN, FULL, FAST, HARDENED], [8], [1], NETWORKS[1:-2], [PLAIN])
+    recipes = [CLEAN, FULL, FAST, HARDENED]
+    yield from _cells("judge", recipes, [8], [1], NETWORKS[1:-2], [PLAIN, BARE])
 
 
 def baselines() -> Iterator[Cell]:
@@ -107,7 +109,7 @@ def bigger() -> Iterator[Cell]:
     """What takes a bigger machine: every network, three seeds in every cell, 2 levels whole."""
     recipes = [CLEAN, FULL, FAST, HARDENED]
     yield from _cells("judge", recipes, [8], SEEDS, ["small"], ROWS)
-    yield from _cells("judge", recipes, [8, 4], SEEDS, NETWORKS, [PLAIN])
+    yield from _cells("judge", recipes, [8, 4], SEEDS, NETWORKS, [PLAIN, BARE])
     yield from _cells("judge", [*NOISES], [8], SEEDS, ["small"], BESIDE_OTHERS)
     yield from _cells("whole", [CLEAN, "last", FULL, FAST], [2], SEEDS, NETWORKS, [PLAIN])
 
