@@ -1,7 +1,5 @@
 """Trainings on originals, kept by data set and recipe, so that none is done twice."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from uuid import UUID
 
@@ -9,6 +7,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from api import digests
 from api.db import now
 from api.leases import Claim, held
 from api.models import Baseline, JSONObject, Step, StepState
@@ -57,7 +56,7 @@ def digest(
     trained_with = {name: versions.get(name) for name in VERSIONS}
     machine = [plan.device, plan.precision, plan.threads, trained_with]
     whole = [dataset_sha256, recipe, trained, machine, FIGURES]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return digests.of(whole)
 
 
 def find(session: Session, dataset_id: UUID, key: str) -> JSONObject | None:

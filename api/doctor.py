@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 from uuid import uuid4
 
@@ -15,7 +15,6 @@ from api import adoption, datasets, protections, queue, revision, storage, waiti
 from api.db import now, reading
 from api.locks import SWEEP
 from api.models import (
-    WORKER_FRESH_SECONDS,
     Dataset,
     Lock,
     Owner,
@@ -25,6 +24,7 @@ from api.models import (
     Step,
     StepState,
     Worker,
+    fresh_since,
 )
 from api.settings import settings
 
@@ -141,7 +141,7 @@ def _clock() -> Iterator[Finding]:
 
 def _workers() -> Iterator[Finding]:
     with reading() as session:
-        fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+        fresh = fresh_since(now(session))
         known = session.scalars(select(Worker).order_by(Worker.heartbeat_at)).all()
         alive = [worker for worker in known if worker.heartbeat_at > fresh]
         late = select(func.count()).where(
@@ -184,7 +184,7 @@ def _silent_gpus(known: Sequence[Worker], alive: Sequence[Worker]) -> Iterator[F
 def _gpus() -> Iterator[Finding]:
     """What keeps workers from a GPU where none has one, as far as this host shows."""
     with reading() as session:
-        fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+        fresh = fresh_since(now(session))
         served = select(Worker.name).where(Worker.heartbeat_at > fresh, Worker.device != "cpu")
         if session.scalars(served.limit(1)).first() is not None:
             return

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -10,7 +9,7 @@ from sqlalchemy.orm import Session
 from api import archive, baselines, datasets, planning, sides, weights, workload
 from api.db import now
 from api.errors import not_found
-from api.models import WORKER_FRESH_SECONDS, Dataset, JSONObject, Queue, StepKind, Worker
+from api.models import Dataset, JSONObject, Queue, StepKind, Worker, fresh_since
 from api.protections import Request, training_images
 from api.speeds import MEASURED_SIDES, Device, Load, Speed, seconds
 from sep_core.cells import Evaluation, cells, named, weights_sha256
@@ -96,7 +95,7 @@ def _index(dataset: Dataset) -> archive.IngestResult:
 
 def _workers(session: Session, queue: Queue) -> list[Worker]:
     """Those that serve a queue now, the fastest first."""
-    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+    fresh = fresh_since(now(session))
     found = session.scalars(
         select(Worker).where(Worker.queue == queue, Worker.heartbeat_at > fresh)
     )

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from api.db import now
 from api.leases import Claim
-from api.models import ACTIVE, WORKER_FRESH_SECONDS, Protection, Queue, Step, StepState, Worker
+from api.models import ACTIVE, Protection, Queue, Step, StepState, Worker, fresh_since
 
 HELD_SECONDS = 60
 """For a training that was broken off; where it has to wait for longer, others may have them."""
@@ -31,7 +31,7 @@ def lend(session: Session, claim: Claim, borrower: str, wanted: int) -> list[str
     own = next((worker for worker in workers if worker.name == borrower), None)
     if own is None or not _is_held(session, claim):
         return []
-    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+    fresh = fresh_since(now(session))
     cards = [list(card) for gpu, card in groupby(workers, _gpu) if gpu != own.gpu]
     free = [card for card in cards if _may_be_lent(session, card, claim, own)]
     ours = [card for card in free if any(row.lent_to == claim.step_id for row in card)]

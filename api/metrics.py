@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import ColumnElement, func, select
@@ -19,7 +19,6 @@ from api.db import now, reading
 from api.locks import SWEEP
 from api.models import (
     QUEUES,
-    WORKER_FRESH_SECONDS,
     Dataset,
     DatasetState,
     Lock,
@@ -29,6 +28,7 @@ from api.models import (
     Step,
     StepState,
     Worker,
+    fresh_since,
 )
 
 LATELY = timedelta(hours=1)
@@ -44,10 +44,7 @@ def exposition() -> bytes:
         OperationalError: the database is away.
     """
     with reading() as session:
-        families = list(_families(session, now(session)))
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Read(families))
-    return generate_latest(registry)
+        return generate_latest(_Read(_families(session, now(session))))
 
 
 class _Read(Collector):
@@ -142,7 +139,7 @@ def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
 
 
 def _machines(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
-    fresh = at - timedelta(seconds=WORKER_FRESH_SECONDS)
+    fresh = fresh_since(at)
     workers = session.scalars(select(Worker).where(Worker.heartbeat_at > fresh)).all()
     alive: dict[tuple[Any, ...], float] = {(queue,): 0.0 for queue in Queue}
     for worker in workers:

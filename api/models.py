@@ -3,7 +3,7 @@
 import enum
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -248,6 +248,11 @@ WORKER_FRESH_SECONDS = 60
 """A worker whose heartbeat is older is taken to be gone."""
 
 
+def fresh_since(at: datetime) -> datetime:
+    """What the heartbeat of a worker is later than that is alive at `at`."""
+    return at - timedelta(seconds=WORKER_FRESH_SECONDS)
+
+
 class Worker(Base):
     """A process that runs steps, as it registered itself; alive while its heartbeat is fresh."""
 
@@ -264,7 +269,7 @@ class Worker(Base):
     speeds: Mapped[list[JSONObject] | None] = mapped_column(JSON)
     memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
     load: Mapped[float | None]
-    # What CUDA is to see of it, and the lease of the step that computes there instead.
+    # What CUDA is to see of it, and the step that computes there instead.
     gpu: Mapped[str | None]
     lent_to: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     started_at: Mapped[datetime] = mapped_column(UTCDateTime)

@@ -2,8 +2,6 @@
 runs, the sole writer of its state.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import datasets, events, planning, sides, steps, storage, weights
+from api import datasets, digests, events, planning, sides, steps, storage, weights
 from api.db import now, reading
 from api.errors import AppError, not_found
 from api.models import (
@@ -61,7 +59,7 @@ class Request:
         # Without one it is what it was when there was no evaluation to ask for, and no priority.
         whole += [self.evaluation] if self.evaluation or self.priority else []
         whole += [self.priority] if self.priority else []
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+        return digests.of(whole)
 
 
 def create(session: Session, owner_id: UUID, request: Request, key: str | None) -> Protection:

@@ -1,4 +1,4 @@
-"""The only reader of the environment. Every name below is `SEPGATE_<NAME>` there."""
+"""What the environment says. Every name below is `SEPGATE_<NAME>` there."""
 
 import hashlib
 import tempfile
@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("sepgate-data"), description="folder of the embedded default")
     database_url: str = Field("", description="SQLAlchemy URL; default SQLite in data_dir")
     redis_url: str = Field("", description="Celery broker URL; default a socket in data_dir")
-    storage_url: str = Field("", description="file:// URL of the blobs; default in data_dir")
+    storage_url: str = Field("", description="file:// or s3:// of the blobs; default in data_dir")
 
     max_upload_bytes: int = 64 * 2**30
     min_free_bytes: int = Field(512 * 2**20, description="room that uploads must leave on the disk")
@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")
     orphan_grace_seconds: float = Field(86_400, description="blobs without a row live so long")
     failed_keep_seconds: float = Field(
-        604_800, description="what a failed protection would go on from is kept so long"
+        604_800,
+        description="what a retry of what failed would go on from is kept so long",
     )
     keep_protections_days: float | None = Field(
         None, gt=0, description="protections that have ended are deleted then; default never"

@@ -67,12 +67,11 @@ def of(session: Session, protection_id: UUID) -> list[Step]:
     return sorted(steps, key=lambda step: (ORDER.index(step.kind), step.index))
 
 
-def start(session: Session, claim: Claim) -> Protection:
+def start(session: Session, claim: Claim) -> None:
     """The first claimed step sets the protection running."""
     protection = session.get_one(Protection, claim.protection_id)
     if protection.state is ProtectionState.QUEUED:
         move(session, protection, ProtectionState.RUNNING, started_at=now(session))
-    return protection
 
 
 def freeze(
@@ -82,12 +81,12 @@ def freeze(
     plan: Plan,
     evaluation: Evaluation,
     costs: dict[StepKind, list[float]],
-) -> Protection:
+) -> None:
     """Keep what is decided on the row, once, and add the steps that follow from it."""
     lost = leases.held(session, claim) is None  # locks step, then protection: as all others do
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan is not None:
-        return protection
+        return
     protection.config, protection.plan = as_dict(config), as_dict(plan)
     protection.evaluation = asdict(evaluation)
     events.record(session, events.PLANNED, protection, plan=protection.plan)
@@ -95,7 +94,6 @@ def freeze(
         add(session, protection, kind, StepState.WAITING, costs[kind])
     for step in of(session, protection.id):
         step.cost = costs[step.kind][step.index]
-    return protection
 
 
 def release(session: Session, claim: Claim) -> None:

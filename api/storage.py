@@ -1,4 +1,4 @@
-"""Blobs by key, through obstore: a folder today, S3 behind the same calls.
+"""Blobs by key, through obstore: in a folder or in S3.
 
 A blob becomes visible whole or not at all, and is on the disk before it does: in a folder it is
 written under another name, flushed and renamed.

@@ -103,8 +103,7 @@ def _first(
         "guessing": round(guessing, 6),
         "share_learned": {which: _share(row, guessing, which) for which in ("last", "peak")},
         "named": _named(names, row, worked=every and whole),
-        "sentence": f"{measured} {word}"
-        + (f" {scope.sentence(change)}" if scope.is_partial(change) else ""),
+        "sentence": f"{measured} {word}{part}",
     }
 
 

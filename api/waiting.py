@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,6 +16,7 @@ from api.models import (
     Step,
     StepState,
     Worker,
+    fresh_since,
 )
 
 
@@ -50,6 +50,6 @@ def _is_served(session: Session, queue: Queue, planned: str | None) -> bool:
 
 
 def _devices(session: Session, queue: Queue) -> set[str]:
-    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+    fresh = fresh_since(now(session))
     alive = select(Worker.device).where(Worker.queue == queue, Worker.heartbeat_at > fresh)
     return set(session.scalars(alive))

@@ -21,6 +21,7 @@ from sep_core.costs import (
     forward_gflop,
     gradient_bytes,
     gradient_passes,
+    held_out_images,
     pattern_passes,
     training_cost,
     walks,
@@ -43,15 +44,13 @@ SHARDS_A_WORKER = 10
 SHARD_BYTES, SHARD_IMAGES = 2**28, 2**16
 
 
-def plan(
-    config: SEPConfig, median_side: int, device: Device, images: int = 0, workers: int = 1
-) -> Plan:
+def plan(config: SEPConfig, median_side: int, device: Device, images: int, workers: int) -> Plan:
     """How such a device is to do it, to be kept on the row: the bytes depend on it.
 
     But for `shard_batches`: how batches are shared out changes no byte.
 
     Args:
-        images: about how many there are to perturb; 0 where that is not known.
+        images: about how many there are to perturb.
         workers: how many of them will share the work.
     """
     precision = config.precision
@@ -70,10 +69,8 @@ def plan(
         load = perturbing(config, images, images * median_side**2)
         return seconds(StepKind.PERTURB, load, config.input_pixels, device)
 
-    aim = settings().shard_seconds
-    if images:
-        share = spent(images) / workers / SHARDS_A_WORKER
-        aim = min(max(share, LEAST_SHARD_SECONDS), aim)
+    share = spent(images) / workers / SHARDS_A_WORKER
+    aim = min(max(share, LEAST_SHARD_SECONDS), settings().shard_seconds)
     wanted = max(1.0, aim / spent(min(unsharded.batch_size, fitting)))
     # A power of two: measured again, a speed is a little different.
     return replace(unsharded, shard_batches=2 ** int(math.log2(wanted)))
@@ -204,7 +201,7 @@ def trained_images(counts: Mapping[str, Mapping[str, int]], held_out_percent: in
     train = counts["train"].values()
     if set(counts) != {"train"}:
         return sum(train)
-    return sum(n - min(max(1, round(n * held_out_percent / 100)), n - 1) for n in train if n)
+    return sum(n - held_out_images(n, held_out_percent) for n in train if n)
 
 
 def perturbing(config: SEPConfig, images: int, pixels: int) -> Load:

@@ -29,6 +29,11 @@ LARGE_FORWARD_GFLOP: dict[NetworkName, tuple[float, float]] = FORWARD_GFLOP | {
 }
 
 
+def held_out_images(members: int, percent: int) -> int:
+    """Images of a class that are set aside to judge by: one at least where there are two."""
+    return min(max(1, round(members * percent / 100)), members - 1)
+
+
 def forward_gflop(name: NetworkName, side: int) -> float:
     """GFLOP of one forward pass of one square image of `side` pixels, to 2 % at multiples of 32."""
     fixed, growing = (LARGE_FORWARD_GFLOP if side >= LARGE_PIXELS else FORWARD_GFLOP)[name]

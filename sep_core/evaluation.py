@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from sep_core.config import Countermeasure, Plan, SEPConfig
+from sep_core.costs import held_out_images
 from sep_core.countermeasures import PREPROCESSING, projection
 from sep_core.inference import infer, inference_batches
 from sep_core.networks import Network
@@ -158,7 +159,7 @@ def held_out(labels: Int64[Tensor, " n"], percent: int, seed: str) -> Bool[Tenso
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in torch.unique(labels).tolist():
         members = torch.nonzero(labels == label).flatten()
-        count = min(max(1, round(len(members) * percent / 100)), len(members) - 1)
+        count = held_out_images(len(members), percent)
         order = torch.randperm(len(members), generator=generator(seed, "held out", label))
         chosen[members[order[:count]]] = True
     return chosen

@@ -168,7 +168,6 @@ def fit(
     if resumed:
         network.load_state_dict(resumed["network"])
         optimiser.load_state_dict(resumed["optimiser"])
-    set_trainable(network, frozen=countermeasure == "pretrained-frozen")
     objective = partial(_cross_entropy, ranks.wrap(network), plan)
     for epoch in range(begun, recipe.epochs):
         draws = generator(seed, recipe.purpose, epoch + 1)

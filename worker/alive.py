@@ -104,7 +104,7 @@ def at(progress: Progress, work: Generator[object, None, T]) -> Generator[Progre
 
 
 def reading(call: Callable[[], T], file: IO[bytes]) -> Generator[None, None, T]:
-    """The same of a call that reads a real file: yields only when it has got on with that.
+    """The result of a call that reads a real file: yields only when it has got on with that.
 
     If the generator is closed the file is, too, so that the call ends as well.
     """

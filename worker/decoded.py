@@ -6,7 +6,6 @@ depends on, so that steps on several workers may look, decode and store at once.
 """
 
 import hashlib
-import json
 import math
 import mmap
 import tempfile
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from api import storage
+from api import digests, storage
 from worker import alive, tensors
 from worker.data import Job, Reader, decoded_key, open_released, open_source
 from worker.lease import store
@@ -76,8 +75,7 @@ def _is_whole(key: str, shape: Sequence[int]) -> bool:
 def _digest(part: Part, side: int) -> str:
     """Of all that pixels depend on beside data, configuration and plan, which do not change."""
     which = hashlib.sha256(part.indices.astype("<i8").tobytes()).hexdigest()
-    whole = json.dumps({"format": FORMAT, "side": side, "part": which}, sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
+    return digests.of({"format": FORMAT, "side": side, "part": which})
 
 
 def _decode(

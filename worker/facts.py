@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.metadata import version
 from itertools import product
 from multiprocessing.sharedctypes import RawArray
@@ -19,9 +19,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.db import now, transaction
-from api.models import WORKER_FRESH_SECONDS, Queue, Worker
+from api.models import Queue, Worker, fresh_since
 from api.settings import settings
 from api.speeds import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
+from api.workers import VISIBLE
 from worker import faults
 from worker.hearing import ear
 from worker.lease import DrainFlag, WorkerDraining
@@ -111,7 +112,7 @@ def measure(queue: Queue) -> Facts:
 
 
 def _told_gpu() -> str | None:
-    told = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    told = os.environ.get(VISIBLE, "")
     return told if told and "," not in told else None
 
 
@@ -155,7 +156,7 @@ def _places(number: int) -> slice:
 
 def alike(session: Session, queue: Queue) -> int:
     """How many workers serve a queue now, this one included."""
-    fresh = now(session) - timedelta(seconds=WORKER_FRESH_SECONDS)
+    fresh = fresh_since(now(session))
     there = select(func.count()).where(Worker.queue == queue, Worker.heartbeat_at > fresh)
     return max(session.scalar(there) or 0, 1)
 

@@ -15,9 +15,10 @@ _NO_MEMORY = (
     *("can't allocate memory", "not enough memory", "CUDA error: out of memory"),
     *("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
+_NONE_THERE = ("No CUDA GPUs are available", "Found no NVIDIA driver", "not compiled with CUDA")
 _NO_GPU = (
     *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS"),
-    *("No CUDA GPUs are available", "Found no NVIDIA driver", "not compiled with CUDA"),
+    *_NONE_THERE,
 )
 
 
@@ -42,7 +43,7 @@ def exit_status(error: Exception) -> int:
 
 # Of these the card is to blame. Of the others a step may be as well: a wrong index, say.
 _CARD = (
-    *("No CUDA GPUs are available", "Found no NVIDIA driver", "not compiled with CUDA"),
+    *_NONE_THERE,
     *("no CUDA-capable device", "devices are busy or unavailable", "ECC error", "fallen off"),
     *("hardware", "unknown error", "unspecified launch failure", "device is lost", "driver error"),
 )

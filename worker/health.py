@@ -6,12 +6,11 @@ ends where messages have long lain there and none has come (`worker.hearing`).
 
 import socket
 import sys
-from datetime import timedelta
 
 from sqlalchemy import select
 
 from api.db import now, reading
-from api.models import WORKER_FRESH_SECONDS, Queue, Worker
+from api.models import Queue, Worker, fresh_since
 from api.settings import settings
 
 
@@ -22,7 +21,7 @@ def main() -> int:
         fresh = select(Worker.name).where(
             Worker.queue == queue,
             Worker.name.startswith(f"{socket.gethostname()}/", autoescape=True),
-            Worker.heartbeat_at > now(session) - timedelta(seconds=WORKER_FRESH_SECONDS),
+            Worker.heartbeat_at > fresh_since(now(session)),
         )
         return int(session.scalar(fresh.limit(1)) is None)
 

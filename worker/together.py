@@ -27,6 +27,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 from api import logs
 from api.processes import die_with_parent
 from api.settings import settings
+from api.workers import VISIBLE
 from sep_core import surrogate
 from sep_core.arithmetic import prepare
 from sep_core.ranks import ALONE, Backend, Ranks, joined
@@ -40,7 +41,6 @@ END_SECONDS = 30
 """That the others have to end in once the training has."""
 LOOK_SECONDS, NOTICE_SECONDS = 1.0, 60.0
 """Between two looks at the others, and in which the death of one should have ended the training."""
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 # All are on this host, and nobody else is to be heard.
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 

@@ -1,4 +1,4 @@
-"""`/v1/datasets`: upload, look, delete."""
+"""`/v1/datasets`: upload, look, retry, delete."""
 
 import hashlib
 from collections.abc import AsyncIterator

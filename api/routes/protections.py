@@ -1,4 +1,4 @@
-"""`/v1/protections`: ask, poll, cancel, delete; `results` has what comes of it."""
+"""`/v1/protections`: ask, poll, cancel, retry, delete; `results` has what comes of it."""
 
 from dataclasses import asdict
 from typing import Annotated, Any

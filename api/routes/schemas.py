@@ -14,8 +14,6 @@ Seconds = Annotated[float, AfterValidator(lambda value: round(value, 1))]
 class DatasetOut(BaseModel):
     """A data set: an uploaded archive, immutable, known by its digest."""
 
-    model_config = ConfigDict(from_attributes=True)
-
     id: UUID
     name: str
     state: DatasetState
@@ -64,8 +62,6 @@ class DatasetPage(BaseModel):
 
 class StepOut(BaseModel):
     """One unit of work of a protection."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     kind: StepKind
     index: int

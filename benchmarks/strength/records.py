@@ -90,7 +90,7 @@ def times(results: Sequence[Measured]) -> Iterator[str]:
 def commands() -> Iterator[str]:
     """How everything on the page is measured again."""
     yield (
-        "Each command goes on where it was stopped: a training loses an epoch and half a minute at "
+        "Each command goes on where it was stopped: a training loses half a minute at "
         "most, the images a batch and their patterns; only other methods' images begin anew. ZIP "
         "holds `split/class/file`: for `two-levels` all of CIFAR-10, for `confirm` the first 750 "
         "training and 300 test images of every class, for `twice` the first 1,250 and 500, of "

@@ -68,7 +68,7 @@ def build(
     Args:
         name: see `TRUNKS`.
         classes: number of classes.
-        side: of the square images in pixels, at least 16. Below `config.LARGE_PIXELS` a network
+        side: of the square images in pixels, at least 16. Below `costs.LARGE_PIXELS` a network
             has the form that 32-pixel images need, from there on torchvision's.
         mean, std: of the training pixels' channels, in [0, 1].
         draws: a CPU generator.

@@ -1,7 +1,6 @@
 """What `package` measures and shows, from the archive that leaves and the upload as they are."""
 
 import io
-import json
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -12,9 +11,9 @@ from PIL import Image
 from sqlalchemy import delete
 
 from api import archive as archives
-from api import leases, protections, report, steps, storage
+from api import leases, protections, report, storage
 from api.archive import ImageRecord, Pixels, directory
-from api.db import reading, transaction
+from api.db import transaction
 from api.models import Protection, ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
@@ -49,13 +48,6 @@ def blob(protection: Protection, name: str) -> bytes | None:
     return storage.read_if_there(storage.protection_key(protection.id, name))
 
 
-def record_of(protection: Protection) -> report.Record:
-    with reading() as session:
-        parts = steps.of(session, protection.id)
-    record: report.Record = json.loads(b"".join(report.write(protection, parts)))
-    return record
-
-
 def pairs(record: report.Record, archive: bytes) -> dict[str, preview.Pair]:
     released = jobs.members(archive)
     return {
@@ -66,7 +58,7 @@ def pairs(record: report.Record, archive: bytes) -> dict[str, preview.Pair]:
 
 def test_every_figure_of_files_and_data_set_is_that_of_the_archive() -> None:
     protection, archive = jobs.protect(pictures.zipped(FILES))
-    record = record_of(protection)
+    record = jobs.record_of(protection)
     found = pairs(record, archive)
     counted = np.zeros(65, np.int64)
     for entry in record["files"]:
@@ -92,7 +84,7 @@ def test_every_figure_of_files_and_data_set_is_that_of_the_archive() -> None:
 
 def test_the_worst_are_pictured_and_go_with_the_data_set() -> None:
     protection, archive = jobs.protect(pictures.zipped(FILES))
-    record = record_of(protection)
+    record = jobs.record_of(protection)
     found = pairs(record, archive)
     crops = [preview.crop(found[image["name"]]) for image in record["change"]["worst"]]
     picture = blob(protection, protections.WORST)

@@ -12,7 +12,7 @@ from PIL import Image
 from api import protections, report, steps, storage, workload
 from api.archive import Pixels
 from api.db import reading
-from api.models import Protection, StepKind
+from api.models import StepKind
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
@@ -37,16 +37,9 @@ def pixels(data: bytes) -> Pixels:
     return decoded
 
 
-def record_of(protection: Protection) -> report.Record:
-    with reading() as session:
-        parts = steps.of(session, protection.id)
-    record: report.Record = json.loads(b"".join(report.write(protection, parts)))
-    return record
-
-
 def test_unchosen_images_leave_as_they_came_and_chosen_ones_changed() -> None:
     protection, archive = jobs.protect(pictures.zipped(FILES), **PARTLY)
-    released, record = jobs.members(archive), record_of(protection)
+    released, record = jobs.members(archive), jobs.record_of(protection)
     check_archive(released, record["files"])
     check_figures(record)
     picture = storage.read(storage.protection_key(protection.id, protections.PREVIEW))
@@ -97,7 +90,7 @@ def check_figures(record: report.Record) -> None:
 def test_some_classes_are_judged_by_their_own_test_images() -> None:
     named = ("bee",)
     protection, _ = jobs.protect(pictures.zipped(FILES), protected_classes=named)
-    record = record_of(protection)
+    record = jobs.record_of(protection)
     assert [row["class"] for row in record["by_class"]] == ["bee", "ant", "cat"]
     bee = record["by_class"][0]
     assert (bee["to_protect"], bee["test_images"]) == (True, 3)
@@ -112,7 +105,7 @@ def test_some_classes_are_judged_by_their_own_test_images() -> None:
 def test_every_class_and_all_of_it_is_what_comes_without_a_choice() -> None:
     archive = pictures.zipped(FILES)
     protection, whole = jobs.protect(archive)
-    record = record_of(protection)
+    record = jobs.record_of(protection)
     assert record["change"]["scope"] == f"All {len(FILES)} images are protected."
     assert all(entry["protected"] for entry in record["files"])
     named = {"protected_classes": pictures.CLASSES[::-1], "protected_fraction": 1}

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import update
 
-from api import protections, report, steps, storage
-from api.db import reading, transaction
+from api import protections, storage
+from api.db import transaction
 from api.models import ProtectionState, Step, StepKind
 from tests import pictures
 from tests.worker import jobs
@@ -149,15 +149,3 @@ def test_a_change_above_the_budget_fails_the_protection_before_there_is_an_archi
     assert "at most 8 levels" in str(protection.error)
     with pytest.raises(FileNotFoundError):
         storage.read(storage.protection_key(protection_id, protections.ARCHIVE))
-
-
-def test_an_image_that_does_not_change_is_said_so() -> None:
-    protection, _ = jobs.protect(pictures.zipped(FILES))
-    record = jobs.record_of(protection)
-    assert record["change"]["unchanged_images"] == 0
-    with reading() as session:
-        parts = steps.of(session, protection.id)
-    package = next(step for step in parts if step.kind is StepKind.PACKAGE)
-    package.output = {**(package.output or {}), "unchanged_images": 3}
-    verdict = report.build(protection, parts)["verdict"]
-    assert not verdict["worked"]
