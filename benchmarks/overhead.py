@@ -16,7 +16,6 @@ After each round come the seconds of every phase on either side. Figures come la
 """
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -30,10 +29,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import service, trial
+from benchmarks.figures import record, show
 from benchmarks.files import versions
+from benchmarks.options import changes
 
 Phases = dict[str, tuple[float, float]]
 LOOK_SECONDS, LOOKS = 0.5, 600
@@ -62,16 +63,14 @@ def main() -> int:
         "most overhead": (100 * (max(ratios) - 1), "%"),
     }
     if options.record:
-        whole = {
-            "figures": {n: list(v) for n, v in figures.items()},
+        beside = {
             "at the same time": not options.in_turns,
             "seconds, and alone": [(through, alone) for through, alone, *_ in rounds],
             "seconds of steps, and alone": [phases for *_, phases in rounds],
             "versions": versions(),
         }
-        options.record.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    for name, (value, unit) in figures.items():
-        print(f"{name}: {value:.4g} {unit}")
+        record(options.record, figures, **beside)
+    show(figures)
     return int(figures["overhead"][0] > options.max_overhead)
 
 
@@ -162,7 +161,7 @@ def _through_the_service(
         with launcher.service("127.0.0.1", 0) as running:
             time.sleep(15)  # until its workers have measured how fast they are
             curl = service.Curl(running.url, launcher.new_key())
-            config = {"preset": "quick"} | dict(map(_change, options.set))
+            config = {"preset": "quick"} | changes(options.set)
             beside = other.submit(_alone_when_planned, options.data, folder) if other else None
             if beside is not None:
                 beside.add_done_callback(_break_off)
@@ -235,11 +234,6 @@ def _alone(path: Path, frozen: service.Resource, planned: service.Resource) -> A
             curve = list(trial.accuracies(split, held_out, data.classes, appropriator, plan))
         accuracies[side] = curve[-1], max(curve)
     return Alone(accuracies, time.monotonic() - began, phases)
-
-
-def _change(text: str) -> tuple[str, Any]:
-    field, _, value = text.partition("=")
-    return field, json.loads(value)
 
 
 def _options() -> argparse.Namespace:

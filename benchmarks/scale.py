@@ -10,7 +10,6 @@ it is below `--min-ratio`.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from benchmarks.figures import record, show
 from benchmarks.files import versions
+from benchmarks.options import changes
 
 SHORT: dict[str, Any] = {"epochs": 1, "checkpoints": 1, "checkpoints_per_step": 1, "class_steps": 0}
 SHORT |= {"appropriator_epochs": 1, "seed": "0" * 32}
@@ -54,10 +55,8 @@ def main() -> int:
         "most of the rounds": (max(ratios), "1"),
     }
     if options.record:
-        whole = {"figures": {n: list(v) for n, v in figures.items()}, "versions": versions()}
-        options.record.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    for name, (value, unit) in figures.items():
-        print(f"{name}: {value:.4g} {unit}")
+        record(options.record, figures, versions=versions())
+    show(figures)
     return int(one / two < options.min_ratio)
 
 
@@ -72,7 +71,7 @@ def _phase(dataset_id: UUID, workers: int, options: argparse.Namespace) -> float
         _wait(lambda: _serving() == workers, "workers")
         with transaction() as session:
             owner_id = session.get_one(Dataset, dataset_id).owner_id
-            config = SHORT | dict(map(_change, options.set))
+            config = SHORT | changes(options.set)
             request = protections.Request(dataset_id, "quick", config)
             asked = protections.create(session, owner_id, request, None).id
         seconds = _followed(asked)
@@ -183,11 +182,6 @@ def _wait(condition: Any, what: str) -> None:
         if time.monotonic() > deadline:
             sys.exit(f"waited {READY_SECONDS} s in vain for {what}")
         time.sleep(LOOK_SECONDS)
-
-
-def _change(text: str) -> tuple[str, Any]:
-    field, _, value = text.partition("=")
-    return field, json.loads(value)
 
 
 def _options() -> argparse.Namespace:

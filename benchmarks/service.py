@@ -25,7 +25,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from benchmarks.figures import show
 from benchmarks.files import versions
+from benchmarks.options import changes
 
 Resource = dict[str, Any]
 WAIT_SECONDS = 2
@@ -41,7 +43,8 @@ def main() -> int:
 
         with launcher.service("127.0.0.1", 0) as service:
             curl = Curl(service.url, launcher.new_key())
-            done = job(curl, options.data, _config(options), Path(folder))
+            config = {"preset": options.preset} | changes(options.set)
+            done = job(curl, options.data, config, Path(folder))
     report = done.report
     if options.record:
         record(done, options.data, options.record)
@@ -61,8 +64,7 @@ def main() -> int:
     }
     if done.foreseen:
         figures["foreseen"] = (done.foreseen["total"], "s")
-    for name, (value, unit) in figures.items():
-        print(f"{name}: {value:.4g} {unit}")
+    show(figures)
     return int(ratio > options.max_ratio)
 
 
@@ -180,18 +182,6 @@ def _poll(curl: Curl, path: str) -> Resource:
     if resource["error"]:
         sys.exit(f"{resource['error_code']}: {resource['error']}")
     return resource
-
-
-def _config(options: argparse.Namespace) -> dict[str, Any]:
-    pairs = (pair.split("=", 1) for pair in options.set)
-    return {"preset": options.preset} | {name: _value(text) for name, text in pairs}
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _options() -> argparse.Namespace:

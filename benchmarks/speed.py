@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import authors
+from benchmarks.figures import show
 from benchmarks.files import versions
 from sep_core.arithmetic import prepare
 from sep_core.config import Plan, Precision, SEPConfig, Variant, resolve
@@ -78,8 +79,7 @@ def main() -> int:
         prepare(Plan(device=options.device, precision=precision, threads=threads))
         name = f"{precision} surrogate training {threads} thread{'s' * (threads > 1)}"
         measured[name] = _throughput(options.batch, training_seconds(precision, options))
-    for name, (value, unit) in measured.items():
-        print(f"{name}: {value:.4g} {unit}")
+    show(measured)
     if options.record:
         _record(measured, options)
     return int(low)

@@ -9,14 +9,12 @@ one a line, `name: value unit`. Exits 1 where protected / clean exceeds `--max-r
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +24,7 @@ from api import planning
 from api.demo.photographs import write_zip
 from api.demo.run import PER_CLASS, TEST_PER_CLASS
 from benchmarks.data import Split, read
+from benchmarks.options import changes
 from sep_core import evaluation, protection, surrogate
 from sep_core.arithmetic import prepare
 from sep_core.config import Plan, SEPConfig, resolve
@@ -85,10 +84,9 @@ def measure(
     return figures
 
 
-def configured(preset: str, changes: list[str], device: str, pixels: Tensor) -> SEPConfig:
+def configured(preset: str, told: list[str], device: str, pixels: Tensor) -> SEPConfig:
     """The preset with `field=value` changes, for training on `pixels`; a value is JSON, or text."""
-    fields: dict[str, Any] = dict(map(_change, changes))
-    return planning.configure(preset, fields, device, len(pixels), min(pixels.shape[-2:]))
+    return planning.configure(preset, changes(told), device, len(pixels), min(pixels.shape[-2:]))
 
 
 def seen(split: Split, config: SEPConfig) -> Split:
@@ -168,15 +166,6 @@ class timed:  # noqa: N801  used as a statement, like contextlib's
 
     def __exit__(self, *_: object) -> None:
         self.figures[self.name] = time.perf_counter() - self.start
-
-
-def _change(text: str) -> tuple[str, object]:
-    field, _, value = text.partition("=")
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        return field, value
-    return field, tuple(parsed) if isinstance(parsed, list) else parsed
 
 
 def _seeded(config: SEPConfig, seed: int) -> SEPConfig:

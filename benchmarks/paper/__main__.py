@@ -19,11 +19,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.files import versions, write_whole
+from benchmarks.options import changes
 from benchmarks.paper.data import read, write
 from benchmarks.paper.pieces import RESUME, Bench, Piece, pieces
 from benchmarks.paper.trials import STAGES, SURROGATE_SEED
@@ -68,17 +68,10 @@ def main() -> int:
     return 1
 
 
-def _base(side: int, changes: list[str]) -> SEPConfig:
+def _base(side: int, told: list[str]) -> SEPConfig:
     """The paper's configuration, by which everything is trained."""
     config = dataclasses.replace(paper_for("sep"), input_pixels=side, seed=hex_seed(SURROGATE_SEED))
-    fields: dict[str, Any] = {}
-    for change in changes:
-        field, _, value = change.partition("=")
-        try:
-            fields[field] = json.loads(value)
-        except ValueError:
-            fields[field] = value
-    return dataclasses.replace(config, **fields)
+    return dataclasses.replace(config, **changes(told))
 
 
 def _prepare(plan: Plan) -> None:

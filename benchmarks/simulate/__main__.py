@@ -14,7 +14,6 @@ its training and its archive. Exits 1 where a `busy` is below `--min-busy`.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -29,6 +28,7 @@ from sqlalchemy import event
 from api import db, revision
 from api.models import StepKind
 from api.settings import settings
+from benchmarks.figures import record, show
 from benchmarks.simulate import requests
 from benchmarks.simulate.clock import Clock, set_clock
 from benchmarks.simulate.cluster import Cluster
@@ -45,9 +45,9 @@ def main() -> int:
     with _cluster(options, list(requests.mixed(options))) as cluster:
         figures |= _of_queue(cluster, options)
     if options.record:
-        _record_figures(options, figures)
-    for name, (value, unit) in figures.items():
-        print(f"{name}: {value:.4g} {unit}")
+        asked = {name: value for name, value in vars(options).items() if name != "record"}
+        record(options.record, figures, options=asked)
+    show(figures)
     least = min(value for name, (value, _) in figures.items() if name.startswith("busy"))
     return int(least < options.min_busy)
 
@@ -108,12 +108,6 @@ def _cluster(options: argparse.Namespace, asked: Sequence[dict[str, Any]]) -> It
             requests.ask(request)
         yield Cluster(options, clock)
         db.engine().dispose()
-
-
-def _record_figures(options: argparse.Namespace, figures: dict[str, tuple[float, str]]) -> None:
-    asked = {name: value for name, value in vars(options).items() if name != "record"}
-    whole = {"options": asked, "figures": {name: list(value) for name, value in figures.items()}}
-    options.record.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
