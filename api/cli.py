@@ -5,13 +5,17 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from api import adoption, doctor, keys, launcher, logs, revision, workers
-from api.db import transaction
+from api.db import missing_file, reading, transaction
 from api.demo import run as run_demo
 from api.models import Queue
+from api.protect import protect_file
 from api.settings import settings
+
+MOST_STEPS = 2**31 - 1
+"""That an owner can be limited to: what PostgreSQL holds as an INTEGER."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
@@ -98,7 +102,11 @@ def protect(
         raise typer.BadParameter(f"expected a JSON object, got {config!r}") from error
     if not key:
         raise typer.BadParameter("expected an API key in --key or SEPGATE_API_KEY, got none")
-    raise typer.Exit(run_demo.protect_file(url, key, data, {"preset": preset} | fields, out))
+    if not key.isascii():
+        raise typer.BadParameter(
+            "expected an API key as it was shown, got characters that none has"
+        )
+    raise typer.Exit(protect_file(url, key, data, {"preset": preset} | fields, out))
 
 
 @app.command()
@@ -117,11 +125,15 @@ def demo(
 @owners_app.callback()
 def need_tables() -> None:
     """Of a database that is there: none is made by asking."""
-    where = make_url(settings().database)
-    path = where.database if where.get_backend_name() == "sqlite" else None
-    if path is not None and not Path(path).exists():
+    path = missing_file()
+    if path is not None:
         told = "start the service first, or call this in its folder or with its SEPGATE_DATA_DIR"
         typer.echo(f"expected a database at {path}, got none: {told}", err=True)
+        raise typer.Exit(1)
+    with reading() as session:
+        objection = revision.objection(session.connection())
+    if objection is not None:
+        typer.echo(objection, err=True)
         raise typer.Exit(1)
 
 
@@ -131,7 +143,7 @@ def keys_create(owner: Annotated[str, typer.Option(help="who the key is for")]) 
     if not owner.strip():
         raise typer.BadParameter(f"expected a name in --owner, got {owner!r}")
     with transaction() as session:
-        key = keys.create(session, owner)
+        key = keys.create(session, owner.strip())
     typer.echo(key)
 
 
@@ -166,7 +178,7 @@ def owners_list() -> None:
 def owners_limit(
     owner: Annotated[str, typer.Argument(help="as `owners list` shows it")],
     steps: Annotated[
-        int | None, typer.Argument(min=1, help="at once in a queue; none: any")
+        int | None, typer.Argument(min=1, max=MOST_STEPS, help="at once in a queue; none: any")
     ] = None,
 ) -> None:
     """Limit how many steps of an owner a queue runs at once; without a number, end the limit."""
@@ -179,4 +191,16 @@ def owners_limit(
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app()
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            told = f"SEPGATE_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+            typer.echo(f"{told}, got {each['input']!r}", err=True)
+        raise SystemExit(2) from error
+    except OperationalError as error:
+        typer.echo(f"SEPGATE_DATABASE_URL: expected a database, got: {error.orig}", err=True)
+        raise SystemExit(1) from error
+    except ArgumentError as error:
+        typer.echo(f"SEPGATE_DATABASE_URL: expected an SQLAlchemy URL, got: {error}", err=True)
+        raise SystemExit(2) from error

@@ -67,13 +67,20 @@ def make_engine(url: str) -> Engine:
         return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
     database = make_url(url).database
     if database:
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = create_engine(
         url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def missing_file() -> Path | None:
+    """The SQLite file that the settings name, where there is none: looking at it would make it."""
+    where = make_url(settings().database)
+    path = where.database if where.get_backend_name() == "sqlite" else None
+    return Path(path) if path is not None and not Path(path).exists() else None
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

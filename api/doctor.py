@@ -12,7 +12,7 @@ from uuid import uuid4
 from sqlalchemy import func, select
 
 from api import adoption, datasets, protections, queue, revision, storage, waiting, workers
-from api.db import now, reading
+from api.db import missing_file, now, reading
 from api.locks import SWEEP
 from api.models import (
     Dataset,
@@ -45,7 +45,15 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at every part in turn; what needs another that fails is left out."""
+    """Look at every part in turn; what needs another that fails is left out.
+
+    Where there is no database yet nothing is looked at: looking would make one, and a folder.
+    """
+    path = missing_file()
+    if path is not None:
+        told = "start the service first, or call this in its folder or with its SEPGATE_DATA_DIR"
+        yield Finding("database", "fail", f"Expected a database at {path}, got none: {told}.")
+        return
     database = list(_careful("database", _database))
     yield from database
     yield from _careful("queue", _queue)

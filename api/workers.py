@@ -3,14 +3,12 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 from api.models import Queue
-from api.processes import Part, stop
+from api.processes import Part, stop, watch
 
 STOP_SECONDS = 100
 """For a step to be given back and PyTorch to end: less than docker waits (`stop_grace_period`)."""
@@ -68,18 +66,5 @@ def work(queue: Queue) -> None:
     if len(started) == 1:  # this process becomes the worker
         os.environ.update(started[0].environment)
         os.execv(sys.executable, list(started[0].command))  # noqa: S606  our own command
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
-    try:
-        for part in started:
-            part.start()
-        while True:
-            time.sleep(1)
-            for part in started:
-                part.restart_if_ended()
-    except KeyboardInterrupt:
-        stop([part.process for part in started if part.process is not None], STOP_SECONDS)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    watch(started)
+    stop([part.process for part in started if part.process is not None], STOP_SECONDS)

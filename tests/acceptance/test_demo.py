@@ -48,6 +48,24 @@ def test_it_protects_and_leaves_nothing_but_results_and_logs(tmp_path: Path) -> 
     assert mentioning(out / "service") == []
 
 
+def test_a_folder_that_no_demo_has_made_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / "service"
+    (theirs / "src").mkdir(parents=True)
+    (theirs / "src" / "main.py").write_text("print()")
+    (theirs / ".env").write_text("A=1")
+    data = tmp_path / "mine.zip"
+    data.write_bytes(b"no archive")
+    ran = demo(tmp_path, data)
+    assert ran.returncode == 1
+    told = f"expected {theirs} to be a demo's, got .env, src in it: give another --out"
+    assert ran.stdout == told + "\n"
+    assert {path.name for path in theirs.rglob("*")} == {"src", "main.py", ".env"}
+    # What a demo that was killed has left is its own.
+    (theirs / "made-by-sepgate-demo").touch()
+    assert "NOT_A_ZIP" in demo(tmp_path, data).stdout
+    assert [path.name for path in theirs.iterdir()] == ["logs"]
+
+
 def test_what_is_no_archive_is_refused_in_words(tmp_path: Path) -> None:
     data = tmp_path / "mine.zip"
     data.write_bytes(b"no archive")

@@ -23,10 +23,10 @@ STOP_SECONDS = 30
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+def serving(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     """The process, its URL and its output."""
     port, output = free_port(), folder / "output"
-    words = ["sepgate", "serve", "--port", str(port)]
+    words = ["sepgate", "serve", "--port", str(port), *more]
     variables = {k: v for k, v in os.environ.items() if not k.startswith("SEPGATE_")}
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -131,6 +131,36 @@ def test_a_running_queue_is_adopted_and_left_running(tmp_path: Path) -> None:
         with Redis(unix_socket_path=str(path)) as client:
             assert client.ping()
         queue.terminate()
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_a_queue_that_dies_is_started_again(tmp_path: Path, *, adopted: bool) -> None:
+    path = tmp_path / "data" / "queue" / "valkey.sock"
+    words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
+    other = None
+    if adopted:
+        path.parent.mkdir(parents=True)
+        other = subprocess.Popen([*words, "--dir", str(path.parent)], stdout=subprocess.DEVNULL)
+        wait_for(path.exists, 10, "the queue")
+    with serving(tmp_path) as (_, url, _output):
+        if other is not None:
+            other.kill()
+            other.wait()
+        else:
+            with Redis(unix_socket_path=str(path)) as client:
+                queue = client.info("server")["process_id"]
+            os.kill(queue, signal.SIGKILL)
+        wait_for(lambda: not _is_ready(url), 10, "the queue's end to be noticed")
+        wait_for(lambda: _is_ready(url), START_SECONDS, "the queue to come back")
+    assert mentioning(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_it_listens_at_an_ipv6_address(tmp_path: Path, host: str) -> None:
+    with serving(tmp_path, "--host", host) as (_, url, output):
+        port = url.rpartition(":")[2]
+        assert f"sepgate serves http://[{host}]:{port} " in output.read_text()
+        assert _is_ready(f"http://[::1]:{port}")
 
 
 def _is_ready(url: str) -> bool:

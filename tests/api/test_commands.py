@@ -1,10 +1,13 @@
 """What `sepgate` says of calls that can't be carried out: a line, and no trace of our own code."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from api import db, revision
 from api.cli import app
 from api.settings import settings
 from tests import servers
@@ -47,8 +50,21 @@ def test_where_no_service_answers_it_says_where_it_looked(
     assert not out.exists()
 
 
+def test_a_key_of_other_letters_is_refused_and_not_shown(data: Path) -> None:
+    result = sepgate("protect", str(data), "--key", "sg_secret…")
+    assert result.exit_code == 2
+    assert "expected an API key as it was shown" in result.stderr
+    assert "secret" not in result.output
+
+
+def test_where_no_results_can_be_written_nothing_is_uploaded(data: Path) -> None:
+    result = sepgate("protect", str(data), "--key", "sg_1", "--out", "/proc/out")
+    assert result.exit_code == 1
+    assert "expected a folder to write results to, got /proc: " in result.output
+
+
 @pytest.mark.parametrize(
-    "words", [("keys", "list"), ("owners", "list"), ("keys", "revoke", "sg_1")]
+    "words", [("keys", "list"), ("owners", "list"), ("keys", "revoke", "sg_1"), ("doctor",)]
 )
 def test_asking_makes_no_database(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -58,8 +74,53 @@ def test_asking_makes_no_database(
     settings.cache_clear()
     result = sepgate(*words)
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"expected a database at {path}, got none: start the service")
+    assert f"xpected a database at {path}, got none: start the service" in result.output
     assert not path.parent.exists()
+
+
+def test_a_database_without_tables_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "empty.sqlite3"
+    path.touch()
+    monkeypatch.setenv("SEPGATE_DATABASE_URL", f"sqlite:///{path}")
+    settings.cache_clear()
+    db.engine.cache_clear()
+    result = sepgate("keys", "list")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("sqlite: expected migration ")
+    assert "got None; run `sepgate migrate`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("DATABASE_URL", "nonsense", "expected an SQLAlchemy URL, got: "),
+        ("DATABASE_URL", "sqlite:////proc/file", "expected a database, got: "),
+        ("LEASE_SECONDS", "long", "Input should be a valid number"),
+    ],
+)
+def test_settings_that_can_not_be_are_said_so(name: str, value: str, told: str) -> None:
+    ran = subprocess.run(
+        ["sepgate", "migrate"],
+        env=os.environ | {f"SEPGATE_{name}": value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode in {1, 2}
+    assert ran.stderr.splitlines()[-1].startswith(f"SEPGATE_{name}: {told}")
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_owner_has_no_spaces_around() -> None:
+    revision.migrate()
+    for owner in (" ann", "ann "):
+        assert sepgate("keys", "create", "--owner", owner).exit_code == 0
+    assert sepgate("owners", "list").stdout == "ann  limit none\n"
+    result = sepgate("owners", "limit", "ann", str(2**31))
+    assert result.exit_code == 2
+    assert "2147483647" in result.stderr
 
 
 @pytest.mark.parametrize("owner", ["", "  "])

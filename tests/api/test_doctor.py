@@ -148,6 +148,7 @@ def test_a_database_without_tables_or_away(
     environment: dict[str, str], change: Change, tmp_path: Path
 ) -> None:
     assert environment
+    (tmp_path / "empty.sqlite3").touch()
     change(DATABASE_URL=f"sqlite:///{tmp_path / 'empty.sqlite3'}")
     status, found = examined()
     assert status == 1

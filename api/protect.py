@@ -1,0 +1,148 @@
+"""`sepgate protect`: a file through a running service, from upload to verdict, told as it goes."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from api.client import Client, RequestFailed, Resource
+
+RESULTS = {
+    "protected.zip": "archive",
+    "report.json": "report",
+    "report.html": "report.html",
+    "before-after.png": "before-after.png",
+}
+"""Files, and what of the protection each of them is."""
+
+# Names of files come from the archive: they are text, not markup.
+console = Console(markup=False)
+
+
+def protect_file(
+    url: str,
+    key: str,
+    data: Path,
+    config: Mapping[str, Any],
+    out: Path,
+    check: Callable[[], None] = lambda: None,
+) -> int:
+    """Upload, protect, download and print the verdict. Returns the exit status.
+
+    Args:
+        check: called between two looks at what is being done.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        told = f"expected a folder to write results to, got {there}: {error.strerror}"
+        console.print(told, style="red", soft_wrap=True)
+        return 1
+    try:
+        client = Client(url, key)
+        dataset = client.upload(data)
+        out.mkdir(parents=True, exist_ok=True)
+        console.print(f"uploaded {data} ({dataset['size_bytes'] / 1e6:.1f} MB)")
+        dataset = _follow(client, f"/v1/datasets/{dataset['id']}", "reading", check)
+        _print_dataset(dataset)
+        protection = client.protect(dataset["id"], config, str(uuid4()))
+        path = f"/v1/protections/{protection['id']}"
+        console.print(f"asked for {url}{path}", soft_wrap=True)
+        protection = _follow(client, path, "protecting", check)
+        for name, part in RESULTS.items():
+            client.download(f"{path}/{part}", out / name)
+    except RequestFailed as error:
+        console.print(str(error), style="red")
+        return 1
+    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        told = f"expected sepgate at {url}, got {type(error).__name__}: {error}"
+        console.print(told, style="red", soft_wrap=True)
+        return 1
+    _print_verdict(json.loads((out / "report.json").read_bytes()), protection, out)
+    return 0
+
+
+def _follow(client: Client, path: str, verb: str, check: Callable[[], None]) -> Resource:
+    """Poll until done, showing progress and ETA; a failure of the work is raised."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[eta]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(verb, total=1.0, eta="")
+        for resource in client.poll(path):
+            check()
+            if resource is None:
+                bar.update(task, eta="no answer; it is asked again")
+                continue
+            shown = _line(resource, verb)
+            bar.update(
+                task,
+                completed=resource["progress"],
+                description=shown["description"],
+                eta=shown["eta"],
+            )
+            if not console.is_terminal:
+                console.print(f"{shown['description']}  {resource['progress']:.0%}  {shown['eta']}")
+    assert resource is not None
+    if resource["error_code"]:
+        raise RequestFailed(f"{resource['error_code']}: {resource['error']}")
+    return resource
+
+
+def _line(resource: Resource, verb: str) -> dict[str, str]:
+    running = [step for step in resource.get("steps", ()) if step["state"] == "running"]
+    doing = ", ".join(f"{step['kind']} {step['index'] + 1}" for step in running)
+    eta = resource.get("eta_seconds")
+    return {
+        "description": f"{verb}: {doing}" if doing else verb,
+        "eta": f"{eta:.0f} s to go" if eta is not None and not resource["done"] else "",
+    }
+
+
+def _print_dataset(dataset: Resource) -> None:
+    console.print(
+        f"{dataset['images']} images of {len(dataset['classes'])} classes accepted, "
+        f"{dataset['refused_count']} files refused"
+    )
+    for refused in dataset["refused"][:10]:
+        console.print(f"  refused {refused['name']}: {refused['reason']}")
+
+
+def _protected(change: Resource) -> str:
+    images, protected = change["images"], change["protected_images"]
+    return str(images) if protected == images else f"{protected} protected of {images}"
+
+
+def _print_verdict(report: Resource, protection: Resource, out: Path) -> None:
+    config, change, accuracy = report["config"], report["change"], report["accuracy"]
+    console.rule("verdict")
+    rows = {
+        "images": f"{_protected(change)}, {change['unchanged_images']} of them unchanged",
+        "method": f"{config['variant']}, {config['steps']} steps of {config['step_levels']:g} "
+        f"through {config['checkpoints']} checkpoints of {config['surrogate']}, "
+        f"{config['epochs']} epochs",
+        "budget": f"{config['epsilon_levels']} of 255 levels",
+        "largest change": f"{change['largest_change_levels']} levels, found in the archive itself",
+        "SSIM": f"{change['ssim_mean']:.3f} (5th percentile {change['ssim_p5']:.3f})",
+    }
+    for name, label in (("clean", "trained on clean"), ("protected", "trained on protected")):
+        last, peak = accuracy[name]["accuracy_last"], accuracy[name]["accuracy_peak"]
+        rows[label] = f"{last:.1%} on clean test images (peak {peak:.1%})"
+    rows["archive"] = f"sha256 {protection['archive']['sha256']}"
+    for label, text in rows.items():
+        console.print(f"{label + ':':22}{text}", highlight=False, soft_wrap=True)
+    console.print(report["verdict"]["sentence"], soft_wrap=True)
+    for name in RESULTS:
+        console.print(f"  {out / name}", highlight=False)
