@@ -12,6 +12,8 @@ WORKED_BELOW_SHARE = 0.6
 """Of what clean images teach beyond guessing, the share above which the report says that a
 protection did not work; of the last epoch and of the best, which early stopping gets at best."""
 ROUNDING = 1e-9
+CLASSES_SHOWN = 5
+"""Names of classes that the sentence tells."""
 DECIDES_BEYOND = 0.1
 """A baseline decides nothing that beats guessing by less than this, than half of guessing, and than
 half of what there is to learn beyond it."""
@@ -32,7 +34,8 @@ def build(
         the originals; and of all that leaves, never of a part: no training here
         leaves the protected images out, as anybody can. Where some classes are named, `named` has
         a `worked` of theirs: all their images are protected, so that nothing is left to train on
-        instead, unless the data have the same pixels under another class.
+        instead, unless the data have the same pixels under another class, and each of them has
+        test images. `untested_classes` have none.
     """
     names = config.get("protected_classes") if scope.is_partial(change) else None
     judged = [_of_classes(output, names) for output in outputs] if names else outputs
@@ -46,7 +49,32 @@ def build(
     withstood = not _failing(rows, guessing) and not any(_is_open(row) for row in every)
     first = _first(rows[0], guessing, change, config, names, withstood=withstood)
     found = first | _strongest(rows, first, change, withstood=withstood)
-    return found | {"sentence": found["sentence"] + _diverged(every)}
+    untested = _untested(measured, names)
+    if names and untested:
+        found["named"]["worked"] = False
+    sentence = found["sentence"] + _of_untested(untested) + _diverged(every)
+    return found | {"untested_classes": untested, "sentence": sentence}
+
+
+def _by_class(outputs: Sequence[Record]) -> Record:
+    """Test images by class, where a training counted them."""
+    return next((found["by_class"] for found in outputs if "by_class" in found), {})
+
+
+def _untested(outputs: Sequence[Record], names: Sequence[str] | None) -> list[str]:
+    """Of the classes that the figures are of, those without a test image."""
+    counted = _by_class(outputs)
+    absent = {"images": 0}
+    wanted = names or list(counted)
+    return [name for name in wanted if counted and not counted.get(name, absent)["images"]]
+
+
+def _of_untested(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
+    told = ", ".join(names[:CLASSES_SHOWN]) + more
+    return f" Nothing here measures what is learned of {told}: there is no clean test image of it."
 
 
 def _guessing(outputs: Sequence[Record], names: Sequence[str] | None, classes: int) -> float:
@@ -54,8 +82,7 @@ def _guessing(outputs: Sequence[Record], names: Sequence[str] | None, classes: i
 
     An equal share each for some classes alone, and where no training counted images by class.
     """
-    counted: Record = next((found["by_class"] for found in outputs if "by_class" in found), {})
-    images: list[int] = [count["images"] for count in counted.values()]
+    images: list[int] = [count["images"] for count in _by_class(outputs).values()]
     return max(images) / sum(images) if sum(images) and not names else 1 / classes
 
 
@@ -267,6 +294,7 @@ def _unmeasured(outputs: Sequence[Record], names: Sequence[str], change: Record)
         "share_learned": None,
         "named": {"classes": list(names), "worked": False, "clean": None, "protected": None},
         "strongest": None,
+        "untested_classes": list(names) if counted else [],
         "sentence": f"Nothing here measures the classes to protect: {why} {scope.sentence(change)}",
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -57,8 +57,28 @@ class Part(Sequence[ImageRecord]):
         known, numbers = archive.words(self.records, field)
         return known, numbers[self.indices]
 
+    def pixel_digests(self) -> archive.Numbers:
+        """See `archive.pixel_digests`."""
+        return archive.pixel_digests(self.records)[self.indices]
 
-def split(index: IngestResult, percent: int, digest: str) -> tuple[Part, Part]:
+
+class Split(NamedTuple):
+    """How a data set is divided.
+
+    Attributes:
+        train: what networks are trained on.
+        held_out: what they are judged by; at least one image.
+        copies: how many had the pixels of a training image: they are left out of `held_out`,
+            unless all are (`seen`).
+    """
+
+    train: Part
+    held_out: Part
+    copies: int
+    seen: bool
+
+
+def split(index: IngestResult, percent: int, digest: str) -> Split:
     """Training part and held-out part: the upload's `test/` or else `val/`, else a share set aside.
 
     Neither surrogate nor class means nor appropriator ever sees the held-out part. `percent` of
@@ -72,9 +92,18 @@ def split(index: IngestResult, percent: int, digest: str) -> tuple[Part, Part]:
         for name in ("train", "val", "test")
     )
     if test or val:
-        return train, test or val
+        return _apart(train, test or val)
     aside = held_out(labels(train, index), percent, digest).numpy()
-    return Part(index.records, train.indices[~aside]), Part(index.records, train.indices[aside])
+    left, drawn = (Part(index.records, train.indices[which]) for which in (~aside, aside))
+    return _apart(left, drawn)
+
+
+def _apart(train: Part, held_out: Part) -> Split:
+    """Who has learned an image by heart knows its copy."""
+    known = np.isin(held_out.pixel_digests(), train.pixel_digests())
+    copies, seen = int(known.sum()), bool(known.all())
+    unknown = Part(held_out.records, held_out.indices[~known])
+    return Split(train, held_out if seen else unknown, copies, seen)
 
 
 def labels(records: Sequence[ImageRecord], index: IngestResult) -> Tensor:

@@ -164,7 +164,7 @@ def follow(protection_id: UUID, number: int, meeting: Path, backend: Backend, sh
     """Train along as that rank."""
     job = load_planned(protection_id)
     prepare(job.plan)
-    train, _ = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
+    train = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256).train
     pixels = _read(job, train)
     labels = tensors.labels(train, job.index)
     store = FileStore(str(meeting), job.plan.world_size)

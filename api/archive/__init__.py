@@ -34,7 +34,7 @@ from api.archive.model import (
 from api.archive.names import MANIFEST_NAME
 from api.archive.read import ingest
 from api.archive.rows import Rows
-from api.archive.table import Field, Numbers, sizes, words
+from api.archive.table import Field, Numbers, pixel_digests, sizes, words
 from api.archive.write import write
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "encode",
     "ingest",
     "load_index",
+    "pixel_digests",
     "read_pixels",
     "read_placed",
     "sizes",

@@ -42,6 +42,9 @@ class Columns(Protocol):
     def words(self, field: Field) -> tuple[Sequence[str], Numbers]:
         """See `words`."""
 
+    def pixel_digests(self) -> Numbers:
+        """See `pixel_digests`."""
+
 
 class Records(Sequence[ImageRecord]):
     """Records that are made when they are asked for."""
@@ -102,6 +105,12 @@ class Records(Sequence[ImageRecord]):
         """See `words`."""
         return self._words[field], self.rows[field].astype(np.int64)
 
+    def pixel_digests(self) -> Numbers:
+        """See `pixel_digests`."""
+        assert ROW.fields is not None
+        _, offset, *_ = ROW.fields["pixels_sha256"]
+        return self.rows.getfield(np.dtype("<i8"), offset)
+
 
 class Table:
     """Takes records one by one; in memory are only the words that differ."""
@@ -156,3 +165,11 @@ def words(records: Sequence[ImageRecord], field: Field) -> tuple[Sequence[str], 
     known = sorted(set(found))
     number = {word: at for at, word in enumerate(known)}
     return known, np.array([number[word] for word in found], np.int64)
+
+
+def pixel_digests(records: Sequence[ImageRecord]) -> Numbers:
+    """(n): the beginning of each record's `pixels_sha256`, by which equal pixels are found."""
+    if isinstance(records, Columns):
+        return records.pixel_digests()
+    digests = b"".join(bytes.fromhex(record.pixels_sha256)[:8] for record in records)
+    return np.frombuffer(digests, "<i8")

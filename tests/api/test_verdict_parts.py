@@ -107,6 +107,36 @@ def test_classes_without_a_test_image(done: UUID) -> None:
     assert "there are no clean test images of them." in verdict["sentence"]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_of_a_class_without_a_test_image_nothing_is_claimed(done: UUID) -> None:
+    set_outputs(done, accuracy(0.9), accuracy(0.1))
+    name_classes(done, "cat", "owl")
+    verdict = build(done)["verdict"]
+    assert verdict["decides"]
+    assert not verdict["named"]["worked"]
+    assert verdict["untested_classes"] == ["owl"]
+    told = "Nothing here measures what is learned of owl: there is no clean test image of it."
+    assert verdict["sentence"].endswith(told)
+    name_classes(done, "cat")
+    verdict = build(done)["verdict"]
+    assert verdict["named"]["worked"]
+    assert verdict["untested_classes"] == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_whole_data_set_tells_which_classes_were_not_tested(done: UUID) -> None:
+    """A class of one image has none to set aside: no reason to say that the others did not hold."""
+    outputs = accuracy(0.9), accuracy(0.1)
+    for output in outputs:
+        nothing = {"images": 0, "recognised_last": 0, "recognised_peak": 0}
+        output["by_class"] |= {f"rare{number}": nothing for number in range(7)}
+    set_outputs(done, *outputs)
+    verdict = build(done)["verdict"]
+    assert verdict["worked"]
+    assert len(verdict["untested_classes"]) == 7
+    assert "learned of rare0, rare1, rare2, rare3, rare4 and 2 more: " in verdict["sentence"]
+
+
 @pytest.mark.parametrize(
     ("protected", "words"), [(4, "2 images leave"), (3, "2 of the images to protect leave")]
 )

@@ -199,12 +199,37 @@ def test_a_protection_from_before_evaluations_could_be_asked_for(planned: bool) 
 def test_what_is_held_out_depends_on_the_data_alone() -> None:
     dataset = jobs.upload(TRAIN_ONLY)
     index = load_index(dataset.id)
-    train, held = tensors.split(index, 25, dataset.sha256)
-    assert len(held) == 9
+    train, held, copies, seen = tensors.split(index, 25, dataset.sha256)
+    assert (len(held), copies, seen) == (9, 0, False)
     assert sorted([*train, *held], key=lambda r: r.name) == list(index.records)
     again, others = tensors.split(index, 25, dataset.sha256), tensors.split(index, 25, "0" * 64)
-    assert [list(part) for part in again] == [list(train), list(held)]
-    assert list(others[1]) != list(held)
+    assert [list(part) for part in (again.train, again.held_out)] == [list(train), list(held)]
+    assert list(others.held_out) != list(held)
+
+
+def test_a_copy_of_a_training_image_judges_nothing() -> None:
+    """Whoever has learned by heart knows it, under whatever name, split and format."""
+    files = pictures.class_folders(6, 4)
+    files["test/bee/0001.bmp"] = pictures.encoded(pictures.image(0, 0), "BMP")
+    protection, _ = jobs.protect(pictures.zipped(files))
+    record = jobs.record_of(protection)
+    told = record["training"]
+    assert (told["held_out_images"], told["held_out_copies"]) == (12, 1)
+    assert not told["held_out_seen"]
+    assert sum(row["test_images"] for row in record["by_class"]) == 12
+    assert "(1 more, which have the pixels of a training image" in report.render(record, None)
+
+
+def test_data_of_which_every_test_image_is_a_copy_are_said_to_be() -> None:
+    files = pictures.class_folders(6, 4)
+    train = sorted(name for name in files if name.startswith("train"))
+    for number, name in enumerate(name for name in files if name.startswith("test")):
+        files[name] = files[train[number % len(train)]]
+    protection, _ = jobs.protect(pictures.zipped(files))
+    record = jobs.record_of(protection)
+    assert record["training"]["held_out_seen"]
+    assert record["training"]["held_out_copies"] == record["training"]["held_out_images"]
+    assert "all of which have the pixels of a training image" in report.render(record, None)
 
 
 def test_a_training_costs_its_passes() -> None:

@@ -91,7 +91,7 @@ def _train(claim: Claim, job: Job, cell: Cell) -> Work:
 def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
     prepare(job.plan)
     backbone = pretrained.of_cell(job.evaluation, cell, job.config.input_pixels)
-    train, held_out = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
+    train, held_out, *_ = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
     test_pixels = yield from decoded.originals(job, held_out)
     pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
     key = evaluation_key(job.protection_id, claim.index)

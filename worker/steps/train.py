@@ -42,7 +42,8 @@ def run(claim: Claim) -> Work:
     freeze_plan(claim)
     job = load_job(claim)
     prepare(job.plan)
-    train, held = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
+    split = tensors.split(job.index, job.config.held_out_percent, job.dataset_sha256)
+    train, held = split.train, split.held_out
     yield from decoded.prepare_originals(job, held)
     pixels = yield from decoded.originals(job, train)
     _release(claim)
@@ -76,6 +77,8 @@ def run(claim: Claim) -> Work:
         "protected_train_images": int(job.is_protected[train.indices].sum()),
         "held_out_images": len(held),
         "held_out_from": held[0].split,
+        "held_out_copies": split.copies,
+        "held_out_seen": split.seen,
     }
 
 
@@ -153,7 +156,7 @@ def freeze_plan(claim: Claim) -> None:
     asked = planning.load_evaluation(protection.requested.get("evaluation", {}))
     evaluation = weights.freeze(named(asked, config))
     pretrained.check(evaluation, config.input_pixels)
-    train, _ = tensors.split(index, config.held_out_percent, protection.dataset_sha256)
+    train = tensors.split(index, config.held_out_percent, protection.dataset_sha256).train
     loads = workload.loads(config, plan, evaluation, index.records, len(train))
     costs = speeds.costs(loads, config.input_pixels, device)
     with transaction() as session:
