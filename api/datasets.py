@@ -142,17 +142,15 @@ def reject(session: Session, step: Step, code: str, message: str) -> Dataset:
 def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None = None) -> Dataset:
     """Forget a data set; `clean` removes its blobs after the commit.
 
+    Whoever reads it meanwhile loses the step with it, and can write nothing more.
+
     Raises:
-        AppError: 409 while it is read or protected.
+        AppError: 409 while it is protected.
     """
+    if get(session, owner_id, dataset_id).state is DatasetState.INGESTING:
+        # The step before the data set, as whoever reads it locks them.
+        session.execute(select(Step.id).where(Step.dataset_id == dataset_id).with_for_update())
     dataset = get(session, owner_id, dataset_id, lock=True)
-    if dataset.state is DatasetState.INGESTING:
-        raise AppError(
-            409,
-            "DATASET_BUSY",
-            f"Data set {dataset_id} is being read; delete it when it is ready or rejected.",
-            retry_after_seconds=RETRY_AFTER_SECONDS,
-        )
     active = session.scalars(
         select(Protection.id).where(
             Protection.dataset_id == dataset_id, Protection.state.in_(ACTIVE)

@@ -35,6 +35,8 @@ ENCODED = "encoded"
 TRAINING = "training.pt"
 TRAININGS = "trainings"
 DECODED = "decoded"
+OF_STEPS = frozenset({SHARDS, ENCODED, DECODED, TRAININGS, TRAINING})
+OF_ORIGINALS = frozenset({PREVIEW, WORST, DECODED})
 """Pixels at the networks' input size, of originals too: see `worker.decoded`."""
 
 
@@ -135,8 +137,8 @@ def made_of(session: Session, dataset_id: UUID) -> list[UUID]:
 
 
 def clean_originals(protection_ids: list[UUID]) -> None:
-    """Remove what shows originals from protections whose data set was deleted; and all that is left
-    of those that have not succeeded, which nobody can try again."""
+    """Remove what shows originals (`OF_ORIGINALS`) from protections whose data set was deleted; and
+    all that is left of those that have not succeeded, which nobody can try again."""
     succeeded = Protection.state == ProtectionState.SUCCEEDED
     with reading() as session:
         wanted = select(Protection.id).where(Protection.id.in_(protection_ids), succeeded)
@@ -239,7 +241,7 @@ def clean(protection: Protection | None) -> None:
 
 
 def clean_succeeded(protection_id: UUID) -> None:
-    """Remove what only the steps of a protection that has succeeded had use for."""
+    """Remove what only the steps of a protection that has succeeded had use for (`OF_STEPS`)."""
     for name in (SHARDS, ENCODED, DECODED, TRAININGS):
         storage.remove(storage.protection_key(protection_id, name))
     storage.remove_one(storage.protection_key(protection_id, TRAINING))

@@ -11,7 +11,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -213,19 +213,20 @@ def remove_one(key: str) -> None:
 
 
 def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:
-    """Ids below `kind` of which no blob is younger than the grace."""
+    """Ids below `kind` (`datasets`, `protections`, `probes`) without a blob younger than that."""
+    return set(idle_names(kind, grace_seconds))
+
+
+def idle_names(kind: str, grace_seconds: float) -> dict[UUID, set[str]]:
+    """The same, and what each of them has: the first part of its blobs' names."""
     limit = datetime.now(UTC) - timedelta(seconds=grace_seconds)
-    return {owner for owner, at in changes(kind).items() if at < limit}
-
-
-def changes(kind: str) -> dict[UUID, datetime]:
-    """When something was last changed, by id below `kind` (`datasets`, `protections`, `probes`)."""
-    newest: dict[UUID, datetime] = {}
-    for name, at in _changes(kind):
+    names: dict[UUID, set[str]] = {}
+    busy: set[UUID] = set()
+    for (owner, *below), at in _changes(kind):
         with suppress(ValueError):  # not made by us
-            owner = UUID(name)
-            newest[owner] = max(newest.get(owner, at), at)
-    return newest
+            names.setdefault(UUID(owner), set()).update(below[:1])
+            busy |= {UUID(owner)} if at >= limit else set()
+    return {owner: found for owner, found in names.items() if owner not in busy}
 
 
 def check() -> None:
@@ -236,20 +237,21 @@ def check() -> None:
     remove(probe_key(probe))
 
 
-def _changes(kind: str) -> Iterator[tuple[str, datetime]]:
-    """Names below `kind` and when something in each was changed."""
+def _changes(kind: str) -> Iterator[tuple[Sequence[str], datetime]]:
+    """What lies below `kind`, by the parts of its name, and when it was changed."""
     folder = _folder()
     if folder is None:
         with _translating():
             listed = [meta for batch in obstore.list(_store(), kind) for meta in batch]
-        yield from ((meta["path"].split("/")[1], meta["last_modified"]) for meta in listed)
+        yield from ((meta["path"].split("/")[1:], meta["last_modified"]) for meta in listed)
         return
     # obstore lists neither folders nor all that a process that was killed has left half written.
     for path, _, files in os.walk(folder / kind):
         for entry in (Path(path), *(Path(path, file) for file in files)):
-            with suppress(FileNotFoundError, IndexError):  # removed meanwhile; `kind` itself
+            with suppress(FileNotFoundError):  # removed meanwhile
                 changed = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
-                yield entry.relative_to(folder / kind).parts[0], changed
+                if entry != folder / kind:
+                    yield entry.relative_to(folder / kind).parts, changed
 
 
 class _Blob(io.RawIOBase):

@@ -103,16 +103,19 @@ def _keeps_blobs(limit: datetime) -> ColumnElement[bool]:
 
 def _clean_succeeded() -> None:
     """What stays where a process was killed between the last commit and its clean-up."""
-    idle = storage.idle_owners("protections", settings().orphan_grace_seconds)
+    idle = storage.idle_names("protections", settings().orphan_grace_seconds)
+    left = {owner for owner, names in idle.items() if names & protections.OF_STEPS}
+    shown = {owner for owner, names in idle.items() if names & protections.OF_ORIGINALS}
     succeeded = select(Protection.id).where(Protection.state == ProtectionState.SUCCEEDED)
     with reading() as session:
-        over = idle & set(session.scalars(succeeded))
-        bereft = idle & set(session.scalars(succeeded.where(Protection.dataset_id.is_(None))))
+        over = left & set(session.scalars(succeeded))
+        bereft = shown & set(session.scalars(succeeded.where(Protection.dataset_id.is_(None))))
     for protection_id in over:
         with careful(f"protection {protection_id} was not cleaned"):
             protections.clean_succeeded(protection_id)
-            if protection_id in bereft:
-                protections.clean_originals([protection_id])
+    for protection_id in bereft:
+        with careful(f"protection {protection_id} still shows originals"):
+            protections.clean_originals([protection_id])
 
 
 def _remove_half_written(pattern: str) -> None:

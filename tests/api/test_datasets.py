@@ -101,13 +101,14 @@ def test_it_goes_with_its_blobs_and_its_step(owner_id: UUID) -> None:
         assert session.scalar(select(func.count()).select_from(Step)) == 0
 
 
-def test_it_stays_while_it_is_read(owner_id: UUID) -> None:
+def test_it_goes_while_it_waits_to_be_read(owner_id: UUID) -> None:
+    """For a worker, or for a disk that the upload itself has filled."""
     dataset_id = create(owner_id, small_zip())
-    with pytest.raises(AppError) as refused:
-        delete(owner_id, dataset_id)
-    assert (refused.value.status, refused.value.code) == (409, "DATASET_BUSY")
-    assert refused.value.retry_after_seconds
-    assert blobs()
+    delete(owner_id, dataset_id)
+    assert blobs() == []
+    work()
+    with reading() as session:
+        assert session.scalar(select(func.count()).select_from(Step)) == 0
 
 
 def test_a_protection_outlives_it(owner_id: UUID) -> None:

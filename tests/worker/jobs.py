@@ -148,13 +148,20 @@ def members(archive: bytes) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist()}
 
 
-def begin() -> leases.Claim:
-    """Claim the first step that is ready, and start it."""
+def claim() -> leases.Claim:
+    """The first step that is ready."""
     with transaction() as session:
-        claim = leases.claim(session, ready()[0].id, "a test")
-        assert claim is not None
-        steps.start(session, claim)
-    return claim
+        claimed = leases.claim(session, ready()[0].id, "a test")
+    assert claimed is not None
+    return claimed
+
+
+def begin() -> leases.Claim:
+    """Claim the first step that is ready, and start its protection."""
+    claimed = claim()
+    with transaction() as session:
+        steps.start(session, claimed)
+    return claimed
 
 
 def made_at(key: str) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -10,11 +11,12 @@ import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner
 
-from api import adoption, datasets, storage
+from api import adoption, datasets, protections, storage
 from api.cli import app
 from api.db import now, transaction
 from api.models import Dataset, Identity, Orphan, Queue, Worker
 from api.settings import settings
+from tests import pictures
 from tests.api.conftest import beat
 from tests.worker import jobs
 from worker import collection
@@ -191,3 +193,41 @@ def test_one_that_can_not_be_removed_keeps_no_other(
     assert {f"{key} was not removed" for key in bad} <= set(caplog.messages)
     with transaction() as session:
         assert session.query(Worker).count() == 0
+
+
+def test_what_only_steps_had_use_for_goes_and_no_more_is_asked_of_the_storage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a process was killed between the last commit and its clean-up."""
+    protection, archive = jobs.protect(pictures.zipped(pictures.class_folders(6, 4)))
+    key = storage.protection_key(protection.id)
+    kept = names_below(key)
+    for name in ("shards/00000.bin", "training.pt", "decoded/x"):
+        storage.write(f"{key}/{name}", b"x")
+    age(key, 3 * DAY)
+    collection.collect()
+    assert names_below(key) == kept
+    assert storage.read(f"{key}/{protections.ARCHIVE}") == archive
+    asked: list[str] = []
+    for remove in (storage.remove, storage.remove_one):
+
+        def asking(key: str, remove: Callable[[str], None] = remove) -> None:
+            asked.append(key)
+            remove(key)
+
+        monkeypatch.setattr(storage, remove.__name__, asking)
+    age(key, 3 * DAY)
+    collection.collect()
+    assert [each for each in asked if each.startswith(key)] == []
+    # Nor are originals to be seen once they are deleted.
+    assert protection.dataset_id is not None
+    with transaction() as session:
+        session.delete(session.get_one(Dataset, protection.dataset_id))
+    age(key, 3 * DAY)
+    collection.collect()
+    assert kept - names_below(key) == {protections.PREVIEW, protections.WORST}
+
+
+def names_below(key: str) -> set[str]:
+    folder = path_of(key)
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

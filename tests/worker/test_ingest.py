@@ -5,13 +5,17 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import update
 
-from api import storage
-from api.db import reading
+from api import datasets, storage
+from api.db import reading, transaction
 from api.errors import AppError
-from api.models import DatasetState
+from api.models import Dataset, DatasetState, Step, StepState
 from tests import pictures
 from tests.worker import jobs
+from worker import tasks
+from worker.lease import LeaseLost
+from worker.steps import ingest
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -22,6 +26,25 @@ def test_an_archive_that_is_none_is_rejected_and_goes() -> None:
     dataset = jobs.upload(b"PK but not really a zip")
     assert dataset.state is DatasetState.REJECTED
     assert dataset.error_code == "NOT_A_ZIP"
+    assert storage.idle_owners("datasets", 0) == set()
+
+
+def test_deleted_while_it_is_read_it_is_gone_for_good() -> None:
+    """As by a call of the API, between two images."""
+    dataset_id = jobs.upload(pictures.zipped(FILES)).id
+    with transaction() as session:  # as if it had just come
+        session.execute(update(Dataset).values(state=DatasetState.INGESTING))
+        session.execute(update(Step).values(state=StepState.READY))
+    claim = jobs.claim()
+    work = ingest.run(claim)
+    next(work)
+    with transaction() as session:
+        dataset = datasets.delete(session, jobs.owner(), dataset_id)
+    datasets.clean(dataset)
+    with pytest.raises((LeaseLost, FileNotFoundError)):
+        list(work)
+    tasks.run_claimed(claim)  # which tells nobody of a step that is gone, and leaves nothing
+    assert jobs.ready() == []
     assert storage.idle_owners("datasets", 0) == set()
 
 
