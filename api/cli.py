@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from api import adoption, doctor, keys, launcher, logs, revision, workers
@@ -12,7 +13,7 @@ from api.db import missing_file, reading, transaction
 from api.demo import run as run_demo
 from api.models import Queue
 from api.protect import protect_file
-from api.settings import settings
+from api.settings import Settings, settings
 
 MOST_STEPS = 2**31 - 1
 """That an owner can be limited to: what PostgreSQL holds as an INTEGER."""
@@ -76,6 +77,7 @@ def examine() -> None:
 @app.command()
 def adopt_storage() -> None:
     """Let this database say which blobs are kept, whosever they were; the others go in time."""
+    need_tables()
     adoption.adopt()
     days = settings().orphan_grace_seconds / 86_400
     typer.echo(f"blobs that this database does not know are collected after {days:g} days")
@@ -100,9 +102,10 @@ def protect(
         fields = TypeAdapter(dict[str, Any]).validate_json(config)
     except ValidationError as error:
         raise typer.BadParameter(f"expected a JSON object, got {config!r}") from error
+    key = key.strip()
     if not key:
         raise typer.BadParameter("expected an API key in --key or SEPGATE_API_KEY, got none")
-    if not key.isascii():
+    if not (key.isascii() and key.isprintable()) or " " in key:
         raise typer.BadParameter(
             "expected an API key as it was shown, got characters that none has"
         )
@@ -192,15 +195,23 @@ def owners_limit(
 def main() -> None:
     """Entry point."""
     try:
+        _check_settings()
         app()
+    except OperationalError as error:
+        typer.echo(f"the database at SEPGATE_DATABASE_URL said: {error.orig}", err=True)
+        raise SystemExit(1) from error
+
+
+def _check_settings() -> None:
+    """What the environment says can be; nothing is kept, since the demo changes some of it."""
+    try:
+        make_url(Settings().database).get_dialect().import_dbapi()
     except ValidationError as error:
         for each in error.errors(include_url=False):
             told = f"SEPGATE_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
             typer.echo(f"{told}, got {each['input']!r}", err=True)
         raise SystemExit(2) from error
-    except OperationalError as error:
-        typer.echo(f"SEPGATE_DATABASE_URL: expected a database, got: {error.orig}", err=True)
-        raise SystemExit(1) from error
-    except ArgumentError as error:
-        typer.echo(f"SEPGATE_DATABASE_URL: expected an SQLAlchemy URL, got: {error}", err=True)
+    except (ArgumentError, ImportError, ValueError) as error:
+        told = "expected a URL of sqlite or postgresql+psycopg"
+        typer.echo(f"SEPGATE_DATABASE_URL: {told}, got: {error}", err=True)
         raise SystemExit(2) from error

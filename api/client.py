@@ -46,12 +46,14 @@ class Client:
             )
         )
 
-    def protect(self, dataset_id: str, config: Mapping[str, Any], key: str) -> Resource:
-        """Ask for a protection; `key` makes a repeated call harmless."""
+    def protect(
+        self, dataset_id: str, config: Mapping[str, Any], key: str
+    ) -> Iterator[Resource | None]:
+        """Ask for a protection; again, where there is no answer: `key` makes that harmless."""
         body = {"dataset_id": dataset_id, "config": dict(config)}
-        return _body(
-            self._http.post("/v1/protections", json=body, headers={"Idempotency-Key": key})
-        )
+        headers = {"Idempotency-Key": key}
+        post = partial(self._http.post, "/v1/protections", json=body, headers=headers)
+        return _patiently(lambda: _body(post()))
 
     def poll(self, path: str) -> Iterator[Resource | None]:
         """The resource again and again until it is done, as often as the service asks.
@@ -68,16 +70,20 @@ class Client:
                 return
             time.sleep(float(response.headers.get("Retry-After", DEFAULT_WAIT_SECONDS)))
 
-    def download(self, path: str, to: Path) -> None:
-        """Save a response's body, going on from where a connection broke.
+    def download(self, path: str, to: Path) -> Iterator[Path | None]:
+        """Save a response's body as `to`, going on from where a connection broke (None).
 
-        Nothing half-written stays under the name `to`.
+        Nothing half-written stays under that name.
         """
         part = to.with_name(to.name + ".part")
         with part.open("wb") as file:
             tag: list[str] = []
-            next(filter(None, _patiently(lambda: self._fetched(path, file, tag))))
+            for whole in _patiently(lambda: self._fetched(path, file, tag), file.tell):
+                if whole:
+                    break
+                yield None
         part.replace(to)
+        yield to
 
     def _answered(self, path: str) -> httpx2.Response:
         response = self._http.get(path)
@@ -100,24 +106,31 @@ class Client:
         return True
 
 
-def _patiently(attempt: Callable[[], Answer]) -> Iterator[Answer | None]:
+def _patiently(
+    attempt: Callable[[], Answer], progress: Callable[[], object] = lambda: None
+) -> Iterator[Answer | None]:
     """What comes of an attempt, time and again; None where the service is away.
+
+    Args:
+        progress: is another after an attempt that failed, and yet got on.
 
     Raises:
         ServiceAway: it has been for PATIENCE_SECONDS.
         TransportError: it has not answered for as long.
     """
-    answered = time.monotonic()
+    failing: tuple[object, float] | None = None
     while True:
         try:
             answer = attempt()
         except (ServiceAway, httpx2.TransportError):
-            if time.monotonic() > answered + PATIENCE_SECONDS:
+            if failing is None or failing[0] != progress():
+                failing = progress(), time.monotonic()
+            if time.monotonic() > failing[1] + PATIENCE_SECONDS:
                 raise
             yield None
             time.sleep(DEFAULT_WAIT_SECONDS)
         else:
-            answered = time.monotonic()
+            failing = None
             yield answer
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api import archive, events, leases, storage
-from api.db import now
+from api.db import now, reading
 from api.errors import AppError, not_found
 from api.leases import Claim
 from api.models import (
@@ -74,7 +74,7 @@ def get(session: Session, owner_id: UUID, dataset_id: UUID, *, lock: bool = Fals
     Raises:
         AppError: 404, also for somebody else's.
     """
-    dataset = session.get(Dataset, dataset_id, with_for_update=lock or None)
+    dataset = session.get(Dataset, dataset_id, with_for_update=lock or None, populate_existing=lock)
     if dataset is None or dataset.owner_id != owner_id:
         raise not_found("data set", dataset_id)
     return dataset
@@ -106,7 +106,7 @@ def retry(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
     Raises:
         AppError: 409, it was not, or the upload is gone.
     """
-    dataset = get(session, owner_id, dataset_id, lock=True)
+    dataset = _locked(session, owner_id, dataset_id)
     if not may_be_retried(dataset):
         expected = "Expected a data set that was rejected for a fault of the service's"
         state = dataset.error_code or dataset.state
@@ -147,10 +147,7 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None =
     Raises:
         AppError: 409 while it is protected.
     """
-    if get(session, owner_id, dataset_id).state is DatasetState.INGESTING:
-        # The step before the data set, as whoever reads it locks them.
-        session.execute(select(Step.id).where(Step.dataset_id == dataset_id).with_for_update())
-    dataset = get(session, owner_id, dataset_id, lock=True)
+    dataset = _locked(session, owner_id, dataset_id)
     active = session.scalars(
         select(Protection.id).where(
             Protection.dataset_id == dataset_id, Protection.state.in_(ACTIVE)
@@ -169,9 +166,24 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None =
     return dataset
 
 
+def _locked(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    """The step first, as by whoever reads it: so nobody waits for each other."""
+    get(session, owner_id, dataset_id)
+    session.execute(select(Step.id).where(Step.dataset_id == dataset_id).with_for_update())
+    return get(session, owner_id, dataset_id, lock=True)
+
+
 def clean(dataset: Dataset) -> None:
     """Remove every blob of a data set that was rejected or deleted."""
     storage.remove(storage.dataset_key(dataset.id))
+
+
+def clean_deleted(dataset_id: UUID) -> None:
+    """Remove what whoever read it has stored after all, if it was deleted meanwhile."""
+    with reading() as session:
+        gone = session.get(Dataset, dataset_id) is None
+    if gone:
+        storage.remove(storage.dataset_key(dataset_id))
 
 
 def load_index(dataset_id: UUID) -> archive.IngestResult:

@@ -1,4 +1,4 @@
-"""What a step was given and what it found, as digests: a chain from the upload to the verdict."""
+"""Digests of values; of what steps were given and found, a chain from the upload to the verdict."""
 
 import hashlib
 import json

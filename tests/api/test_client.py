@@ -1,8 +1,10 @@
 """The client of `sepgate protect`, at a service that breaks off, and is away for a while."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 
@@ -26,6 +28,10 @@ def serving(*answers: Answer) -> Iterator[tuple[str, list[dict[str, str]]]]:
         def do_GET(self) -> None:
             asked.append(dict(self.headers))
             answers[len(asked) - 1](self)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
@@ -86,13 +92,36 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         list(Client(nobody, "sg_1").poll("/v1/datasets/1"))
 
 
+def test_patience_begins_where_nothing_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long an archive takes."""
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.3)
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.5)
+        answer(200, CONTENT[:5000], len(CONTENT), ETag='"a"')(handler)
+
+    rest = answer(206, CONTENT[5000:], ETag='"a"')
+    with serving(slow, rest) as (url, _):
+        list(Client(url, "sg_1").download("/archive", tmp_path / "out.zip"))
+    assert (tmp_path / "out.zip").read_bytes() == CONTENT
+
+
+def test_a_request_with_a_key_is_sent_again() -> None:
+    with serving(AWAY, hang_up, answer(202, b'{"id": "1"}')) as (url, asked):
+        found = list(islice(Client(url, "sg_1").protect("1", {}, "once"), 3))
+    assert found == [None, None, {"id": "1"}]
+    assert [headers["Idempotency-Key"] for headers in asked] == ["once"] * 3
+
+
 def test_a_refusal_is_not_asked_again(tmp_path: Path) -> None:
     refused = answer(404, b'{"code": "NOT_FOUND", "detail": "No such data set."}')
     with serving(refused, refused) as (url, asked):
         with pytest.raises(RequestFailed, match="NOT_FOUND: No such data set"):
             list(Client(url, "sg_1").poll("/v1/datasets/1"))
         with pytest.raises(RequestFailed, match="NOT_FOUND"):
-            Client(url, "sg_1").download("/v1/protections/1/archive", tmp_path / "out.zip")
+            list(Client(url, "sg_1").download("/v1/protections/1/archive", tmp_path / "out.zip"))
     assert len(asked) == 2
     assert not (tmp_path / "out.zip").exists()
 
@@ -103,7 +132,8 @@ def test_a_download_goes_on_where_it_broke_off(tmp_path: Path) -> None:
     second = answer(206, CONTENT[5000:9000], size - 5000, ETag='"a"')
     third = answer(206, CONTENT[9000:], ETag='"a"')
     with serving(first, hang_up, second, AWAY, third) as (url, asked):
-        Client(url, "sg_1").download("/archive", tmp_path / "out.zip")
+        found = list(Client(url, "sg_1").download("/archive", tmp_path / "out.zip"))
+    assert found == [None] * 4 + [tmp_path / "out.zip"]
     assert (tmp_path / "out.zip").read_bytes() == CONTENT
     assert [headers.get("Range") for headers in asked] == [
         *(None, "bytes=5000-", "bytes=5000-", "bytes=9000-", "bytes=9000-")
@@ -118,7 +148,7 @@ def test_a_download_of_something_else_begins_anew(tmp_path: Path) -> None:
     other = answer(200, CONTENT[:100], 200)
     whole = answer(200, CONTENT)
     with serving(first, other, whole) as (url, asked):
-        Client(url, "sg_1").download("/archive", tmp_path / "out.zip")
+        list(Client(url, "sg_1").download("/archive", tmp_path / "out.zip"))
     assert (tmp_path / "out.zip").read_bytes() == CONTENT
     assert asked[1]["If-Range"] == '"a"'
     assert "Range" not in asked[2]

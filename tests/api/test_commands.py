@@ -12,7 +12,7 @@ from api.cli import app
 from api.settings import settings
 from tests import servers
 
-# Nothing of it gets as far as the tables.
+# Hardly anything of it gets as far as the tables.
 pytestmark = [
     pytest.mark.usefixtures("environment"),
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
@@ -50,8 +50,9 @@ def test_where_no_service_answers_it_says_where_it_looked(
     assert not out.exists()
 
 
-def test_a_key_of_other_letters_is_refused_and_not_shown(data: Path) -> None:
-    result = sepgate("protect", str(data), "--key", "sg_secret…")
+@pytest.mark.parametrize("key", ["sg_secret…", "sg_sec ret", "sg_secret\tsg_secret"])
+def test_a_key_of_other_letters_is_refused_and_not_shown(data: Path, key: str) -> None:
+    result = sepgate("protect", str(data), "--key", key)
     assert result.exit_code == 2
     assert "expected an API key as it was shown" in result.stderr
     assert "secret" not in result.output
@@ -95,9 +96,11 @@ def test_a_database_without_tables_is_said_so(
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("DATABASE_URL", "nonsense", "expected an SQLAlchemy URL, got: "),
-        ("DATABASE_URL", "sqlite:////proc/file", "expected a database, got: "),
-        ("LEASE_SECONDS", "long", "Input should be a valid number"),
+        ("DATABASE_URL", "nonsense", "SEPGATE_DATABASE_URL: expected a URL of sqlite or "),
+        ("DATABASE_URL", "mysql://me@host/x", "SEPGATE_DATABASE_URL: expected a URL of sqlite or "),
+        ("DATABASE_URL", "postgresql://me@host:abc/x", "SEPGATE_DATABASE_URL: expected a URL of "),
+        ("DATABASE_URL", "sqlite:////proc/file", "the database at SEPGATE_DATABASE_URL said: "),
+        ("LEASE_SECONDS", "long", "SEPGATE_LEASE_SECONDS: Input should be a valid number"),
     ],
 )
 def test_settings_that_can_not_be_are_said_so(name: str, value: str, told: str) -> None:
@@ -109,7 +112,7 @@ def test_settings_that_can_not_be_are_said_so(name: str, value: str, told: str) 
         check=False,
     )
     assert ran.returncode in {1, 2}
-    assert ran.stderr.splitlines()[-1].startswith(f"SEPGATE_{name}: {told}")
+    assert ran.stderr.splitlines()[-1].startswith(told)
     assert "Traceback" not in ran.stderr
 
 

@@ -5,8 +5,17 @@ from uuid import UUID
 import pytest
 
 from api import report
+from api.models import StepKind
 from tests.api.lives import accuracy, requested, succeed
-from tests.api.records import Page, build, measured, name_classes, packaged, set_outputs
+from tests.api.records import (
+    Page,
+    build,
+    measured,
+    name_classes,
+    output_of,
+    packaged,
+    set_outputs,
+)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_of_a_class_without_a_test_image_nothing_is_claimed(done: UUID) -> None:
     assert verdict["decides"]
     assert not verdict["named"]["worked"]
     assert verdict["untested_classes"] == ["owl"]
-    told = "Nothing here measures what is learned of owl: there is no clean test image of it."
+    told = "Nothing here measures what is learned of owl: no test image of theirs judges."
     assert verdict["sentence"].endswith(told)
     name_classes(done, "cat")
     verdict = build(done)["verdict"]
@@ -123,18 +132,40 @@ def test_of_a_class_without_a_test_image_nothing_is_claimed(done: UUID) -> None:
     assert verdict["untested_classes"] == []
 
 
+@pytest.mark.parametrize(
+    ("rare", "told"), [(1, "rare0: no test"), (7, "rare0, rare1, rare2, rare3, rare4 and 2 more: ")]
+)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_whole_data_set_tells_which_classes_were_not_tested(done: UUID) -> None:
-    """A class of one image has none to set aside: no reason to say that the others did not hold."""
-    outputs = accuracy(0.9), accuracy(0.1)
+def test_a_whole_data_set_tells_which_classes_were_not_tested(
+    done: UUID, rare: int, told: str
+) -> None:
+    """A class of one image has none to set aside; where most have none, little was tested."""
+    outputs = accuracy(0.9), accuracy(0.5)
     for output in outputs:
         nothing = {"images": 0, "recognised_last": 0, "recognised_peak": 0}
-        output["by_class"] |= {f"rare{number}": nothing for number in range(7)}
+        output["by_class"] |= {f"rare{number}": nothing for number in range(rare)}
     set_outputs(done, *outputs)
     verdict = build(done)["verdict"]
+    assert verdict["worked"] is (rare == 1)
+    assert len(verdict["untested_classes"]) == rare
+    assert f"learned of {told}" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_copies_of_training_images_are_told_of(done: UUID) -> None:
+    set_outputs(done, accuracy(0.9), accuracy(0.5))
+    output_of(done, StepKind.TRAIN, held_out_copies=3, held_out_seen=False)
+    verdict = build(done)["verdict"]
     assert verdict["worked"]
-    assert len(verdict["untested_classes"]) == 7
-    assert "learned of rare0, rare1, rare2, rare3, rare4 and 2 more: " in verdict["sentence"]
+    told = "3 test images with the pixels of a training image judge nothing; all figures are of 2"
+    assert told in verdict["sentence"]
+    output_of(done, StepKind.TRAIN, held_out_copies=2, held_out_seen=True)
+    record = build(done)
+    assert not record["verdict"]["worked"]
+    assert not record["verdict"]["decides"]
+    told = "Nothing here measures the protection: every test image has the pixels of a training"
+    assert record["verdict"]["sentence"].startswith(told)
+    assert Page(report.render(record, None)).open == []
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,40 @@ def test_a_copy_of_a_training_image_judges_nothing() -> None:
     assert "(1 more, which have the pixels of a training image" in report.render(record, None)
 
 
+def test_equal_images_are_set_aside_together() -> None:
+    """Without a test split; else nearly all that were drawn would have a copy left to learn."""
+    files = pictures.class_folders(10)
+    files |= {name.replace(".png", "-again.png"): data for name, data in files.items()}
+    dataset = jobs.upload(pictures.zipped(files))
+    train, held, copies, seen = tensors.split(load_index(dataset.id), 20, dataset.sha256)
+    assert (len(held), len(train), copies, seen) == (2 * 6, 2 * 24, 0, False)
+    assert not {record.pixels_sha256 for record in held} & {r.pixels_sha256 for r in train}
+    assert {record.class_name for record in held} == set(pictures.CLASSES)
+
+
+def test_a_class_of_one_image_many_times_is_trained_on() -> None:
+    files = pictures.class_folders(10)
+    for name in files:
+        if "/bee/" in name:
+            files[name] = files["train/bee/0000.png"]
+    dataset = jobs.upload(pictures.zipped(files))
+    train, held, copies, seen = tensors.split(load_index(dataset.id), 20, dataset.sha256)
+    assert (copies, seen) == (0, False)
+    assert sum(record.class_name == "bee" for record in train) == 10
+    assert {record.class_name for record in held} == {"ant", "cat"}
+
+
+def test_data_of_one_image_a_class_many_times_are_judged_by_copies() -> None:
+    files = pictures.class_folders(4)
+    for name in files:
+        files[name] = files[f"{name.rpartition('/')[0]}/0000.png"]
+    dataset = jobs.upload(pictures.zipped(files))
+    train, held, copies, seen = tensors.split(load_index(dataset.id), 20, dataset.sha256)
+    assert seen
+    assert copies == len(held) == 3
+    assert len(train) == 9
+
+
 def test_data_of_which_every_test_image_is_a_copy_are_said_to_be() -> None:
     files = pictures.class_folders(6, 4)
     train = sorted(name for name in files if name.startswith("train"))
@@ -230,6 +264,8 @@ def test_data_of_which_every_test_image_is_a_copy_are_said_to_be() -> None:
     assert record["training"]["held_out_seen"]
     assert record["training"]["held_out_copies"] == record["training"]["held_out_images"]
     assert "all of which have the pixels of a training image" in report.render(record, None)
+    assert not record["verdict"]["worked"]
+    assert "every test image has the pixels of a training image." in record["verdict"]["sentence"]
 
 
 def test_a_training_costs_its_passes() -> None:

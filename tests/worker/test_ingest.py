@@ -1,6 +1,7 @@
 """What is taken of an upload, and what is refused."""
 
 import io
+from typing import IO
 
 import numpy as np
 import pytest
@@ -46,6 +47,27 @@ def test_deleted_while_it_is_read_it_is_gone_for_good() -> None:
     tasks.run_claimed(claim)  # which tells nobody of a step that is gone, and leaves nothing
     assert jobs.ready() == []
     assert storage.idle_owners("datasets", 0) == set()
+
+
+def test_deleted_as_its_index_is_stored_it_is_gone_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the reader has asked whether it still has the step."""
+    dataset_id = jobs.upload(pictures.zipped(FILES)).id
+    with transaction() as session:
+        session.execute(update(Dataset).values(state=DatasetState.INGESTING))
+        session.execute(update(Step).values(state=StepState.READY))
+    write = storage.write
+
+    def deleted(key: str, data: bytes | IO[bytes]) -> str:
+        with transaction() as session:
+            dataset = datasets.delete(session, jobs.owner(), dataset_id)
+        datasets.clean(dataset)
+        return write(key, data)
+
+    monkeypatch.setattr(storage, "write", deleted)
+    jobs.work()
+    assert storage.idle_owners("datasets", -1) == set()
 
 
 def test_one_tenth_of_bad_files_gives_a_ready_data_set_and_a_list() -> None:

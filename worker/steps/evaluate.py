@@ -95,7 +95,10 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
     test_pixels = yield from decoded.originals(job, held_out)
     pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
     key = evaluation_key(job.protection_id, claim.index)
-    stored, keeper = resume.load(key) or {"training": None, "curve": []}, Keeper(claim, key)
+    stored, keeper = resume.load(key), Keeper(claim, key)
+    judging = held_out.sha256()
+    if stored is None or stored.get("judging") != judging:  # of a version that judged by others
+        stored = {"training": None, "curve": []}
     if stored["training"]:  # before images are changed again, which is progress of no training
         keeper.begin(stored["done"])
     curve = [Accuracy(*point) for point in stored["curve"]]
@@ -115,7 +118,8 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
                 keeper.begin(done - 1)
                 if point is not None and keeper.is_due():
                     points = [astuple(accuracy) for accuracy in curve]
-                    keeper.save({"training": point.state(), "curve": points}, done)
+                    state = {"training": point.state(), "curve": points, "judging": judging}
+                    keeper.save(state, done)
                 yield done, total
             case Accuracy():
                 curve.append(event)
