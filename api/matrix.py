@@ -98,10 +98,11 @@ def _measured(outputs: Sequence[Mapping[str, Any]]) -> Record | None:
     ended = [output for output in outputs if "diverged" not in output]
     if not ended:
         return None
+    lowest = [min(output["accuracy_by_epoch"]) for output in ended]
     return {
         which: _spread([output[f"accuracy_{which}"] for output in ended])
         for which in ("last", "peak")
-    }
+    } | {"lowest": _spread(lowest)}
 
 
 def _spread(values: Sequence[float]) -> Record:

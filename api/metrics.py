@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api import storage, turns
@@ -60,7 +60,7 @@ class _Read(Collector):
 
 def _families(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     yield from _queues(session, at)
-    yield from _states(session)
+    yield from _states(session, at)
     yield from _lately(session, at)
     yield from _machines(session, at)
     with suppress(OSError):  # a folder out of reach: readiness tells that
@@ -84,7 +84,7 @@ def _queues(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     yield _gauge("oldest_ready_seconds", text, ["queue"], [((q,), s) for q, s in oldest.items()])
 
 
-def _states(session: Session) -> Iterator[GaugeMetricFamily]:
+def _states(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     text = "By state."
     yield _gauge("protections", text, ["state"], _counts(session, [Protection.state]))
     yield _gauge("datasets", text, ["state"], _counts(session, [Dataset.state]))
@@ -98,9 +98,15 @@ def _states(session: Session) -> Iterator[GaugeMetricFamily]:
     ]
     text = "Failed protections and rejected data sets by reason."
     yield _gauge("failures", text, ["of", "code"], failures)
+    since = Protection.state == ProtectionState.FAILED, Protection.finished_at > at - LATELY
+    text = "Protections that failed in the last hour by reason."
+    lately = _counts(session, [Protection.error_code], and_(*since))
+    yield _gauge("protections_failed_last_hour", text, ["code"], lately)
+    # One that runs and has got on since is over it.
+    stuck = or_(Step.state == StepState.READY, Step.progress_done <= Step.progress_begun)
     going = Step.state.in_((StepState.READY, StepState.RUNNING)) & Step.error_code.is_not(None)
-    text = "Steps that are tried again, by the reason of the last setback."
-    yield _gauge("setbacks", text, ["code"], _counts(session, [Step.error_code], going))
+    text = "Steps that are tried again and have not got on, by the reason of the last setback."
+    yield _gauge("setbacks", text, ["code"], _counts(session, [Step.error_code], going & stuck))
 
 
 def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:

@@ -15,6 +15,9 @@ from api.steps import CLEAN, PROTECTED
 
 Record = dict[str, Any]
 
+TOLD_APART = (StepKind.PERTURB, StepKind.ENCODE, StepKind.EVALUATE)
+"""Kinds of which there are many: with their outputs the chain of digests can be followed."""
+
 
 def build(protection: Protection, steps: Sequence[Step]) -> Record:
     """The record of a protection that succeeded, but for what it says of every file.
@@ -106,6 +109,8 @@ def _timing(step: Step) -> Record:
         "finished_at": step.finished_at.isoformat() if step.finished_at else None,
         "input_sha256": step.input_sha256,
         "output_sha256": step.output_sha256,
+        # Of the others it stands elsewhere in the record.
+        **({"output": step.output} if step.kind in TOLD_APART else {}),
     }
 
 

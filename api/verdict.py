@@ -55,7 +55,10 @@ def build(
         counted = all("by_class" in output for output in outputs if "diverged" not in output)
         return _unmeasured(names, change, UNTESTED if counted else UNCOUNTED)
     two = len(config["target_map"]) == 2 and not names
-    every = [row | {"two_classes": two} for row in matrix.build(evaluation, measured)]
+    # What was measured before the classes were counted epoch by epoch has no peak of theirs.
+    of_all = bool(names) and not any("named_by_epoch" in output for output in outputs)
+    flags = {"two_classes": two, "peak_of_all": of_all}
+    every = [row | flags for row in matrix.build(evaluation, measured)]
     rows = [row for row in every if row["ratio"] is not None]
     guessing = _guessing(measured, names, len(config["target_map"]))
     withstood = not _failing(rows, guessing) and not any(_is_open(row) for row in every)
@@ -128,9 +131,10 @@ def _first(
     where = "images of the classes to protect" if names else "images"
     of = _means(row)
     measured = (
-        f"On clean {where}, a network trained on the protected data reaches "
-        f"{_reached(row['protected'], names)} where one trained on the originals reaches "
-        f"{row['clean']['last']['mean']:.1%} (guessing: {guessing:.1%}{of})."
+        f"On clean {where}, the network {row['network']}, trained by {row['countermeasure']} at "
+        f"{config['input_pixels']} x {config['input_pixels']} pixels on the protected data "
+        f"({config['epsilon_levels']} levels), reaches {_reached(row)}, and trained on the "
+        f"originals {row['clean']['last']['mean']:.1%} (guessing: {guessing:.1%}{of})."
     )
     if not decides:
         word = "The baseline hardly beats guessing, so this measurement decides nothing."
@@ -163,7 +167,10 @@ def _means(row: Record) -> str:
     clean, protected = (row["seeds"] - row["diverged"][side] for side in ("clean", "protected"))
     if clean != protected:
         return f", means of {clean} trainings on the originals and {protected} on what leaves"
-    return f", means of {clean} trainings each" if clean > 1 else ""
+    if clean == 1:
+        return ""
+    most = row["protected"]["peak"]["max"]
+    return f", means of {clean} trainings each; the best of them reached {most:.1%}"
 
 
 def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:
@@ -198,7 +205,7 @@ def _strongest(rows: Sequence[Record], first: Record, change: Record, *, withsto
     sentence = (
         f"{first['sentence']} Of {len(rows)} ways to train on the protected data, "
         f"{row['countermeasure']} with {row['network']} recovers most"
-        f"{' of these classes' if names else ''}: {_reached(row['protected'], names)} where the "
+        f"{' of these classes' if names else ''}: {_reached(row)} where the "
         f"originals give {row['clean']['last']['mean']:.1%}."
     )
     if not scope.is_partial(change) and not change["unchanged_images"]:
@@ -226,7 +233,7 @@ def _withstood(rows: Sequence[Record], guessing: float, *, whole: bool) -> str:
             "hardly beat guessing."
         )
     told = "; ".join(
-        f"{row['countermeasure']} with {row['network']}: {_reached(row['protected'], None)} of "
+        f"{row['countermeasure']} with {row['network']}: {_reached(row)} of "
         f"{row['clean']['last']['mean']:.1%}"
         for row in sorted(failing, key=lambda row: -_most(row, guessing))
     )
@@ -274,13 +281,15 @@ def _most(row: Record, guessing: float) -> float:
 def _share(row: Record, guessing: float, which: str) -> float:
     """Of what clean images teach beyond guessing, how much protected ones do.
 
-    Who is always wrong about two classes has learned them, and only to be asked for the other. At
-    most 1 where clean images teach nothing beyond guessing: such a row decides nothing.
+    Of several trainings the one that learned most counts: whoever trains can do so again. Who is
+    always wrong about two classes has learned them, and only to be asked for the other. At most 1
+    where clean images teach nothing beyond guessing: such a row decides nothing.
     """
     clean = max(row["clean"][of]["mean"] for of in ("last", "peak")) - guessing
-    learned = row["protected"][which]["mean"]
+    learned = row["protected"][which]["max"]
     if row["two_classes"]:
-        learned = max(learned, 1 - row["protected"]["last"]["mean"])
+        wrong = row["protected"]["last" if which == "last" else "lowest"]
+        learned = max(learned, 1 - wrong["min"])
     protected = max(learned - guessing, 0.0)
     return float(round(protected / clean, 4)) if clean > ROUNDING else min(round(protected, 4), 1.0)
 
@@ -298,10 +307,13 @@ def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
     images = sum(count["images"] for count in counts)
     if not images:
         return None
-    return output | {
+    found = {
         f"accuracy_{which}": round(sum(c[f"recognised_{which}"] for c in counts) / images, 6)
         for which in ("last", "peak")
     }
+    if "named_by_epoch" in output:
+        found["accuracy_peak"] = max(output["named_by_epoch"])
+    return output | found
 
 
 def _unmeasured(names: Sequence[str], change: Record, why: str) -> Record:
@@ -330,8 +342,8 @@ def _named(names: Sequence[str] | None, row: Record, *, worked: bool) -> Record 
     return {"classes": list(names), "worked": worked} | measured
 
 
-def _reached(measured: Record, names: object) -> str:
-    """The peak is of all classes: what is kept of each of them is from that epoch."""
-    last, peak = (measured[which]["mean"] for which in ("last", "peak"))
-    of_peak = f"{peak:.1%} where it is best on all classes" if names else f"peak {peak:.1%}"
+def _reached(row: Record) -> str:
+    last, peak = (row["protected"][which]["mean"] for which in ("last", "peak"))
+    of_all = row["peak_of_all"]
+    of_peak = f"{peak:.1%} where it is best on all classes" if of_all else f"peak {peak:.1%}"
     return f"{last:.1%} ({of_peak})"

@@ -14,7 +14,6 @@ from torch import Tensor
 
 Split = tuple[Tensor, Tensor]  # pixels (n, 3, s, s) uint8 and labels (n) int64
 
-TEST = ("test/", "val/")
 HALVES = ("choose", "judge", "confirm", "twice", "whole")
 """Recipes are chosen on the first half of every class and judged on the second. What comes after
 `HALVED` in a larger archive is in neither: there they are judged once more (`confirm`), and after
@@ -43,7 +42,7 @@ class Data:
 
 
 def read(path: Path, half: str = "whole") -> Data:
-    """One half of the archive, or the whole; tested on `test/` or `val/`.
+    """One half of the archive, or the whole; tested on `test/` or else `val/`, as in the service.
 
     Raises:
         ValueError: images of more than one size in a split, or none; to `confirm` and `twice`, none
@@ -51,11 +50,12 @@ def read(path: Path, half: str = "whole") -> Data:
     """
     with zipfile.ZipFile(path) as archive:
         files = [n for n in archive.namelist() if n.count("/") == 2 and not n.endswith("/")]
-        names = sorted(name for name in files if name.startswith(("train/", *TEST)))
+        test_split = "test/" if any(name.startswith("test/") for name in files) else "val/"
+        names = sorted(name for name in files if name.startswith(("train/", test_split)))
         classes = sorted({PurePosixPath(name).parent.name for name in names})
         train, test = (
-            _split(archive, [n for n in names if n.startswith(prefixes)], classes, half, split)
-            for prefixes, split in (("train/", "train"), (TEST, "test"))
+            _split(archive, [n for n in names if n.startswith(prefix)], classes, half, split)
+            for prefix, split in (("train/", "train"), (test_split, "test"))
         )
     return Data(train, test, len(classes))
 

@@ -38,12 +38,16 @@ def class_patterns(
     ensemble: Sequence[Checkpoint],
     config: SEPConfig,
     plan: Plan,
+    *,
+    grey: bool = False,
 ) -> Iterator[Progress | Patterns]:
     """Yields progress, and at last a change of each class, within the budget, on the CPU.
 
     Args:
         pixels: the training part at input size.
         ensemble: checkpoints of the surrogate; gradients are taken as in `protect`.
+        grey: whether all images that are to be changed have one channel: what the patterns' three
+            have of their own would be lost on them.
     """
     count = pattern_images(len(pixels), classes)
     epsilon = config.epsilon_levels / LEVELS
@@ -67,7 +71,8 @@ def class_patterns(
                     show = _view(len(members[0]), config, draws, plan.device)
                     velocity += _direction(members, patterns, ensemble[k], show, config, plan)
                     yield Progress(step, config.class_steps)
-        moved = patterns - epsilon * STEP_SHARE * velocity.sign()
+        towards = velocity.sum(1, keepdim=True).expand_as(velocity) if grey else velocity
+        moved = patterns - epsilon * STEP_SHARE * towards.sign()
         patterns = moved.clamp(-epsilon, epsilon)
     yield patterns.cpu()
 

@@ -85,8 +85,9 @@ class StepOut(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     input_sha256: str | None = Field(
-        description="of all that its result depends on: the upload, what is frozen, what the steps "
-        "before it found; null until it is done"
+        description="of all that its result depends on, on a kind of device and with one version "
+        "of the software (`training.versions` of the report): the upload, what is frozen, what "
+        "the steps before it found; null until it is done"
     )
     output_sha256: str | None = Field(description="of what it found; null until it is done")
 

@@ -26,7 +26,7 @@ several seeds it is mean ± standard deviation. A `{DASH}` is not measured.
 NOTHING = "Nothing measured yet."
 PICTURE = """![Original, protected, and the change made visible](before-after.png)
 
-One patch of each class of `make demo`, at 8 levels."""
+A patch of each of the first eight classes of `make demo`, at 8 levels."""
 
 
 def main() -> int:

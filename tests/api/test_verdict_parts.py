@@ -117,6 +117,18 @@ def test_classes_without_a_test_image(done: UUID) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_early_stopping_is_of_the_named_classes(done: UUID) -> None:
+    """The epoch that is best on all classes comes long after it: others are learned to the end."""
+    protected = accuracy(0.7, cat=0.5, dog=0.9)
+    set_outputs(done, accuracy(0.9), protected | {"named_by_epoch": [0.6, 0.88, 0.5]})
+    name_classes(done, "cat")
+    verdict = build(done)["verdict"]
+    assert not verdict["named"]["worked"]
+    assert verdict["named"]["protected"] == {"last": 0.5, "peak": 0.88}
+    assert "50.0% (peak 88.0%)" in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_of_a_class_without_a_test_image_nothing_is_claimed(done: UUID) -> None:
     set_outputs(done, accuracy(0.9), accuracy(0.1))
     name_classes(done, "cat", "owl")

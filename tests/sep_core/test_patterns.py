@@ -55,6 +55,39 @@ def test_a_pattern_moves_the_images_of_its_class_to_their_target(
     assert (wrong > before).any()
 
 
+def test_patterns_for_grey_images_are_grey(
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan
+) -> None:
+    """Three channels of signs of their own take each other away."""
+    pixels, labels = data[0][:, :1].expand(-1, 3, -1, -1).contiguous(), data[1]
+    arguments = (pixels, labels, CLASSES, ensemble, asked, plan)
+    *_, grey = class_patterns(*arguments, grey=True)
+    *_, coloured = class_patterns(*arguments)
+    assert isinstance(grey, Tensor)
+    assert isinstance(coloured, Tensor)
+    assert torch.equal(grey, grey[:, :1].expand_as(grey))
+    originals = torch.full((CLASSES, 1, SIDE, SIDE), 0.5)
+    moved = [
+        (begin(originals, torch.arange(CLASSES), patterns, asked.epsilon_levels) - originals).abs()
+        for patterns in (grey, coloured)
+    ]
+    assert moved[0].mean() > 1.2 * moved[1].mean()
+
+
+def test_the_first_step_for_grey_images_is_that_of_the_sum_over_channels(
+    data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan
+) -> None:
+    pixels, labels = data[0][:, :1].expand(-1, 3, -1, -1).contiguous(), data[1]
+    alone = replace(asked, class_steps=1, views="identity")
+    *_, patterns = class_patterns(*(pixels, labels, CLASSES, ensemble[:1], alone, plan), grey=True)
+    assert isinstance(patterns, Tensor)
+    images, targets = to_images(pixels), target_classes(labels, alone)
+    gradient = loss_gradient(ensemble[0], images, targets, alone, plan).sum(1, keepdim=True)
+    for label in range(CLASSES):
+        expected = -gradient[labels == label].sum(0).sign() * alone.epsilon_levels / 255 / 8
+        assert torch.allclose(patterns[label], expected.expand(3, -1, -1), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", get_args(Views))
 def test_patterns_are_those_of_a_plain_loop(
     data: Data, ensemble: list[Checkpoint], asked: SEPConfig, plan: Plan, name: Views

@@ -32,7 +32,8 @@ def run(claim: Claim) -> Work:
     """Output: accuracy on clean held-out images after every epoch, the last and the peak.
 
     Of each class how many there were, and how many were recognised after the last epoch and after
-    the one of the peak accuracy.
+    the one of the peak accuracy; of the classes to protect, where they are named, the accuracy on
+    them after every epoch, too.
 
     On the originals it is the one that another protection found, where there is one. A training
     that diverged has `diverged`, a sentence, in place of accuracies: the first of each kind apart,
@@ -123,7 +124,9 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
                 yield done, total
             case Accuracy():
                 curve.append(event)
-    return _output(cell, curve) | {"by_class": _by_class(curve, held_out, job.index.classes)}
+    by_class = _by_class(curve, held_out, job.index.classes)
+    named = {} if cell.clean else _named(job, curve, by_class)
+    return _output(cell, curve) | {"by_class": by_class} | named
 
 
 def _output(cell: Cell, curve: Sequence[Accuracy]) -> Output:
@@ -149,6 +152,20 @@ def _by_class(
         }
         for label, name in enumerate(classes)
     }
+
+
+def _named(job: Job, curve: Sequence[Accuracy], by_class: dict[str, Any]) -> dict[str, Any]:
+    """What early stopping gets of the classes to protect, where they are named.
+
+    Not on the originals: these trainings are kept, whatever is named.
+    """
+    names = job.config.protected_classes or ()
+    images = sum(by_class[name]["images"] for name in names)
+    if not images:
+        return {}
+    labels = [job.index.classes.index(name) for name in names]
+    recognised = [sum(point.recognised[label] for label in labels) for point in curve]
+    return {"named_by_epoch": [round(hits / images, 6) for hits in recognised]}
 
 
 def _described(cell: Cell) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import endings, lending, outbox, planning, sides, speeds, steps, weights, workload
+from api import archive, endings, lending, outbox, planning, sides, speeds, steps, weights, workload
 from api.db import reading, transaction
 from api.leases import Claim
 from api.models import Dataset, Protection, Queue
@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 def run(claim: Claim) -> Work:
     """Goes on where an attempt before was broken off.
 
-    Output: digests of the checkpoints and of the patterns, and how the data were divided.
+    Output: digests of the checkpoints and of the patterns, how the data were divided, and by what
+    versions of the software.
     """
     freeze_plan(claim)
     job = load_job(claim)
@@ -77,6 +78,7 @@ def run(claim: Claim) -> Work:
         "protected_train_images": int(job.is_protected[train.indices].sum()),
         "held_out_images": len(held),
         "held_out_from": held[0].split,
+        "versions": dict(facts.measure(Queue.GPU).versions),
         "held_out_copies": split.copies,
         "held_out_seen": split.seen,
     }
@@ -90,7 +92,10 @@ def _patterns(
         return None
     done, total = progress
     file = io.BytesIO()
-    for event in class_patterns(*train, len(job.index.classes), ensemble, job.config, job.plan):
+    grey = bool((archive.sizes(job.index.records)[:, 2] == 1).all())
+    for event in class_patterns(
+        *(*train, len(job.index.classes), ensemble, job.config, job.plan), grey=grey
+    ):
         match event:
             case Progress(steps_done, _):
                 yield done + steps_done, total
