@@ -109,7 +109,7 @@ def _timing(step: Step) -> Record:
         "finished_at": step.finished_at.isoformat() if step.finished_at else None,
         "input_sha256": step.input_sha256,
         "output_sha256": step.output_sha256,
-        # Of the others it stands elsewhere in the record.
+        # Of the others it is `training` and `change`, without sentences.
         **({"output": step.output} if step.kind in TOLD_APART else {}),
     }
 

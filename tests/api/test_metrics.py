@@ -14,10 +14,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
-from api import endings, locks
+from api import endings, leases, locks
 from api.db import now, transaction
 from api.endings import Setback
-from api.models import Step, StepKind
+from api.models import Protection, ProtectionState, Step, StepKind
 from tests import servers
 from tests.api.conftest import Change, beat, protected, uploaded
 from tests.api.lives import must_claim, step, succeed
@@ -86,8 +86,26 @@ def gone_wrong(client: httpx2.Client, ready_dataset: str, asked: UUID) -> None:
 def test_failures_and_setbacks_by_reason(client: httpx2.Client) -> None:
     found = read(client)
     assert found["sepgate_failures"] == {("BROKEN", "protection"): 1, ("NOT_A_ZIP", "dataset"): 1}
+    assert found["sepgate_protections_failed_last_hour"] == {("BROKEN",): 1}
     assert found["sepgate_setbacks"] == {("WORKER_LOST",): 1}
     assert found["sepgate_oldest_ready_seconds"]["gpu",] == 0  # it is not to be done yet
+
+
+@pytest.mark.usefixtures("gone_wrong")
+def test_what_is_over_is_told_no_more(client: httpx2.Client, asked: UUID) -> None:
+    with transaction() as session:
+        session.execute(update(Step).values(not_before=None))
+        ago = now(session) - timedelta(minutes=61)
+        failed = Protection.state == ProtectionState.FAILED
+        session.execute(update(Protection).where(failed).values(finished_at=ago))
+    claim = must_claim(asked, StepKind.TRAIN)
+    found = read(client)
+    assert found["sepgate_failures"]["BROKEN", "protection"] == 1
+    assert found["sepgate_protections_failed_last_hour"] == {}
+    assert found["sepgate_setbacks"] == {("WORKER_LOST",): 1}  # it may hang again
+    with transaction() as session:
+        leases.report(session, claim, 3, 10)
+    assert read(client)["sepgate_setbacks"] == {}
 
 
 def test_what_was_done_lately(client: httpx2.Client, asked: UUID) -> None:

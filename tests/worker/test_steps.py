@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api import datasets, protections, report, steps, storage, workload
+from api import datasets, digests, protections, report, steps, storage, workload
 from api.db import reading, transaction
 from api.models import Protection, ProtectionState, Step, StepKind
 from api.settings import settings
@@ -206,3 +206,33 @@ def test_digests_chain_every_step_to_the_upload() -> None:
         assert mine[2] != theirs[2]
     shown = {(s["kind"], s["index"]): s["output_sha256"] for s in jobs.record_of(first)["timing"]}
     assert shown == {(kind, index): found for kind, index, _, found in digests(first)}
+
+
+def test_whoever_has_the_record_can_follow_the_digests() -> None:
+    """From the upload to what was measured, by what the record says and nothing else."""
+    protection, _ = jobs.protect(pictures.zipped(FILES), protected_classes=("ant", "cat"))
+    record = jobs.record_of(protection)
+    timing = {(each["kind"], each["index"]): each for each in record["timing"]}
+    said = {"sentence", "scope"}
+    training, change = (
+        {name: value for name, value in record[part].items() if name not in said}
+        for part in ("training", "change")
+    )
+    outputs = {("train", 0): training, ("package", 0): change} | {
+        of: each["output"] for of, each in timing.items() if "output" in each
+    }
+    for of, output in outputs.items():
+        assert digests.of(output) == timing[of]["output_sha256"]
+    frozen = [record["config"], record["plan"], record["evaluation"]]
+    judged = ("evaluate", steps.PROTECTED)
+    order = ["train", "perturb", "encode", "package"]
+    before = [[*of, outputs[of]] for of in outputs if of[0] in order]
+    before.sort(key=lambda each: (order.index(each[0]), each[1]))
+    for of, needed in (
+        (("train", 0), []),
+        (("perturb", 0), before[:1]),
+        (judged, before),
+        (("evaluate", steps.CLEAN), []),
+    ):
+        given = digests.of([record["dataset"]["sha256"], *frozen, *of, needed])
+        assert given == timing[of]["input_sha256"]
