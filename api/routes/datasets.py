@@ -98,9 +98,9 @@ def retry(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetOut
 
 @router.delete("/{dataset_id}", status_code=204, responses=responses(404, 409))
 def delete(dataset_id: UUID, caller: CallerDep) -> None:
-    """Delete the originals and all that was read from them, also while they are read; not while they
-    are protected. Archives made of them stay, their before/after pictures, which show originals,
-    go."""
+    """Delete the originals and all that was read from them, also while they are read, but not while
+    they are protected. Archives made of them stay; their before/after pictures, which show
+    originals, go."""
     with transaction() as session:
         made = protections.made_of(session, dataset_id)
         dataset = datasets.delete(session, caller.owner_id, dataset_id)
