@@ -1,5 +1,6 @@
 """The `sepgate` command: serve everything, protect a file, keys, the demo."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -195,7 +196,8 @@ def owners_limit(
 def main() -> None:
     """Entry point."""
     try:
-        _check_settings()
+        if "--help" not in sys.argv:
+            _check_settings()
         app()
     except OperationalError as error:
         typer.echo(f"the database at SEPGATE_DATABASE_URL said: {error.orig}", err=True)
@@ -212,6 +214,6 @@ def _check_settings() -> None:
             typer.echo(f"{told}, got {each['input']!r}", err=True)
         raise SystemExit(2) from error
     except (ArgumentError, ImportError, ValueError) as error:
-        told = "expected a URL of sqlite or postgresql+psycopg"
-        typer.echo(f"SEPGATE_DATABASE_URL: {told}, got: {error}", err=True)
+        told = "expected a URL of sqlite or postgresql+psycopg, got another"
+        typer.echo(f"SEPGATE_DATABASE_URL: {told} ({type(error).__name__})", err=True)
         raise SystemExit(2) from error

@@ -77,8 +77,13 @@ class Client:
         """
         part = to.with_name(to.name + ".part")
         with part.open("wb") as file:
-            tag: list[str] = []
-            for whole in _patiently(lambda: self._fetched(path, file, tag), file.tell):
+            tag, furthest = list[str](), [0]
+
+            def progress() -> int:
+                furthest.append(max(furthest.pop(), file.tell()))
+                return furthest[0]
+
+            for whole in _patiently(lambda: self._fetched(path, file, tag), progress):
                 if whole:
                     break
                 yield None
@@ -112,7 +117,7 @@ def _patiently(
     """What comes of an attempt, time and again; None where the service is away.
 
     Args:
-        progress: is another after an attempt that failed, and yet got on.
+        progress: is more after an attempt that failed, and yet got on.
 
     Raises:
         ServiceAway: it has been for PATIENCE_SECONDS.

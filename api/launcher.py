@@ -68,9 +68,13 @@ def service(host: str, port: int) -> Iterator[Service]:
         ServiceError: something listens at that address, or a part did not start.
     """
     _check_free(host, port)
-    settings().data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs = settings().data_dir.absolute() / "logs"
-    logs.mkdir(exist_ok=True)
+    try:
+        settings().data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        logs.mkdir(exist_ok=True)
+    except OSError as error:
+        told = f"expected a data folder at {logs.parent}, got: {error.strerror}"
+        raise ServiceError(told) from error
     port = port or _free_port()
     running = Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", logs)
     queue = [] if settings().redis_url else [_embedded_queue(logs)]
@@ -129,19 +133,24 @@ def _embedded_queue(logs: Path) -> Part:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = settings().data_dir.absolute() / "queue"
     folder.mkdir(exist_ok=True, mode=0o700)
-    # Locked for as long as it lives: two must not have one folder, however long one is silent.
-    words = ["flock", "--nonblock", "--no-fork", str(folder / "lock")]
-    words += [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
+    words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
     words += ["--unixsocketperm", "700", "--dir", str(folder), "--appendonly", "yes", "--save", ""]
     words += ["--hz", "1"]  # it has nothing to do in between, and wakes who computes ten times else
-    return Part("queue", words, log=logs / "queue.log", answers=partial(_answers, path))
+    return Part(
+        "queue",
+        words,
+        log=logs / "queue.log",
+        answers=partial(_answers, path),
+        lock=folder / "lock",  # two must not have one folder, however long one is silent
+    )
 
 
 def _start_queue(queue: Part) -> None:
-    queue.start()
     deadline = time.monotonic() + START_SECONDS
     while not queue.answers():
-        if queue.ended() or time.monotonic() > deadline:
+        if queue.process is None:  # none was, while another's was starting or ending
+            queue.start()
+        elif queue.process.poll() is not None or time.monotonic() > deadline:
             stop(_started([queue]), STOP_SECONDS)
             raise ServiceError(f"the embedded queue did not start; {queue.log} says why")
         time.sleep(0.05)

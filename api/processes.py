@@ -1,14 +1,17 @@
 """Child processes: started, started again when they die, stopped, and never left behind."""
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 PR_SET_PDEATHSIG = 1
 
@@ -31,6 +34,8 @@ class Part:
 
     Attributes:
         answers: whether it works; one that was not started here is adopted for as long as it does.
+        lock: a file that is locked for as long as the process lives, or a child of its; where
+            another has it none is started.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
     answers: Callable[[], bool] = lambda: False
+    lock: Path | None = None
     process: "subprocess.Popen[bytes] | None" = None
     restarts: int = 0
 
@@ -45,20 +51,21 @@ class Part:
         """Start it unless it works already, its output going to its log."""
         if self.answers():
             return
-        log = self.log.open("ab") if self.log is not None else None
-        try:
+        with ExitStack() as files:
+            log = files.enter_context(self.log.open("ab")) if self.log is not None else None
+            lock = files.enter_context(self.lock.open("ab")) if self.lock is not None else None
+            if lock is not None and not _is_locked(lock):
+                return
             self.process = subprocess.Popen(  # noqa: S603  our own commands
                 self.command,
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT if log else None,
+                pass_fds=[lock.fileno()] if lock else [],
                 start_new_session=True,  # Ctrl-C is for us: we stop them in order
                 preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509  we start no threads
             )
-        finally:
-            if log is not None:
-                log.close()
 
     def ended(self) -> bool:
         """Whether it is not running, and does not work all the same."""
@@ -73,6 +80,15 @@ class Part:
         print(f"{self.name} ended; it is started again{where}", flush=True)
         time.sleep(min(self.restarts, 10))
         self.start()
+
+
+def _is_locked(file: IO[bytes]) -> bool:
+    """By us from now on, for as long as a process has it open; False where it is by another."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def watch(parts: Sequence[Part]) -> None:

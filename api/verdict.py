@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api import matrix, scope
-from sep_core.cells import Evaluation
+from sep_core.cells import Evaluation, is_clean
 
 Record = dict[str, Any]
 
@@ -56,19 +56,20 @@ def build(
         return _unmeasured(names, change, UNTESTED if counted else UNCOUNTED)
     two = len(config["target_map"]) == 2 and not names
     # What was measured before the classes were counted epoch by epoch has no peak of theirs.
-    of_all = bool(names) and not any("named_by_epoch" in output for output in outputs)
+    protected = [found for index, found in enumerate(outputs) if not is_clean(index)]
+    ended = [found for found in protected if "diverged" not in found]
+    of_all = bool(names) and not all("named_by_epoch" in found for found in ended)
     flags = {"two_classes": two, "peak_of_all": of_all}
     every = [row | flags for row in matrix.build(evaluation, measured)]
     rows = [row for row in every if row["ratio"] is not None]
     guessing = _guessing(measured, names, len(config["target_map"]))
     withstood = not _failing(rows, guessing) and not any(_is_open(row) for row in every)
-    first = _first(rows[0], guessing, change, config, names, withstood=withstood)
-    found = first | _strongest(rows, first, change, withstood=withstood)
     untested = _untested(measured, names)
+    narrow = not names and 2 * len(untested) > len(config["target_map"])
+    first = _first(rows[0], guessing, change, config, names, withstood=withstood, narrow=narrow)
+    found = first | _strongest(rows, first, change, withstood=withstood, narrow=narrow)
     if names and untested:
         found["named"]["worked"] = False
-    if 2 * len(untested) > len(config["target_map"]):
-        found["worked"] = False
     sentence = found["sentence"] + _of_untested(untested) + _of_copies(training) + _diverged(every)
     return found | {"untested_classes": untested, "sentence": sentence}
 
@@ -121,11 +122,12 @@ def _first(
     names: Sequence[str] | None,
     *,
     withstood: bool,
+    narrow: bool,
 ) -> Record:
     """What the first row's trainings on the protected data say, beside those on the originals."""
     unchanged = change["unchanged_images"]
     decides = _decides(row, guessing)
-    low = decides and _is_low(row, guessing) and not unchanged
+    low = decides and _is_low(row, guessing) and not unchanged and not narrow
     every = low and withstood
     whole = config.get("protected_fraction", 1) == 1
     where = "images of the classes to protect" if names else "images"
@@ -141,6 +143,8 @@ def _first(
     elif unchanged:
         of = " of the images to protect" if scope.is_partial(change) else " images"
         word = f"{unchanged}{of} leave as they came: the method found no way to change them."
+    elif narrow:
+        word = "Most classes were not tested, so that nothing is said of the whole."
     elif scope.is_partial(change):
         word = _of_a_part(low=low, named=bool(names), whole=whole)
     elif low and _is_open(row):
@@ -167,10 +171,7 @@ def _means(row: Record) -> str:
     clean, protected = (row["seeds"] - row["diverged"][side] for side in ("clean", "protected"))
     if clean != protected:
         return f", means of {clean} trainings on the originals and {protected} on what leaves"
-    if clean == 1:
-        return ""
-    most = row["protected"]["peak"]["max"]
-    return f", means of {clean} trainings each; the best of them reached {most:.1%}"
+    return f", means of {clean} trainings each" if clean > 1 else ""
 
 
 def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:
@@ -192,7 +193,9 @@ def _of_a_part(*, low: bool, named: bool, whole: bool) -> str:
     )
 
 
-def _strongest(rows: Sequence[Record], first: Record, change: Record, *, withstood: bool) -> Record:
+def _strongest(
+    rows: Sequence[Record], first: Record, change: Record, *, withstood: bool, narrow: bool
+) -> Record:
     """Which countermeasure gets most out of what leaves, and whether all are withstood.
 
     Alone it is no news. A weak network may get less and yet all that there is for it to learn.
@@ -208,13 +211,13 @@ def _strongest(rows: Sequence[Record], first: Record, change: Record, *, withsto
         f"{' of these classes' if names else ''}: {_reached(row)} where the "
         f"originals give {row['clean']['last']['mean']:.1%}."
     )
-    if not scope.is_partial(change) and not change["unchanged_images"]:
+    if not (scope.is_partial(change) or change["unchanged_images"] or narrow):
         sentence += _withstood(rows, first["guessing"], whole=withstood)
     return {"strongest": strongest, "sentence": sentence}
 
 
 def _got(row: Record) -> tuple[float, float]:
-    return row["protected"]["peak"]["mean"], row["protected"]["last"]["mean"]
+    return row["protected"]["peak"]["max"], row["protected"]["last"]["max"]
 
 
 def _withstood(rows: Sequence[Record], guessing: float, *, whole: bool) -> str:
@@ -343,7 +346,11 @@ def _named(names: Sequence[str] | None, row: Record, *, worked: bool) -> Record 
 
 
 def _reached(row: Record) -> str:
-    last, peak = (row["protected"][which]["mean"] for which in ("last", "peak"))
-    of_all = row["peak_of_all"]
-    of_peak = f"{peak:.1%} where it is best on all classes" if of_all else f"peak {peak:.1%}"
-    return f"{last:.1%} ({of_peak})"
+    """Means, and what decides beside them: the training that learned most, or was most wrong."""
+    last, peak, lowest = (row["protected"][which] for which in ("last", "peak", "lowest"))
+    best, most = (f"{peak[which]:.1%}" for which in ("mean", "max"))
+    told = f"{best} where it is best on all classes" if row["peak_of_all"] else f"peak {best}"
+    told += f", up to {most}" if most != best else ""
+    wrong = 1 - lowest["min"]
+    told += f", once wrong about {wrong:.1%}" if row["two_classes"] and wrong > peak["max"] else ""
+    return f"{last['mean']:.1%} ({told})"

@@ -19,6 +19,7 @@ from torch import Tensor
 from api import archive
 from api.archive import ImageRecord, IngestResult, Pixels
 from api.workload import sizes_bytes
+from sep_core.costs import held_out_images
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels
 from sep_core.reading import read_ahead
@@ -105,9 +106,15 @@ def split(index: IngestResult, percent: int, digest: str) -> Split:
 
 
 def _drawn(train: Part, labels: Tensor, percent: int, digest: str) -> npt.NDArray[np.bool_]:
-    """Which are set aside: of equal images all or none, unless a class has no others."""
+    """Which are set aside: of equal images all or none.
+
+    None of which there are more than a class is to set aside at all: a picture that stands for many
+    that are missing, say, would be what everything is judged by.
+    """
     pixels, known = train.pixel_digests(), labels.numpy()
-    first = np.sort(np.unique(pixels, return_index=True)[1])
+    _, first, times = np.unique(pixels, return_index=True, return_counts=True)
+    wanted = [held_out_images(int(count), percent) for count in np.bincount(known)]
+    first = np.sort(first[times <= np.maximum(1, np.array(wanted)[known[first]])])
     drawn = first[held_out(labels[first], percent, digest).numpy()]
     if not len(drawn):
         return held_out(labels, percent, digest).numpy()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from api import launcher
 from api.protect import console, protect_file
@@ -72,12 +72,14 @@ def _claimed(folder: Path) -> Iterator[None]:
     if others and MARK not in others:
         told = f"expected {folder} to be a demo's, got {', '.join(sorted(others)[:5])} in it"
         raise FileExistsError(f"{told}: give another --out")
+    taken = f"expected {folder} to be free, got another demo in it: give another --out"
     with (folder / MARK).open("a", encoding="utf-8") as mark:
         try:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            told = f"expected {folder} to be free, got another demo in it: give another --out"
-            raise BlockingIOError(told) from error
+            raise BlockingIOError(taken) from error
+        if not _is_there(folder / MARK, mark):  # one that was just ending has removed it
+            raise BlockingIOError(taken)
         mark.truncate(0)
         mark.write(MARKED)
         mark.flush()
@@ -87,6 +89,10 @@ def _claimed(folder: Path) -> Iterator[None]:
         finally:
             _empty(folder, {LOGS, MARK})
             _empty(folder, {LOGS})
+
+
+def _is_there(path: Path, file: IO[str]) -> bool:
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
 
 
 def _empty(folder: Path, but: set[str]) -> None:

@@ -24,12 +24,14 @@ STOP_SECONDS = 30
 
 
 @contextmanager
-def serving(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+def serving(
+    folder: Path, *more: str, output: str = "output"
+) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     """The process, its URL and its output."""
-    port, output = free_port(), folder / "output"
+    port, told = free_port(), folder / output
     words = ["sepgate", "serve", "--port", str(port), *more]
     variables = {k: v for k, v in os.environ.items() if not k.startswith("SEPGATE_")}
-    with output.open("wb") as file:
+    with told.open("wb") as file:
         process = subprocess.Popen(
             words,
             env=variables | {"SEPGATE_DATA_DIR": str(folder / "data")},
@@ -39,8 +41,8 @@ def serving(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[bytes],
             preexec_fn=_in_background,  # noqa: PLW1509  no threads here
         )
     try:
-        wait_for(lambda: b"sepgate serves" in output.read_bytes(), START_SECONDS, "the service")
-        yield process, f"http://127.0.0.1:{port}", output
+        wait_for(lambda: b"sepgate serves" in told.read_bytes(), START_SECONDS, "the service")
+        yield process, f"http://127.0.0.1:{port}", told
     finally:
         if process.poll() is None:
             process.terminate()
@@ -157,7 +159,6 @@ def test_a_queue_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 def test_an_adopted_queue_that_dies_is_taken_over(tmp_path: Path) -> None:
-    """And only one is started, by whichever of those that had adopted it."""
     path = tmp_path / "data" / "queue" / "valkey.sock"
     path.parent.mkdir(parents=True)
     words = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path)]
@@ -169,14 +170,23 @@ def test_an_adopted_queue_that_dies_is_taken_over(tmp_path: Path) -> None:
                 queue.wait()
                 wait_for(lambda: _process_at(path) is not None, START_SECONDS, "another queue")
                 wait_for(lambda: _is_ready(url), START_SECONDS, "the service to notice")
-                first = _process_at(path)
-                locked = subprocess.run(
-                    ["flock", "--nonblock", str(path.parent / "lock"), "true"], check=False
-                )
-                assert locked.returncode == 1  # nobody else starts one beside it
-                assert _process_at(path) == first
         finally:
             queue.kill()
+    assert _process_at(path) is None
+
+
+def test_of_two_services_on_a_folder_one_has_the_queue(tmp_path: Path) -> None:
+    """The other adopts it, and takes it over when its service ends."""
+    path = tmp_path / "data" / "queue" / "valkey.sock"
+    with serving(tmp_path) as (first, *_), serving(tmp_path, output="other") as (_, url, _output):
+        queue = _process_at(path)
+        lock = ["flock", "--nonblock", str(path.parent / "lock"), "true"]
+        assert subprocess.run(lock, check=False).returncode == 1
+        first.terminate()
+        first.wait(STOP_SECONDS)
+        wait_for(lambda: _process_at(path) not in {queue, None}, START_SECONDS, "another queue")
+        wait_for(lambda: _is_ready(url), START_SECONDS, "the service to notice")
+        assert subprocess.run(lock, check=False).returncode == 1
 
 
 def _process_at(path: Path) -> int | None:

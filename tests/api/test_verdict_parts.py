@@ -159,6 +159,8 @@ def test_a_whole_data_set_tells_which_classes_were_not_tested(
     set_outputs(done, *outputs)
     verdict = build(done)["verdict"]
     assert verdict["worked"] is (rare == 1)
+    assert ("holds" in verdict["sentence"]) is (rare == 1)
+    assert ("Most classes were not tested" in verdict["sentence"]) is (rare == 7)
     assert len(verdict["untested_classes"]) == rare
     assert f"learned of {told}" in verdict["sentence"]
 

@@ -231,6 +231,19 @@ def test_equal_images_are_set_aside_together() -> None:
     assert {record.class_name for record in held} == set(pictures.CLASSES)
 
 
+def test_a_picture_that_stands_for_many_judges_nothing() -> None:
+    """Set aside, it would be most of what everything is judged by."""
+    files = pictures.class_folders(20)
+    for name in files:
+        if name.endswith(("0.png", "5.png")):
+            files[name] = files["train/ant/0000.png"]
+    dataset = jobs.upload(pictures.zipped(files))
+    _, held, copies, seen = tensors.split(load_index(dataset.id), 20, dataset.sha256)
+    assert (copies, seen) == (0, False)
+    assert len(held) == len({record.pixels_sha256 for record in held}) == 9
+    assert {record.class_name for record in held} == set(pictures.CLASSES)
+
+
 def test_a_class_of_one_image_many_times_is_trained_on() -> None:
     files = pictures.class_folders(10)
     for name in files:

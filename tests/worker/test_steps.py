@@ -224,15 +224,16 @@ def test_whoever_has_the_record_can_follow_the_digests() -> None:
     for of, output in outputs.items():
         assert digests.of(output) == timing[of]["output_sha256"]
     frozen = [record["config"], record["plan"], record["evaluation"]]
-    judged = ("evaluate", steps.PROTECTED)
     order = ["train", "perturb", "encode", "package"]
-    before = [[*of, outputs[of]] for of in outputs if of[0] in order]
-    before.sort(key=lambda each: (order.index(each[0]), each[1]))
-    for of, needed in (
-        (("train", 0), []),
-        (("perturb", 0), before[:1]),
-        (judged, before),
-        (("evaluate", steps.CLEAN), []),
-    ):
-        given = digests.of([record["dataset"]["sha256"], *frozen, *of, needed])
-        assert given == timing[of]["input_sha256"]
+    whole = [(*of, outputs[of]) for kind in order for of in sorted(outputs) if of[0] == kind]
+    for (kind, index), told in timing.items():
+        judging_originals = kind == "evaluate" and index % 2 == steps.CLEAN
+        earlier = order[: order.index(kind)] if kind in order else order
+        before = [
+            each
+            for each in ([] if judging_originals else whole)
+            if (each[0] in earlier and (kind, each[0]) != ("encode", "perturb"))
+            or (kind, *each[:2]) == ("encode", "perturb", index)
+        ]
+        given = [record["dataset"]["sha256"], *frozen, kind, index, before]
+        assert digests.of(given) == told["input_sha256"]

@@ -92,7 +92,7 @@ def _patterns(
         return None
     done, total = progress
     file = io.BytesIO()
-    grey = bool((archive.sizes(job.index.records)[:, 2] == 1).all())
+    grey = bool((archive.sizes(job.index.records)[job.is_protected, 2] == 1).all())
     for event in class_patterns(
         *(*train, len(job.index.classes), ensemble, job.config, job.plan), grey=grey
     ):
