@@ -3,23 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api import matrix, scope
+from api import learned, matrix, scope
 from sep_core.cells import Evaluation, is_clean
 
 Record = dict[str, Any]
 
-WORKED_BELOW_SHARE = 0.6
-"""Of what clean images teach beyond guessing, the share above which the report says that a
-protection did not work; of the last epoch and of the best, which early stopping gets at best."""
-ROUNDING = 1e-9
 UNTESTED = "there are no clean test images of them."
 UNCOUNTED = "a training was done before recognised images were counted by class."
 SEEN = "every test image has the pixels of a training image."
 CLASSES_SHOWN = 5
 """Names of classes that the sentence tells."""
-DECIDES_BEYOND = 0.1
-"""A baseline decides nothing that beats guessing by less than this, than half of guessing, and than
-half of what there is to learn beyond it."""
 
 
 def build(
@@ -63,7 +56,9 @@ def build(
     every = [row | flags for row in matrix.build(evaluation, measured)]
     rows = [row for row in every if row["ratio"] is not None]
     guessing = _guessing(measured, names, len(config["target_map"]))
-    withstood = not _failing(rows, guessing) and not any(_is_open(row) for row in every)
+    withstood = not learned.failing(rows, guessing) and not any(
+        learned.is_open(row) for row in every
+    )
     untested = _untested(measured, names)
     narrow = not names and 2 * len(untested) > len(config["target_map"])
     first = _first(rows[0], guessing, change, config, names, withstood=withstood, narrow=narrow)
@@ -126,8 +121,8 @@ def _first(
 ) -> Record:
     """What the first row's trainings on the protected data say, beside those on the originals."""
     unchanged = change["unchanged_images"]
-    decides = _decides(row, guessing)
-    low = decides and _is_low(row, guessing) and not unchanged and not narrow
+    decides = learned.decides(row, guessing)
+    low = decides and learned.is_low(row, guessing) and not unchanged and not narrow
     every = low and withstood
     whole = config.get("protected_fraction", 1) == 1
     where = "images of the classes to protect" if names else "images"
@@ -147,11 +142,11 @@ def _first(
         word = "Most classes were not tested, so that nothing is said of the whole."
     elif scope.is_partial(change):
         word = _of_a_part(low=low, named=bool(names), whole=whole)
-    elif low and _is_open(row):
+    elif low and learned.is_open(row):
         word = "Of the trainings on protected data those that ended learned little."
     elif low:
         word = "The protection holds against this network and recipe."
-    elif _share(row, guessing, "last") <= WORKED_BELOW_SHARE:
+    elif learned.share(row, guessing, "last") <= learned.WORKED_BELOW_SHARE:
         word = "The protection does not withstand early stopping: do not rely on it."
     else:
         word = "The protection did not work on these data: do not rely on it."
@@ -160,7 +155,7 @@ def _first(
         "worked": every and not part,
         "decides": decides,
         "guessing": round(guessing, 6),
-        "share_learned": {which: _share(row, guessing, which) for which in ("last", "peak")},
+        "share_learned": {which: learned.share(row, guessing, which) for which in ("last", "peak")},
         "named": _named(names, row, worked=every and whole),
         "sentence": f"{measured} {word}{part}",
     }
@@ -200,7 +195,7 @@ def _strongest(
 
     Alone it is no news. A weak network may get less and yet all that there is for it to learn.
     """
-    row = max(rows, key=_got)
+    row = max(rows, key=learned.got)
     strongest = {name: row[name] for name in ("network", "countermeasure", "ratio")}
     if len(rows) == 1:
         return {"strongest": strongest}
@@ -216,14 +211,10 @@ def _strongest(
     return {"strongest": strongest, "sentence": sentence}
 
 
-def _got(row: Record) -> tuple[float, float]:
-    return row["protected"]["peak"]["max"], row["protected"]["last"]["max"]
-
-
 def _withstood(rows: Sequence[Record], guessing: float, *, whole: bool) -> str:
     """Of the rows that decide something; of others nothing is known unless they are the `whole`."""
-    deciding = [row for row in rows if _decides(row, guessing)]
-    failing = _failing(rows, guessing)
+    deciding = [row for row in rows if learned.decides(row, guessing)]
+    failing = learned.failing(rows, guessing)
     if not deciding:
         return ""
     if not failing and not whole:
@@ -238,19 +229,9 @@ def _withstood(rows: Sequence[Record], guessing: float, *, whole: bool) -> str:
     told = "; ".join(
         f"{row['countermeasure']} with {row['network']}: {_reached(row)} of "
         f"{row['clean']['last']['mean']:.1%}"
-        for row in sorted(failing, key=lambda row: -_most(row, guessing))
+        for row in sorted(failing, key=lambda row: -learned.most(row, guessing))
     )
     return f" The protection does not withstand {told}."
-
-
-def _is_open(row: Record) -> bool:
-    """Whether what a countermeasure takes from the originals, or from what leaves, is not known.
-
-    Where nothing was learned from either, since all trainings diverged, it is no way to learn.
-    """
-    if row["clean"] is None:
-        return row["protected"] is not None
-    return bool(row["diverged"]["protected"])
 
 
 def _diverged(rows: Sequence[Record]) -> str:
@@ -261,40 +242,6 @@ def _diverged(rows: Sequence[Record]) -> str:
         if (count := row["diverged"][side])
     ]
     return f" Trainings that diverged tell nothing: {'; '.join(told)}." if told else ""
-
-
-def _decides(row: Record, guessing: float) -> bool:
-    """Whether the baseline learned something, so that protected data could take it away."""
-    least = min(DECIDES_BEYOND, guessing / 2, (1 - guessing) / 2)
-    return bool(row["clean"]["last"]["mean"] - guessing >= least - ROUNDING) and least > 0
-
-
-def _failing(rows: Sequence[Record], guessing: float) -> list[Record]:
-    return [row for row in rows if _decides(row, guessing) and not _is_low(row, guessing)]
-
-
-def _is_low(row: Record, guessing: float) -> bool:
-    return _most(row, guessing) <= WORKED_BELOW_SHARE
-
-
-def _most(row: Record, guessing: float) -> float:
-    return max(_share(row, guessing, which) for which in ("last", "peak"))
-
-
-def _share(row: Record, guessing: float, which: str) -> float:
-    """Of what clean images teach beyond guessing, how much protected ones do.
-
-    Of several trainings the one that learned most counts: whoever trains can do so again. Who is
-    always wrong about two classes has learned them, and only to be asked for the other. At most 1
-    where clean images teach nothing beyond guessing: such a row decides nothing.
-    """
-    clean = max(row["clean"][of]["mean"] for of in ("last", "peak")) - guessing
-    learned = row["protected"][which]["max"]
-    if row["two_classes"]:
-        wrong = row["protected"]["last" if which == "last" else "lowest"]
-        learned = max(learned, 1 - wrong["min"])
-    protected = max(learned - guessing, 0.0)
-    return float(round(protected / clean, 4)) if clean > ROUNDING else min(round(protected, 4), 1.0)
 
 
 def _of_classes(output: Record, names: Sequence[str]) -> Record | None:
