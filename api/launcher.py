@@ -150,7 +150,8 @@ def _start_queue(queue: Part) -> None:
     while not queue.answers():
         if queue.process is None:  # none was, while another's was starting or ending
             queue.start()
-        elif queue.process.poll() is not None or time.monotonic() > deadline:
+        died = queue.process is not None and queue.process.poll() is not None
+        if died or time.monotonic() > deadline:
             stop(_started([queue]), STOP_SECONDS)
             raise ServiceError(f"the embedded queue did not start; {queue.log} says why")
         time.sleep(0.05)
