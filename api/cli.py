@@ -94,15 +94,16 @@ def protect(
     ),
     preset: Annotated[str, typer.Option(help="auto, quick, fast, hardened or paper")] = "auto",
     config: Annotated[str, typer.Option(help="fields in place of the preset's, as JSON")] = "{}",
+    evaluation: Annotated[
+        str, typer.Option(help="networks, countermeasures and seeds that judge, as JSON")
+    ] = "{}",
 ) -> None:
     """Upload a file to a running service, protect it, download archive and report.
 
     Interrupted, it leaves the protection running, at the address that it told of.
     """
-    try:
-        fields = TypeAdapter(dict[str, Any]).validate_json(config)
-    except ValidationError as error:
-        raise typer.BadParameter(f"expected a JSON object, got {config!r}") from error
+    fields = {"preset": preset} | _json_object("--config", config)
+    asked = {"config": fields, "evaluation": _json_object("--evaluation", evaluation)}
     key = key.strip()
     if not key:
         raise typer.BadParameter("expected an API key in --key or SEPGATE_API_KEY, got none")
@@ -110,7 +111,14 @@ def protect(
         raise typer.BadParameter(
             "expected an API key as it was shown, got characters that none has"
         )
-    raise typer.Exit(protect_file(url, key, data, {"preset": preset} | fields, out))
+    raise typer.Exit(protect_file(url, key, data, asked, out))
+
+
+def _json_object(option: str, text: str) -> dict[str, Any]:
+    try:
+        return TypeAdapter(dict[str, Any]).validate_json(text)
+    except ValidationError as error:
+        raise typer.BadParameter(f"{option}: expected a JSON object, got {text!r}") from error
 
 
 @app.command()

@@ -47,10 +47,10 @@ class Client:
         )
 
     def protect(
-        self, dataset_id: str, config: Mapping[str, Any], key: str
+        self, dataset_id: str, asked: Mapping[str, Any], key: str
     ) -> Iterator[Resource | None]:
         """Ask for a protection; again, where there is no answer: `key` makes that harmless."""
-        body = {"dataset_id": dataset_id, "config": dict(config)}
+        body = {"dataset_id": dataset_id} | dict(asked)
         headers = {"Idempotency-Key": key}
         post = partial(self._http.post, "/v1/protections", json=body, headers=headers)
         return _patiently(lambda: _body(post()))

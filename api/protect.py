@@ -31,13 +31,14 @@ def protect_file(
     url: str,
     key: str,
     data: Path,
-    config: Mapping[str, Any],
+    asked: Mapping[str, Any],
     out: Path,
     check: Callable[[], None] = lambda: None,
 ) -> int:
     """Upload, protect, download and print the verdict. Returns the exit status.
 
     Args:
+        asked: `config` and `evaluation` of the request.
         check: called whenever the service is looked at again.
     """
     try:
@@ -47,7 +48,7 @@ def protect_file(
         console.print(f"uploaded {data} ({dataset['size_bytes'] / 1e6:.1f} MB)")
         dataset = _follow(client, f"/v1/datasets/{dataset['id']}", "reading", check)
         _print_dataset(dataset)
-        protection = _awaited(client.protect(dataset["id"], config, str(uuid4())), check)
+        protection = _awaited(client.protect(dataset["id"], asked, str(uuid4())), check)
         path = f"/v1/protections/{protection['id']}"
         console.print(f"asked for {url}{path}", soft_wrap=True)
         protection = _follow(client, path, "protecting", check)

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Annotated, get_args
+
+from annotated_doc import Doc
 
 from sep_core.config import (
     COUNTERMEASURES,
@@ -22,23 +24,32 @@ MAX_CELLS = 500
 class Evaluation:
     """Which trainings judge a protection: the matrix of its evidence.
 
-    Attributes:
-        countermeasures: what whoever trains on the released data does to get round the protection.
-        networks: appropriators; none stands for the configuration's own.
-        seeds: trainings of every kind, each from draws of its own.
-        weights: of each network, what the pretrained countermeasures begin with: SHA-256 of the
-            file, in hexadecimal digits. Frozen with the plan; nobody asks for it.
-
     Raises:
         ValueError: a field is out of its range; the message names field, expectation and value.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  pydantic reads it as a plain attribute
 
-    countermeasures: tuple[Countermeasure, ...] = ("crop-flip",)
-    networks: tuple[NetworkName, ...] = ()
-    seeds: int = 1
-    weights: Mapping[NetworkName, str] = field(default_factory=dict)
+    countermeasures: Annotated[
+        tuple[Countermeasure, ...], Doc("what whoever trains on the released data does")
+    ] = ("crop-flip",)
+    networks: Annotated[
+        tuple[NetworkName, ...], Doc("which they train; none stands for `appropriator`")
+    ] = ()
+    seeds: Annotated[
+        int,
+        Doc(
+            "trainings of every kind, each from draws of its own, 1 to 500; in all at most 500, "
+            "2 x networks x countermeasures x seeds"
+        ),
+    ] = 1
+    weights: Annotated[
+        Mapping[NetworkName, str],
+        Doc(
+            "of each network, what the pretrained countermeasures begin with: SHA-256 of the file, "
+            "in hexadecimal digits. Frozen with the plan; nobody asks for it"
+        ),
+    ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _are_names("countermeasures", self.countermeasures, COUNTERMEASURES)

@@ -9,7 +9,9 @@ import math
 import random
 import secrets
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_doc import Doc
 
 Variant = Literal["sep", "sep-fa", "sep-fa-vr"]
 NetworkName = Literal[
@@ -51,44 +53,6 @@ MIN_INPUT_PIXELS, MAX_INPUT_PIXELS = 16, 1024
 class SEPConfig:
     """One protection, whole and frozen. The defaults are the paper's (section 4.1, appendix A).
 
-    Attributes:
-        variant: the objective; see `sep_core.protection`.
-        epsilon_levels: the budget, an L-infinity bound in grey levels of 255, 1 to 64.
-        steps: outer steps T of the perturbation.
-        step_levels: step size in grey levels, above 0.
-        checkpoints: ensemble size n, at most `epochs`.
-        inner_steps: M of the variance reduction; only `sep-fa-vr` reads it.
-        checkpoints_per_step: drawn afresh for every outer step, at most `checkpoints`; 0 takes
-            all, as the paper does.
-        perturb_momentum: share of the last outer step's direction in the next, in [0, 1).
-        normalise_gradients: every checkpoint's gradient of an image gets the same weight.
-        class_steps: of a change common to each class, from which every image's walk begins (see
-            `sep_core.patterns`); 0 begins at the image itself, as the paper does.
-        views: what checkpoints are shown while images are perturbed: the image itself
-            (`identity`, the paper), random crops as in training (`crop`), or these of images that
-            are first compressed, greyed or shrunk as appropriators do (`hardened`).
-        surrogate, appropriator: networks, see `sep_core.networks`.
-        input_pixels: side of the square that both networks see; `fast`, `hardened` and, on a GPU,
-            `auto` choose it from the data (`sep_core.presets.input_side`).
-        epochs, appropriator_epochs: lengths of the two trainings.
-        batch_size, learning_rate, momentum, weight_decay: SGD, for both trainings.
-        warmup_epochs: length of a linear rise from `warmup_learning_rate`, in epochs.
-        schedule: `step` divides the rate by ten at each of `milestones`, `cosine` lets it fall
-            to 0.
-        milestones: shares of the training in (0, 1), rising.
-        crop_padding: random-crop padding in pixels, of a preset an eighth of `input_pixels`.
-        flip: random horizontal flips.
-        target_map: g as a list (class y is moved towards class `target_map[y]`), `shift` (the
-            paper's y + 1) or `random`, a derangement drawn from the seed.
-        held_out_percent: share of each class set aside for testing where the data have no test
-            split.
-        protected_classes: names of the classes whose images are changed; None takes all.
-        protected_fraction: share of the images of each split and class that is changed, in (0, 1],
-            at least one of each; which ones is drawn from the seed. Images of the same pixels are
-            treated alike, so that it may be more where data have duplicates.
-        seed: 32 hexadecimal digits; drawn when the protection is planned if None.
-        precision: of the networks' arithmetic; `auto` is bfloat16 where the device has it.
-
     Raises:
         ValueError: a field is out of its range; the message names field, expectation and value.
     """
@@ -96,38 +60,122 @@ class SEPConfig:
     # Unknown keys are refused wherever pydantic reads this class.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  pydantic reads it as a plain attribute
 
-    variant: Variant = "sep-fa-vr"
-    epsilon_levels: int = 2
-    steps: int = 30
-    step_levels: float = 1.0
-    checkpoints: int = 15
-    inner_steps: int = 15
-    checkpoints_per_step: int = 0
-    perturb_momentum: float = 0.0
-    normalise_gradients: bool = False
-    class_steps: int = 0
-    views: Views = "identity"
-    surrogate: NetworkName = "resnet18"
-    appropriator: NetworkName = "resnet18"
-    input_pixels: int = 32
-    epochs: int = 120
-    appropriator_epochs: int = 120
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup_epochs: float = 1.0
-    warmup_learning_rate: float = 0.001
-    schedule: Literal["step", "cosine"] = "step"
-    milestones: tuple[float, ...] = (75 / 120, 90 / 120)
-    crop_padding: int = 4
-    flip: bool = True
-    target_map: Literal["shift", "random"] | tuple[int, ...] = "shift"
-    held_out_percent: int = 10
-    protected_classes: tuple[str, ...] | None = None
-    protected_fraction: float = 1.0
-    seed: str | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    variant: Annotated[
+        Variant,
+        Doc(
+            "the objective: taken for another class by cross-entropy (`sep`), near its mean "
+            "feature (`sep-fa`), or that with variance reduction over the checkpoints (`sep-fa-vr`)"
+        ),
+    ] = "sep-fa-vr"
+    epsilon_levels: Annotated[
+        int, Doc("the budget: no value changes by more grey levels of 255 than this, 1 to 64")
+    ] = 2
+    steps: Annotated[int, Doc("outer steps T of the perturbation, 1 to 10,000")] = 30
+    step_levels: Annotated[float, Doc("step size in grey levels, 0.01 to 64")] = 1.0
+    checkpoints: Annotated[int, Doc("ensemble size n, 1 to `epochs`")] = 15
+    inner_steps: Annotated[
+        int, Doc("M of the variance reduction, 1 to 1,000; only `sep-fa-vr` reads it")
+    ] = 15
+    checkpoints_per_step: Annotated[
+        int,
+        Doc(
+            "drawn afresh for every outer step, at most `checkpoints`; 0 takes all, as the paper "
+            "does"
+        ),
+    ] = 0
+    perturb_momentum: Annotated[
+        float, Doc("share of the last outer step's direction in the next, 0 to 0.9999")
+    ] = 0.0
+    normalise_gradients: Annotated[
+        bool, Doc("whether every checkpoint's gradient of an image gets the same weight")
+    ] = False
+    class_steps: Annotated[
+        int,
+        Doc(
+            "steps of a change common to each class, from which every image's walk begins, 0 to "
+            "10,000; 0 begins at the image itself, as the paper does"
+        ),
+    ] = 0
+    views: Annotated[
+        Views,
+        Doc(
+            "what checkpoints are shown while images are perturbed: the image itself (`identity`, "
+            "the paper), random crops as in training (`crop`), or these of images that are first "
+            "compressed, greyed or shrunk as appropriators do (`hardened`)"
+        ),
+    ] = "identity"
+    surrogate: Annotated[NetworkName, Doc("network whose checkpoints are the ensemble")] = (
+        "resnet18"
+    )
+    appropriator: Annotated[
+        NetworkName, Doc("network that judges, where no others are asked for")
+    ] = "resnet18"
+    input_pixels: Annotated[
+        int, Doc("side of the square that networks see, 16 to 1,024; images keep their own size")
+    ] = 32
+    epochs: Annotated[int, Doc("length of the surrogate's training, 1 to 10,000")] = 120
+    appropriator_epochs: Annotated[int, Doc("length of each training that judges, 1 to 10,000")] = (
+        120
+    )
+    batch_size: Annotated[int, Doc("images a step of SGD in both trainings, 2 to 65,536")] = 128
+    learning_rate: Annotated[float, Doc("of SGD in both trainings, 1e-8 to 100")] = 0.1
+    momentum: Annotated[float, Doc("of SGD in both trainings, 0 to 0.9999")] = 0.9
+    weight_decay: Annotated[float, Doc("of SGD in both trainings, 0 to 1")] = 5e-4
+    warmup_epochs: Annotated[
+        float, Doc("length of a linear rise from `warmup_learning_rate`, 0 to `epochs`")
+    ] = 1.0
+    warmup_learning_rate: Annotated[float, Doc("where that rise begins, 0 to 100")] = 0.001
+    schedule: Annotated[
+        Literal["step", "cosine"],
+        Doc("`step` divides the rate by ten at each of `milestones`, `cosine` lets it fall to 0"),
+    ] = "step"
+    milestones: Annotated[
+        tuple[float, ...], Doc("shares of the training, each in (0, 1), rising")
+    ] = (75 / 120, 90 / 120)
+    crop_padding: Annotated[int, Doc("of random crops, in pixels, 0 to half of `input_pixels`")] = 4
+    flip: Annotated[bool, Doc("whether trainings flip images at random")] = True
+    target_map: Annotated[
+        Literal["shift", "random"] | tuple[int, ...],
+        Doc(
+            "which class each class is moved towards: a list (class y goes to `target_map[y]`), "
+            "`shift` (the paper's y + 1) or `random`, a derangement drawn from the seed"
+        ),
+    ] = "shift"
+    held_out_percent: Annotated[
+        int,
+        Doc(
+            "share of each class that is set aside for testing where the data have no test split, "
+            "1 to 90"
+        ),
+    ] = 10
+    protected_classes: Annotated[
+        tuple[str, ...] | None,
+        Doc(
+            "names of the classes whose images are changed; null takes all. Images of the others "
+            "leave as clean copies, and can be learned from; the verdict is on test images of "
+            "these classes alone"
+        ),
+    ] = None
+    protected_fraction: Annotated[
+        float,
+        Doc(
+            "share of the images of each split and class that is changed, in (0, 1], at least one "
+            "of each; which ones is drawn from the seed. Images of the same pixels in these "
+            "classes are treated alike, so it may be more where the data have duplicates. The "
+            "others leave as clean copies"
+        ),
+    ] = 1.0
+    seed: Annotated[
+        str | None,
+        Doc(
+            "32 lower-case hexadecimal digits, a key to the protection; null draws it when the "
+            "protection is planned"
+        ),
+    ] = None
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Doc("of the networks' arithmetic; `auto` is bfloat16 where the device has it"),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         in_range("epsilon_levels", self.epsilon_levels, 1, MAX_EPSILON_LEVELS)

@@ -57,7 +57,8 @@ def _demo(data: Path | None, out: Path) -> int:
     console.print("starting API, workers, queue and database ...")
     with launcher.service("127.0.0.1", 0) as service:
         console.print(f"ready at {service.url}")
-        return protect_file(service.url, launcher.new_key(), data, config, out, service.check)
+        asked = {"config": config}
+        return protect_file(service.url, launcher.new_key(), data, asked, out, service.check)
 
 
 @contextmanager

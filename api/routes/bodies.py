@@ -1,8 +1,10 @@
 """What comes in over the wire."""
 
-from typing import Any, Literal, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args, get_type_hints
 from uuid import UUID
 
+from annotated_doc import Doc
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from sep_core.cells import Evaluation
@@ -23,63 +25,54 @@ class _Strict(BaseModel):
         return {name: tuple(v) if isinstance(v, list) else v for name, v in body.items()}
 
 
-_CONFIG_HELP = {
-    "protected_classes": "names of the data set's classes whose images are changed; default all. "
-    "Images of the others leave as clean copies, and can be learned from; the verdict is on test "
-    "images of these classes alone",
-    "protected_fraction": "share of the images of each split and class that is changed, above 0 up "
-    "to 1, at least one of each; default 1. Images of the same pixels in these classes are "
-    "treated alike, so it may be more where the data have duplicates. The others leave as clean "
-    "copies",
+def _optional(of: type, names: Iterable[str], notes: Mapping[str, str]) -> dict[str, Any]:
+    """Fields of a dataclass that a request may leave out, described as they are there.
+
+    Args:
+        notes: what the service does with a field beyond that.
+    """
+    kinds = get_type_hints(of, include_extras=True)
+    return {
+        name: (kinds[name] | None, Field(None, description=_doc(kinds[name]) + notes.get(name, "")))
+        for name in names
+    }
+
+
+def _doc(kind: Any) -> str:
+    return next(of.documentation for of in get_args(kind) if isinstance(of, Doc))
+
+
+_CONFIG_NOTES = {
+    "input_pixels": "; default: 32 for `quick`, `paper` and, on a CPU, `auto`; else 32, 64, 128 or "
+    "224, the largest that the median of the training images' shorter sides reaches",
+    "crop_padding": "; default: an eighth of `input_pixels`",
 }
-_FIELDS: dict[str, Any] = {
-    name: (kind | None, Field(None, description=_CONFIG_HELP.get(name)))
-    for name, kind in get_type_hints(SEPConfig).items()
-} | {
+_PRESET: dict[str, Any] = {
     "preset": (
         Literal["auto", "quick", "fast", "hardened", "paper"],
         Field("auto", description="`auto`: chosen from the data and the workers when planned"),
-    ),
-    "input_pixels": (
-        int | None,
-        Field(
-            None,
-            description="side of the square that networks see; default: 32 for `quick`, `paper` "
-            "and, on a CPU, `auto`; else 32, 64, 128 or 224, the largest that the median of the "
-            "training images' shorter sides reaches",
-        ),
-    ),
-    "crop_padding": (
-        int | None,
-        Field(None, description="of random crops, in pixels; default: an eighth of `input_pixels`"),
-    ),
+    )
 }
 ConfigIn = create_model(
     "ConfigIn",
     __base__=_Strict,
     __doc__="Fields of a protection's configuration that differ from the preset.",
-    **_FIELDS,
+    **_PRESET,
+    **_optional(SEPConfig, SEPConfig.__dataclass_fields__, _CONFIG_NOTES),
 )
 
 
-_HELP = {
-    "countermeasures": "what whoever trains on the released data does; default `crop-flip`. "
-    "`pretrained-frozen` and `pretrained-tuned` begin with weights that the service's operator has "
-    "given for a network: where there are none, the request is refused (`PRETRAINED_UNAVAILABLE`); "
-    "where they are not the network's at `input_pixels`, the first step fails (`PRETRAINED_UNFIT`)",
-    "networks": "which networks they train; default the configuration's appropriator",
-    "seeds": "trainings of each kind; default 1. In all at most 500 trainings",
-}
-_JUDGED: dict[str, Any] = {
-    name: (kind | None, Field(None, description=_HELP[name]))
-    for name, kind in get_type_hints(Evaluation).items()
-    if name in _HELP
+_EVALUATION_NOTES = {
+    "countermeasures": ". `pretrained-frozen` and `pretrained-tuned` begin with weights that the "
+    "service's operator has given for a network: where there are none, the request is refused "
+    "(`PRETRAINED_UNAVAILABLE`); where they are not the network's at `input_pixels`, the first "
+    "step fails (`PRETRAINED_UNFIT`)",
 }
 EvaluationIn = create_model(
     "EvaluationIn",
     __base__=_Strict,
     __doc__="How the result is judged: every network under every countermeasure, several times.",
-    **_JUDGED,
+    **_optional(Evaluation, ("countermeasures", "networks", "seeds"), _EVALUATION_NOTES),
 )
 
 
@@ -99,9 +92,13 @@ class ProtectionIn(BaseModel):
         },
     )
 
-    dataset_id: UUID
-    config: ConfigIn = Field(default_factory=ConfigIn)
-    evaluation: EvaluationIn = Field(default_factory=EvaluationIn)
+    dataset_id: UUID = Field(description="a data set of the caller's that is `ready`")
+    config: ConfigIn = Field(
+        default_factory=ConfigIn, description="a preset, and fields in place of the preset's"
+    )
+    evaluation: EvaluationIn = Field(
+        default_factory=EvaluationIn, description="which trainings judge the result"
+    )
     priority: int = Field(
         0,
         strict=True,

@@ -28,9 +28,9 @@ _NAMES = {413: "CONTENT_TOO_LARGE"}
 class Problem(BaseModel):
     """RFC 9457, with an UPPER_SNAKE `code` to program against."""
 
-    title: str = Field(examples=["Conflict"])
-    status: int = Field(examples=[409])
-    code: str = Field(examples=["DATASET_NOT_READY"])
+    title: str = Field(description="the status in words", examples=["Conflict"])
+    status: int = Field(description="as in the answer's first line", examples=[409])
+    code: str = Field(description="stable, to program against", examples=["DATASET_NOT_READY"])
     detail: str = Field(description="what was expected, what came, and where")
 
 

@@ -209,10 +209,13 @@ class Stack:
         """Ask as somebody else, by the header that `authorisation` gave."""
         self._http.headers["Authorization"] = authorisation
 
-    def protect(self, data: Path, out: Path, config: str) -> "subprocess.CompletedProcess[str]":
+    def protect(
+        self, data: Path, out: Path, config: str, evaluation: str = "{}"
+    ) -> "subprocess.CompletedProcess[str]":
         """Run `sepgate protect`."""
         key = self._http.headers["Authorization"].removeprefix("Bearer ")
-        words = ["sepgate", "protect", str(data), "--out", str(out), "--config", config]
+        words = ["sepgate", "protect", str(data), "--out", str(out)]
+        words += ["--config", config, "--evaluation", evaluation]
         where = {"SEPGATE_URL": self.url, "SEPGATE_API_KEY": key}
         environment = self.environment("api") | where
         return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)

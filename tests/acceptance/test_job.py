@@ -135,13 +135,15 @@ def test_the_command_takes_fields_of_the_configuration(stack: Stack, tmp_path: P
     data.write_bytes(pictures.zipped(pictures.class_folders(20, 6)))
     refused = stack.protect(data, out, "{'epochs': 4}")
     assert refused.returncode == 2
-    assert "expected a JSON object" in refused.stderr
+    assert "--config: expected a JSON object" in refused.stderr
     assert not out.exists()
 
-    done = stack.protect(data, out, json.dumps(SMALL_JOB | {"protected_classes": ["ant"]}))
+    config = json.dumps(SMALL_JOB | {"protected_classes": ["ant"]})
+    done = stack.protect(data, out, config, '{"countermeasures": ["crop-flip", "grey"]}')
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((out / "report.json").read_bytes())
     assert report["config"]["protected_classes"] == ["ant"]
+    assert report["evaluation"]["countermeasures"] == ["crop-flip", "grey"]
     assert f"asked for {stack.url}/v1/protections/{report['protection_id']}" in done.stdout
     with zipfile.ZipFile(out / "protected.zip") as released:
         manifest = json.loads(released.read("manifest.json"))

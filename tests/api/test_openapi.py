@@ -31,6 +31,12 @@ def test_every_operation_says_what_it_does() -> None:
     assert len(set(names)) == len(names)
 
 
+def test_every_field_of_every_document_says_what_it_is() -> None:
+    for name, schema in SCHEMA["components"]["schemas"].items():
+        for field, described in schema.get("properties", {}).items():
+            assert described.get("description"), (name, field)
+
+
 def test_every_error_is_described_as_the_problem_it_is() -> None:
     problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for name, operation in OPERATIONS.items():
@@ -68,6 +74,7 @@ def test_a_configuration_lists_its_fields_and_no_others() -> None:
     assert config["additionalProperties"] is False
     for name in ("protected_classes", "protected_fraction"):
         assert "clean copies" in config["properties"][name]["description"]
+    assert "1 to 64" in config["properties"]["epsilon_levels"]["description"]
     assert config["properties"]["preset"]["enum"] == [
         "auto",
         "quick",
@@ -82,7 +89,6 @@ def test_an_evaluation_lists_its_fields_and_names() -> None:
     evaluation = SCHEMA["components"]["schemas"]["EvaluationIn"]
     assert set(evaluation["properties"]) == {*Evaluation.__dataclass_fields__} - {"weights"}
     assert evaluation["additionalProperties"] is False
-    assert all(field["description"] for field in evaluation["properties"].values())
     assert all(f'"{name}"' in json.dumps(evaluation) for name in COUNTERMEASURES)
     for code in ("PRETRAINED_UNAVAILABLE", "PRETRAINED_UNFIT"):
         assert code in evaluation["properties"]["countermeasures"]["description"]
