@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, get_args
 
-from annotated_doc import Doc
-
 from sep_core.config import (
     COUNTERMEASURES,
     PRETRAINED,
@@ -14,8 +12,8 @@ from sep_core.config import (
     Countermeasure,
     NetworkName,
     SEPConfig,
-    in_range,
 )
+from sep_core.ranges import Within, check_ranges
 
 MAX_CELLS = 500
 
@@ -31,24 +29,21 @@ class Evaluation:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  pydantic reads it as a plain attribute
 
     countermeasures: Annotated[
-        tuple[Countermeasure, ...], Doc("what whoever trains on the released data does")
+        tuple[Countermeasure, ...], "what whoever trains on the released data does"
     ] = ("crop-flip",)
     networks: Annotated[
-        tuple[NetworkName, ...], Doc("which they train; none stands for `appropriator`")
+        tuple[NetworkName, ...], "which they train; none stands for `appropriator`"
     ] = ()
     seeds: Annotated[
         int,
-        Doc(
-            "trainings of every kind, each from draws of its own, 1 to 500; in all at most 500, "
-            "2 x networks x countermeasures x seeds"
-        ),
+        Within(1, MAX_CELLS),
+        "trainings of every kind, each from draws of its own; in all at most 500, 2 x networks x "
+        "countermeasures x seeds",
     ] = 1
     weights: Annotated[
         Mapping[NetworkName, str],
-        Doc(
-            "of each network, what the pretrained countermeasures begin with: SHA-256 of the file, "
-            "in hexadecimal digits. Frozen with the plan; nobody asks for it"
-        ),
+        "of each network, what the pretrained countermeasures begin with: SHA-256 of the file, "
+        "in hexadecimal digits. Frozen with the plan; nobody asks for it",
     ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,7 +51,7 @@ class Evaluation:
         _are_names("networks", self.networks, get_args(NetworkName))
         if not self.countermeasures:
             raise ValueError("countermeasures: expected at least one, got none")
-        in_range("seeds", self.seeds, 1, MAX_CELLS)
+        check_ranges(self)
         if self.trainings > MAX_CELLS:
             raise ValueError(
                 f"evaluation: expected at most {MAX_CELLS} trainings "

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_doc import Doc
+from sep_core.ranges import Within, check_ranges, in_range
 
 Variant = Literal["sep", "sep-fa", "sep-fa-vr"]
 NetworkName = Literal[
@@ -53,6 +53,8 @@ MIN_INPUT_PIXELS, MAX_INPUT_PIXELS = 16, 1024
 class SEPConfig:
     """One protection, whole and frozen. The defaults are the paper's (section 4.1, appendix A).
 
+    Beside its type every field has its range and what it means, for the API's description too.
+
     Raises:
         ValueError: a field is out of its range; the message names field, expectation and value.
     """
@@ -62,141 +64,122 @@ class SEPConfig:
 
     variant: Annotated[
         Variant,
-        Doc(
-            "the objective: taken for another class by cross-entropy (`sep`), near its mean "
-            "feature (`sep-fa`), or that with variance reduction over the checkpoints (`sep-fa-vr`)"
-        ),
+        "the objective: taken for another class by cross-entropy (`sep`), near its mean "
+        "feature (`sep-fa`), or that with variance reduction over the checkpoints (`sep-fa-vr`)",
     ] = "sep-fa-vr"
     epsilon_levels: Annotated[
-        int, Doc("the budget: no value changes by more grey levels of 255 than this, 1 to 64")
+        int,
+        Within(1, MAX_EPSILON_LEVELS),
+        "the budget: no value changes by more grey levels of 255 than this",
     ] = 2
-    steps: Annotated[int, Doc("outer steps T of the perturbation, 1 to 10,000")] = 30
-    step_levels: Annotated[float, Doc("step size in grey levels, 0.01 to 64")] = 1.0
-    checkpoints: Annotated[int, Doc("ensemble size n, 1 to `epochs`")] = 15
+    steps: Annotated[int, Within(1, 10_000), "outer steps T of the perturbation"] = 30
+    step_levels: Annotated[float, Within(0.01, MAX_EPSILON_LEVELS), "step size in grey levels"] = (
+        1.0
+    )
+    checkpoints: Annotated[int, Within(1, 10_000), "ensemble size n, at most `epochs`"] = 15
     inner_steps: Annotated[
-        int, Doc("M of the variance reduction, 1 to 1,000; only `sep-fa-vr` reads it")
+        int, Within(1, 1_000), "M of the variance reduction; only `sep-fa-vr` reads it"
     ] = 15
     checkpoints_per_step: Annotated[
         int,
-        Doc(
-            "drawn afresh for every outer step, at most `checkpoints`; 0 takes all, as the paper "
-            "does"
-        ),
+        Within(0, 10_000),
+        "drawn afresh for every outer step, at most `checkpoints`; 0 takes all, as the paper does",
     ] = 0
     perturb_momentum: Annotated[
-        float, Doc("share of the last outer step's direction in the next, 0 to 0.9999")
+        float, Within(0, 0.9999), "share of the last outer step's direction in the next"
     ] = 0.0
     normalise_gradients: Annotated[
-        bool, Doc("whether every checkpoint's gradient of an image gets the same weight")
+        bool, "whether every checkpoint's gradient of an image gets the same weight"
     ] = False
     class_steps: Annotated[
         int,
-        Doc(
-            "steps of a change common to each class, from which every image's walk begins, 0 to "
-            "10,000; 0 begins at the image itself, as the paper does"
-        ),
+        Within(0, 10_000),
+        "steps of a change common to each class, from which every image's walk begins; 0 begins "
+        "at the image itself, as the paper does",
     ] = 0
     views: Annotated[
         Views,
-        Doc(
-            "what checkpoints are shown while images are perturbed: the image itself (`identity`, "
-            "the paper), random crops as in training (`crop`), or these of images that are first "
-            "compressed, greyed or shrunk as appropriators do (`hardened`)"
-        ),
+        "what checkpoints are shown while images are perturbed: the image itself (`identity`, "
+        "the paper), random crops as in training (`crop`), or these of images that are first "
+        "compressed, greyed or shrunk as appropriators do (`hardened`)",
     ] = "identity"
-    surrogate: Annotated[NetworkName, Doc("network whose checkpoints are the ensemble")] = (
+    surrogate: Annotated[NetworkName, "network whose checkpoints are the ensemble"] = "resnet18"
+    appropriator: Annotated[NetworkName, "network that judges, where no others are asked for"] = (
         "resnet18"
     )
-    appropriator: Annotated[
-        NetworkName, Doc("network that judges, where no others are asked for")
-    ] = "resnet18"
     input_pixels: Annotated[
-        int, Doc("side of the square that networks see, 16 to 1,024; images keep their own size")
+        int,
+        Within(MIN_INPUT_PIXELS, MAX_INPUT_PIXELS),
+        "side of the square that networks see; images keep their own size",
     ] = 32
-    epochs: Annotated[int, Doc("length of the surrogate's training, 1 to 10,000")] = 120
-    appropriator_epochs: Annotated[int, Doc("length of each training that judges, 1 to 10,000")] = (
-        120
-    )
-    batch_size: Annotated[int, Doc("images a step of SGD in both trainings, 2 to 65,536")] = 128
-    learning_rate: Annotated[float, Doc("of SGD in both trainings, 1e-8 to 100")] = 0.1
-    momentum: Annotated[float, Doc("of SGD in both trainings, 0 to 0.9999")] = 0.9
-    weight_decay: Annotated[float, Doc("of SGD in both trainings, 0 to 1")] = 5e-4
+    epochs: Annotated[int, Within(1, 10_000), "length of the surrogate's training"] = 120
+    appropriator_epochs: Annotated[
+        int, Within(1, 10_000), "length of each training that judges"
+    ] = 120
+    batch_size: Annotated[int, Within(2, 65_536), "images a step of SGD in both trainings"] = 128
+    learning_rate: Annotated[float, Within(1e-8, 100), "of SGD in both trainings"] = 0.1
+    momentum: Annotated[float, Within(0, 0.9999), "of SGD in both trainings"] = 0.9
+    weight_decay: Annotated[float, Within(0, 1), "of SGD in both trainings"] = 5e-4
     warmup_epochs: Annotated[
-        float, Doc("length of a linear rise from `warmup_learning_rate`, 0 to `epochs`")
+        float,
+        Within(0, 10_000),
+        "length of a linear rise from `warmup_learning_rate`, at most that of either training",
     ] = 1.0
-    warmup_learning_rate: Annotated[float, Doc("where that rise begins, 0 to 100")] = 0.001
+    warmup_learning_rate: Annotated[float, Within(0, 100), "where that rise begins"] = 0.001
     schedule: Annotated[
         Literal["step", "cosine"],
-        Doc("`step` divides the rate by ten at each of `milestones`, `cosine` lets it fall to 0"),
+        "`step` divides the rate by ten at each of `milestones`, `cosine` lets it fall to 0",
     ] = "step"
-    milestones: Annotated[
-        tuple[float, ...], Doc("shares of the training, each in (0, 1), rising")
-    ] = (75 / 120, 90 / 120)
-    crop_padding: Annotated[int, Doc("of random crops, in pixels, 0 to half of `input_pixels`")] = 4
-    flip: Annotated[bool, Doc("whether trainings flip images at random")] = True
+    milestones: Annotated[tuple[float, ...], "shares of the training, each in (0, 1), rising"] = (
+        75 / 120,
+        90 / 120,
+    )
+    crop_padding: Annotated[
+        int,
+        Within(0, MAX_INPUT_PIXELS // 2),
+        "of random crops, in pixels, at most half of `input_pixels`",
+    ] = 4
+    flip: Annotated[bool, "whether trainings flip images at random"] = True
     target_map: Annotated[
         Literal["shift", "random"] | tuple[int, ...],
-        Doc(
-            "which class each class is moved towards: a list (class y goes to `target_map[y]`), "
-            "`shift` (the paper's y + 1) or `random`, a derangement drawn from the seed"
-        ),
+        "which class each class is moved towards: a list (class y goes to `target_map[y]`), "
+        "`shift` (the paper's y + 1) or `random`, a derangement drawn from the seed",
     ] = "shift"
     held_out_percent: Annotated[
         int,
-        Doc(
-            "share of each class that is set aside for testing where the data have no test split, "
-            "1 to 90"
-        ),
+        Within(1, 90),
+        "percent of each class that are set aside for testing where the data have no test split",
     ] = 10
     protected_classes: Annotated[
         tuple[str, ...] | None,
-        Doc(
-            "names of the classes whose images are changed; null takes all. Images of the others "
-            "leave as clean copies, and can be learned from; the verdict is on test images of "
-            "these classes alone"
-        ),
+        "names of the classes whose images are changed; null takes all. Images of the others "
+        "leave as clean copies, and can be learned from; the verdict is on test images of "
+        "these classes alone",
     ] = None
     protected_fraction: Annotated[
         float,
-        Doc(
-            "share of the images of each split and class that is changed, in (0, 1], at least one "
-            "of each; which ones is drawn from the seed. Images of the same pixels in these "
-            "classes are treated alike, so it may be more where the data have duplicates. The "
-            "others leave as clean copies"
-        ),
+        "share of the images of each split and class that is changed, in (0, 1], at least one "
+        "of each; which ones is drawn from the seed. Images of the same pixels in these "
+        "classes are treated alike, so it may be more where the data have duplicates. The "
+        "others leave as clean copies",
     ] = 1.0
     seed: Annotated[
         str | None,
-        Doc(
-            "32 lower-case hexadecimal digits, a key to the protection; null draws it when the "
-            "protection is planned"
-        ),
+        "32 lower-case hexadecimal digits, a key to the protection; null draws it when the "
+        "protection is planned",
     ] = None
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        Doc("of the networks' arithmetic; `auto` is bfloat16 where the device has it"),
+        "of the networks' arithmetic; `auto` is bfloat16 where the device has it",
     ] = "auto"
 
     def __post_init__(self) -> None:
-        in_range("epsilon_levels", self.epsilon_levels, 1, MAX_EPSILON_LEVELS)
-        in_range("steps", self.steps, 1, 10_000)
-        in_range("step_levels", self.step_levels, 0.01, MAX_EPSILON_LEVELS)
-        in_range("epochs", self.epochs, 1, 10_000)
-        in_range("appropriator_epochs", self.appropriator_epochs, 1, 10_000)
+        check_ranges(self)
         in_range("checkpoints", self.checkpoints, 1, self.epochs)
-        in_range("inner_steps", self.inner_steps, 1, 1_000)
         in_range("checkpoints_per_step", self.checkpoints_per_step, 0, self.checkpoints)
-        in_range("class_steps", self.class_steps, 0, 10_000)
-        in_range("perturb_momentum", self.perturb_momentum, 0, 0.9999)
-        in_range("input_pixels", self.input_pixels, MIN_INPUT_PIXELS, MAX_INPUT_PIXELS)
-        in_range("batch_size", self.batch_size, 2, 65_536)
-        in_range("learning_rate", self.learning_rate, 1e-8, 100)
-        in_range("momentum", self.momentum, 0, 0.9999)
-        in_range("weight_decay", self.weight_decay, 0, 1)
-        in_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        in_range("warmup_learning_rate", self.warmup_learning_rate, 0, 100)
+        shorter = min(self.epochs, self.appropriator_epochs)
+        in_range("warmup_epochs", self.warmup_epochs, 0, shorter)
         in_range("crop_padding", self.crop_padding, 0, self.input_pixels // 2)
-        in_range("held_out_percent", self.held_out_percent, 1, 90)
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(
             self.milestones
         ):
@@ -318,12 +301,6 @@ def _check_protected(classes: tuple[str, ...] | None, fraction: float) -> None:
 
 def _is_seed(seed: str) -> bool:
     return len(seed) == SEED_HEX_DIGITS and all(digit in "0123456789abcdef" for digit in seed)
-
-
-def in_range(field: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError, naming the field, where a value is outside; NaN is."""
-    if not low <= value <= high:  # also refuses NaN
-        raise ValueError(f"{field}: expected {low:g} to {high:g}, got {value}")
 
 
 def as_dict(config: SEPConfig | Plan) -> dict[str, Any]:

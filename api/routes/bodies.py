@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_type_hints
 from uuid import UUID
 
-from annotated_doc import Doc
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from sep_core.cells import Evaluation
 from sep_core.config import SEPConfig
+from sep_core.ranges import of_annotation
 
 
 class _Strict(BaseModel):
@@ -32,14 +32,15 @@ def _optional(of: type, names: Iterable[str], notes: Mapping[str, str]) -> dict[
         notes: what the service does with a field beyond that.
     """
     kinds = get_type_hints(of, include_extras=True)
-    return {
-        name: (kinds[name] | None, Field(None, description=_doc(kinds[name]) + notes.get(name, "")))
-        for name in names
-    }
+    return {name: (kinds[name] | None, _field(kinds[name], notes.get(name, ""))) for name in names}
 
 
-def _doc(kind: Any) -> str:
-    return next(of.documentation for of in get_args(kind) if isinstance(of, Doc))
+def _field(kind: Any, more: str) -> Any:
+    meant = next(note for note in get_args(kind) if isinstance(note, str))
+    within = of_annotation(kind)
+    limits: dict[str, Any] = {"minimum": within.low, "maximum": within.high} if within else {}
+    # Told only: it is the dataclass that refuses, in its own words.
+    return Field(None, description=meant + more, json_schema_extra=limits)
 
 
 _CONFIG_NOTES = {
