@@ -17,6 +17,7 @@ from sep_core.networks import Network
 from sep_core.optimisation import batch_count
 from sep_core.randomness import generator
 from sep_core.reading import place
+from sep_core.renaming import renamed
 from sep_core.training import Epoch, Progress, Recipe, State, done_before, fit
 
 Room = Callable[[Sequence[int]], Tensor]
@@ -32,11 +33,13 @@ class Accuracy:
     Attributes:
         accuracy: share of all, in [0, 1].
         recognised: number of each class.
+        renamed: number of each class once the answers are renamed (`sep_core.renaming`).
     """
 
     epoch: int
     accuracy: float
     recognised: tuple[int, ...]
+    renamed: tuple[int, ...]
 
 
 def appropriate(
@@ -102,9 +105,17 @@ def appropriate(
                 for batch in predictions(network, seen, plan):
                     predicted.append(batch)
                     yield next(progress)
-                hits = torch.cat(predicted) == labels
-                by_class = torch.bincount(labels[hits], minlength=classes).tolist()
-                yield Accuracy(number, hits.double().mean().item(), tuple(by_class))
+                yield _accuracy(number, torch.cat(predicted), labels, classes)
+
+
+def _accuracy(
+    epoch: int, answers: Int64[Tensor, " m"], labels: Int64[Tensor, " m"], classes: int
+) -> Accuracy:
+    right, renamed_right = (
+        torch.bincount(labels[each == labels], minlength=classes).tolist()
+        for each in (answers, renamed(answers, labels, classes))
+    )
+    return Accuracy(epoch, sum(right) / len(labels), tuple(right), tuple(renamed_right))
 
 
 def _change(
