@@ -24,7 +24,7 @@ PERTURBATION = {
 """Fields of a configuration that no appropriator's training reads."""
 OF_THE_CELL = {"appropriator", "precision"}
 """Fields that the cell or the plan decides."""
-FIGURES = 5
+FIGURES = 6
 """Which figures are kept, and how networks train: raised with every change of it. Those kept before
 are not found again."""
 VERSIONS = ("sepgate", "torch", "torchvision")

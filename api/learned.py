@@ -1,9 +1,10 @@
 """How much of what clean images teach a way to train got out of protected ones. Pure.
 
-A row is one of `matrix.build`, with `two_classes`: whether the data have two, and all are meant.
+A row is one of `matrix.build`, with `test_images`: how many its accuracies are of.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Any
 
 Record = dict[str, Any]
@@ -15,12 +16,16 @@ ROUNDING = 1e-9
 DECIDES_BEYOND = 0.1
 """A baseline decides nothing that beats guessing by less than this, than half of guessing, and than
 half of what there is to learn beyond it."""
+ONE_SIDED_95 = 1.6449
+"""Standard deviations of the normal distribution."""
 
 
 def decides(row: Record, guessing: float) -> bool:
     """Whether the baseline learned something, so that protected data could take it away."""
     least = min(DECIDES_BEYOND, guessing / 2, (1 - guessing) / 2)
-    return bool(row["clean"]["last"]["mean"] - guessing >= least - ROUNDING) and least > 0
+    last = row["clean"]["last"]["mean"]
+    beyond_chance = bound(last, row["test_images"], -ONE_SIDED_95) > guessing
+    return bool(last - guessing >= least - ROUNDING) and least > 0 and beyond_chance
 
 
 def failing(rows: Sequence[Record], guessing: float) -> list[Record]:
@@ -28,9 +33,26 @@ def failing(rows: Sequence[Record], guessing: float) -> list[Record]:
     return [row for row in rows if decides(row, guessing) and not is_low(row, guessing)]
 
 
+def unsure(rows: Sequence[Record], guessing: float) -> list[Record]:
+    """Rows of which little was learned, as far as so few test images tell."""
+    return [
+        row
+        for row in rows
+        if decides(row, guessing) and is_low(row, guessing) and not is_surely_low(row, guessing)
+    ]
+
+
 def is_low(row: Record, guessing: float) -> bool:
-    """Whether little was, early stopping included."""
+    """Whether little was, early stopping and renaming included."""
     return most(row, guessing) <= WORKED_BELOW_SHARE
+
+
+def is_surely_low(row: Record, guessing: float) -> bool:
+    """Whether it was by 95 % bounds of both accuracies, too."""
+    images = row["test_images"]
+    clean = bound(_clean(row), images, -ONE_SIDED_95) - guessing
+    learned = bound(max(_learned(row, of) for of in ("last", "peak")), images, ONE_SIDED_95)
+    return learned - guessing <= WORKED_BELOW_SHARE * clean
 
 
 def most(row: Record, guessing: float) -> float:
@@ -42,21 +64,29 @@ def share(row: Record, guessing: float, which: str) -> float:
     """Of what clean images teach beyond guessing, how much protected ones do.
 
     Of several trainings the one that learned most counts: whoever trains can do so again. Who is
-    always wrong about two classes has learned them, and only to be asked for the other. At most 1
+    always wrong in the same way has learned the classes, and only calls them otherwise. At most 1
     where clean images teach nothing beyond guessing: such a row decides nothing.
     """
-    clean = max(row["clean"][of]["mean"] for of in ("last", "peak")) - guessing
-    learned = row["protected"][which]["max"]
-    if row["two_classes"]:
-        wrong = row["protected"]["last" if which == "last" else "lowest"]
-        learned = max(learned, 1 - wrong["min"])
-    protected = max(learned - guessing, 0.0)
+    return of_accuracy(row, guessing, _learned(row, which))
+
+
+def of_accuracy(row: Record, guessing: float, accuracy: float) -> float:
+    """The share that such an accuracy is, see `share`."""
+    clean = _clean(row) - guessing
+    protected = max(accuracy - guessing, 0.0)
     return float(round(protected / clean, 4)) if clean > ROUNDING else min(round(protected, 4), 1.0)
+
+
+def withstood(rows: Sequence[Record], guessing: float) -> bool:
+    """Whether all that decide something are, surely, and nothing about any is open."""
+    measured = [row for row in rows if row["ratio"] is not None]
+    beaten = failing(measured, guessing) or unsure(measured, guessing)
+    return not beaten and not any(is_open(row) for row in rows)
 
 
 def got(row: Record) -> tuple[float, float]:
     """What the ways to train are ordered by."""
-    return row["protected"]["peak"]["max"], row["protected"]["last"]["max"]
+    return _learned(row, "peak"), _learned(row, "last")
 
 
 def is_open(row: Record) -> bool:
@@ -67,3 +97,24 @@ def is_open(row: Record) -> bool:
     if row["clean"] is None:
         return row["protected"] is not None
     return bool(row["diverged"]["protected"])
+
+
+def bound(accuracy: float, images: int, deviations: float) -> float:
+    """Of the accuracy on ever more such images: Wilson's score bound (1927), the upper one above 0.
+
+    Args:
+        images: that it was measured on, at least 1.
+        deviations: of the normal distribution, below 0 for the lower bound.
+    """
+    square = deviations**2 / images
+    spread = sqrt(accuracy * (1 - accuracy) / images + square / images / 4)
+    return (accuracy + square / 2 + deviations * spread) / (1 + square)
+
+
+def _clean(row: Record) -> float:
+    return float(max(row["clean"][which]["mean"] for which in ("last", "peak")))
+
+
+def _learned(row: Record, which: str) -> float:
+    protected = row["protected"]
+    return float(max(protected[which]["max"], protected["renamed"][which]["max"]))

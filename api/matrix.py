@@ -23,7 +23,8 @@ def build(evaluation: Evaluation, outputs: Sequence[Mapping[str, Any]]) -> list[
 
     Returns:
         Of each row `clean`, `protected` (mean, min, max and, from two seeds on, std of the last and
-        of the peak accuracy, in [0, 1]) and their `ratio`; `diverged` counts trainings without any
+        of the peak accuracy, in [0, 1], and `renamed`: of the same once the network's answers are
+        renamed, see `sep_core.renaming`) and their `ratio`; `diverged` counts trainings without any
         accuracy: the others' are what is shown, None where there is none; `reused` counts kept
         baselines;
         `weights_sha256` is of the file that its trainings begin with, None where that is none.
@@ -98,11 +99,17 @@ def _measured(outputs: Sequence[Mapping[str, Any]]) -> Record | None:
     ended = [output for output in outputs if "diverged" not in output]
     if not ended:
         return None
-    lowest = [min(output["accuracy_by_epoch"]) for output in ended]
+    return _last_and_peak(ended, "accuracy") | {"renamed": _last_and_peak(ended, "renamed")}
+
+
+def _last_and_peak(outputs: Sequence[Mapping[str, Any]], what: str) -> Record:
     return {
-        which: _spread([output[f"accuracy_{which}"] for output in ended])
+        # Records from before answers were renamed have plain accuracies only.
+        which: _spread(
+            [output.get(f"{what}_{which}", output[f"accuracy_{which}"]) for output in outputs]
+        )
         for which in ("last", "peak")
-    } | {"lowest": _spread(lowest)}
+    }
 
 
 def _spread(values: Sequence[float]) -> Record:

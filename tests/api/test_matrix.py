@@ -22,12 +22,18 @@ def test_one_training_of_each() -> None:
         "clean": {
             "last": {"mean": 0.8, "min": 0.8, "max": 0.8, "std": None},
             "peak": {"mean": 0.9, "min": 0.9, "max": 0.9, "std": None},
-            "lowest": {"mean": 0.5, "min": 0.5, "max": 0.5, "std": None},
+            "renamed": {
+                "last": {"mean": 0.8, "min": 0.8, "max": 0.8, "std": None},
+                "peak": {"mean": 0.9, "min": 0.9, "max": 0.9, "std": None},
+            },
         },
         "protected": {
             "last": {"mean": 0.2, "min": 0.2, "max": 0.2, "std": None},
             "peak": {"mean": 0.5, "min": 0.5, "max": 0.5, "std": None},
-            "lowest": {"mean": 0.2, "min": 0.2, "max": 0.2, "std": None},
+            "renamed": {
+                "last": {"mean": 0.2, "min": 0.2, "max": 0.2, "std": None},
+                "peak": {"mean": 0.5, "min": 0.5, "max": 0.5, "std": None},
+            },
         },
         "ratio": {"last": 0.25, "peak": 0.5556},
         "diverged": {"clean": 0, "protected": 0},

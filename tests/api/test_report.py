@@ -152,13 +152,13 @@ def test_a_table_of_the_classes_the_named_ones_first(done: UUID) -> None:
     name_classes(done, "dog")
     record = build(done)
     dog, cat, owl = record["by_class"]
-    assert (dog["class"], dog["to_protect"], dog["test_images"]) == ("dog", True, 40)
+    assert (dog["class"], dog["to_protect"], dog["test_images"]) == ("dog", True, 4000)
     assert (dog["clean"]["last"], dog["protected"]) == (0.9, {"last": 0.05, "peak": 0.5})
     assert (cat["class"], cat["to_protect"], cat["protected"]["last"]) == ("cat", False, 0.8)
     assert owl["clean"] == {"last": None, "peak": None}
     page = Page(report.render(record, None))
     assert page.open == []
-    for shown in ("By class", "dogyes4090.0 %", "catno40", "owlno0no images"):
+    for shown in ("By class", "dogyes400090.0 %", "catno4000", "owlno0no images"):
         assert shown in page.text
 
 

@@ -31,9 +31,10 @@ POSTPONED_SECONDS, POSTPONED_MAX_SECONDS = 5, 300
 def run(claim: Claim) -> Work:
     """Output: accuracy on clean held-out images after every epoch, the last and the peak.
 
-    Of each class how many there were, and how many were recognised after the last epoch and after
-    the one of the peak accuracy; of the classes to protect, where they are named, the accuracy on
-    them after every epoch, too.
+    The same once the network's answers are renamed (`renamed_...`, see `sep_core.renaming`). Of
+    each class how many images there were, and how many were recognised after the last epoch and
+    after the one of the peak accuracy; of the classes to protect, where they are named, both
+    accuracies on them (`named`).
 
     On the originals it is the one that another protection found, where there is one. A training
     that diverged has `diverged`, a sentence, in place of accuracies: the first of each kind apart,
@@ -97,8 +98,8 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
     pixels = yield from (decoded.originals if cell.clean else decoded.released)(job, train)
     key = evaluation_key(job.protection_id, claim.index)
     stored, keeper = resume.load(key), Keeper(claim, key)
-    judging = held_out.sha256()
-    if stored is None or stored.get("judging") != judging:  # of a version that judged by others
+    judging = [held_out.sha256(), baselines.FIGURES]
+    if stored is None or stored.get("judging") != judging:  # of a version that judged otherwise
         stored = {"training": None, "curve": []}
     if stored["training"]:  # before images are changed again, which is progress of no training
         keeper.begin(stored["done"])
@@ -126,15 +127,24 @@ def _appropriate(claim: Claim, job: Job, cell: Cell) -> Work:
                 curve.append(event)
     by_class = _by_class(curve, held_out, job.index.classes)
     named = {} if cell.clean else _named(job, curve, by_class)
-    return _output(cell, curve) | {"by_class": by_class} | named
+    return _output(cell, curve, len(held_out)) | {"by_class": by_class} | named
 
 
-def _output(cell: Cell, curve: Sequence[Accuracy]) -> Output:
-    by_epoch = [round(point.accuracy, 6) for point in curve]
-    return _described(cell) | {
-        "accuracy_by_epoch": by_epoch,
-        "accuracy_last": by_epoch[-1],
-        "accuracy_peak": max(by_epoch),
+def _output(cell: Cell, curve: Sequence[Accuracy], images: int) -> Output:
+    renamed = [sum(point.renamed) / images for point in curve]
+    return (
+        _described(cell)
+        | _figures("accuracy", [point.accuracy for point in curve])
+        | _figures("renamed", renamed)
+    )
+
+
+def _figures(name: str, by_epoch: Sequence[float]) -> Output:
+    rounded = [round(value, 6) for value in by_epoch]
+    return {
+        f"{name}_by_epoch": rounded,
+        f"{name}_last": rounded[-1],
+        f"{name}_peak": max(rounded),
     }
 
 
@@ -164,8 +174,13 @@ def _named(job: Job, curve: Sequence[Accuracy], by_class: dict[str, Any]) -> dic
     if not images:
         return {}
     labels = [job.index.classes.index(name) for name in names]
-    recognised = [sum(point.recognised[label] for label in labels) for point in curve]
-    return {"named_by_epoch": [round(hits / images, 6) for hits in recognised]}
+
+    def of_these(right: tuple[int, ...]) -> float:
+        return sum(right[label] for label in labels) / float(images)
+
+    accuracy = [of_these(point.recognised) for point in curve]
+    renamed = [of_these(point.renamed) for point in curve]
+    return {"named": _figures("accuracy", accuracy) | _figures("renamed", renamed)}
 
 
 def _described(cell: Cell) -> dict[str, Any]:
