@@ -6,7 +6,7 @@ import numpy as np
 
 from api import archive
 from api.archive import ImageRecord
-from sep_core.config import SEPConfig, drawn_seed, stable_integer
+from sep_core.config import SEPConfig, stable_integer
 
 # So many names of classes are enough to see which kind of name is meant.
 CLASSES_SHOWN = 20
@@ -15,11 +15,12 @@ CLASSES_SHOWN = 20
 def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> archive.Numbers:
     """Indices of the images that are changed, rising: of each split and class the share asked for.
 
-    Every image draws its number from the seed and its pixels, and of each group the smallest are
-    taken. So nothing depends on names or on the order of the records, and a larger share takes the
-    same images and some more. Wherever in these classes the same pixels come again, they are taken
-    along, though the share is exceeded: no image is to leave both as it was and changed. In other
-    classes they are not: they leave as they came.
+    Every image draws its number from its pixels, and of each group the smallest are taken. So
+    nothing depends on names or on the order of the records, a larger share takes the same images
+    and some more, and another protection chooses alike: whoever has both must not find an image
+    clean in one and changed in the other. Wherever in these classes the same pixels come again,
+    they are taken along, though the share is exceeded: no image is to leave both as it was and
+    changed. In other classes they are not: they leave as they came.
     """
     classes = None if config.protected_classes is None else frozenset(config.protected_classes)
     names, numbers = archive.words(records, "class_name")
@@ -29,16 +30,16 @@ def chosen(records: Sequence[ImageRecord], config: SEPConfig) -> archive.Numbers
         return members
     splits = archive.words(records, "split")[1]
     groups = (splits * len(names) + numbers)[members]
-    drawn = _drawn(records, members, drawn_seed(config))
+    drawn = _drawn(records, members)
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order])) + 1
     taken = [_smallest(drawn[group], config) for group in np.split(order, starts)]
     return members[np.isin(drawn, np.concatenate(taken))]
 
 
-def _drawn(records: Sequence[ImageRecord], members: archive.Numbers, seed: str) -> archive.Numbers:
+def _drawn(records: Sequence[ImageRecord], members: archive.Numbers) -> archive.Numbers:
     digests = (records[int(index)].pixels_sha256 for index in members)
-    numbers = (stable_integer(seed, "protected pixels", digest) for digest in digests)
+    numbers = (stable_integer("protected pixels", digest) for digest in digests)
     return np.fromiter(numbers, np.int64, len(members))
 
 

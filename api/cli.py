@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +15,7 @@ from api.db import missing_file, reading, transaction
 from api.demo import run as run_demo
 from api.models import Queue
 from api.protect import protect_file
+from api.routes.bodies import ProtectionIn
 from api.settings import Settings, settings
 
 MOST_STEPS = 2**31 - 1
@@ -104,6 +106,7 @@ def protect(
     """
     fields = {"preset": preset} | _json_object("--config", config)
     asked = {"config": fields, "evaluation": _json_object("--evaluation", evaluation)}
+    _check_request(asked)
     key = key.strip()
     if not key:
         raise typer.BadParameter("expected an API key in --key or SEPGATE_API_KEY, got none")
@@ -112,6 +115,17 @@ def protect(
             "expected an API key as it was shown, got characters that none has"
         )
     raise typer.Exit(protect_file(url, key, data, asked, out))
+
+
+def _check_request(asked: dict[str, Any]) -> None:
+    """As far as that can be done before hours of uploading."""
+    try:
+        ProtectionIn.model_validate(asked | {"dataset_id": UUID(int=0)})
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
+        )
+        raise typer.BadParameter(wrong) from error
 
 
 def _json_object(option: str, text: str) -> dict[str, Any]:

@@ -106,7 +106,9 @@ def retry(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
     Raises:
         AppError: 409, it was not, or the upload is gone.
     """
-    dataset = _locked(session, owner_id, dataset_id)
+    get(session, owner_id, dataset_id)
+    lock(session, dataset_id)
+    dataset = get(session, owner_id, dataset_id)
     if not may_be_retried(dataset):
         expected = "Expected a data set that was rejected for a fault of the service's"
         state = dataset.error_code or dataset.state
@@ -147,7 +149,9 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None =
     Raises:
         AppError: 409 while it is protected.
     """
-    dataset = _locked(session, owner_id, dataset_id)
+    get(session, owner_id, dataset_id)
+    lock(session, dataset_id)
+    dataset = get(session, owner_id, dataset_id)
     active = session.scalars(
         select(Protection.id).where(
             Protection.dataset_id == dataset_id, Protection.state.in_(ACTIVE)
@@ -166,11 +170,13 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None =
     return dataset
 
 
-def _locked(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
-    """The step first, as by whoever reads it: so nobody waits for each other."""
-    get(session, owner_id, dataset_id)
+def lock(session: Session, dataset_id: UUID) -> None:
+    """Let nobody else change a data set until the transaction ends, or see it deleted.
+
+    The step first, as by whoever reads it: so nobody waits for each other.
+    """
     session.execute(select(Step.id).where(Step.dataset_id == dataset_id).with_for_update())
-    return get(session, owner_id, dataset_id, lock=True)
+    session.get(Dataset, dataset_id, with_for_update=True, populate_existing=True)
 
 
 def clean(dataset: Dataset) -> None:

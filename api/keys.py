@@ -19,6 +19,7 @@ class Caller:
 
     owner_id: UUID
     name: str
+    key_sha256: str
 
 
 def create(session: Session, owner_name: str) -> str:
@@ -76,14 +77,21 @@ def authenticate(session: Session, key: str) -> Caller:
     Raises:
         AppError: 401, unknown or revoked.
     """
+    digest = _digest(key)
     row = session.execute(
         select(Owner.id, Owner.name)
         .join(APIKey, APIKey.owner_id == Owner.id)
-        .where(APIKey.sha256 == _digest(key), APIKey.revoked_at.is_(None))
+        .where(APIKey.sha256 == digest, APIKey.revoked_at.is_(None))
     ).one_or_none()
     if row is None:
         raise AppError(401, "UNAUTHENTICATED", "Expected a valid API key, got an unknown one.")
-    return Caller(row[0], row[1])
+    return Caller(row[0], row[1], digest)
+
+
+def is_valid(session: Session, caller: Caller) -> bool:
+    """Whether the key of an earlier request has not been revoked since."""
+    valid = APIKey.sha256 == caller.key_sha256, APIKey.revoked_at.is_(None)
+    return session.scalar(select(APIKey.id).where(*valid)) is not None
 
 
 def _digest(key: str) -> str:

@@ -11,7 +11,8 @@ from api.routes import datasets, events, health, problems, protections, results
 from api.routes.requests import Requests
 
 DESCRIPTION = """The gate through which image data leaves the house: upload a labelled data set, ask
-for protection, poll, and download a copy that looks the same and is useless for training.
+for protection, poll, and download a copy that looks nearly the same and from which ordinary
+networks learn much less. It is not proof against everybody: the report says what was measured.
 
 Poll until `done` is true, waiting `Retry-After` seconds in between. Errors are problem documents
 (RFC 9457) with an UPPER_SNAKE `code`."""

@@ -23,6 +23,8 @@ RESULTS = {
 }
 """Files, and what of the protection each of them is."""
 
+REFUSED_SHOWN = 10
+
 # Names of files come from the archive: they are text, not markup.
 console = Console(markup=False)
 
@@ -45,7 +47,9 @@ def protect_file(
         _check_folder(out)
         client = Client(url, key)
         dataset = client.upload(data)
-        console.print(f"uploaded {data} ({dataset['size_bytes'] / 1e6:.1f} MB)")
+        megabytes = dataset["size_bytes"] / 1e6
+        told = f"uploaded {data} ({megabytes:.1f} MB) as {url}/v1/datasets/{dataset['id']}"
+        console.print(told, soft_wrap=True)
         dataset = _follow(client, f"/v1/datasets/{dataset['id']}", "reading", check)
         _print_dataset(dataset)
         protection = _awaited(client.protect(dataset["id"], asked, str(uuid4())), check)
@@ -145,8 +149,10 @@ def _print_dataset(dataset: Resource) -> None:
         f"{dataset['images']} images of {len(dataset['classes'])} classes accepted, "
         f"{dataset['refused_count']} files refused"
     )
-    for refused in dataset["refused"][:10]:
+    for refused in dataset["refused"][:REFUSED_SHOWN]:
         console.print(f"  refused {refused['name']}: {refused['reason']}")
+    if dataset["refused_count"] > REFUSED_SHOWN:
+        console.print(f"  and {dataset['refused_count'] - REFUSED_SHOWN} more")
 
 
 def _protected(change: Resource) -> str:

@@ -104,6 +104,16 @@ def create(session: Session, owner_id: UUID, request: Request, key: str | None) 
     return protection
 
 
+def released(session: Session, owner_id: UUID, dataset_sha256: str) -> list[UUID]:
+    """An owner's protections of an upload that have succeeded, oldest first."""
+    query = select(Protection.id).where(
+        Protection.owner_id == owner_id,
+        Protection.dataset_sha256 == dataset_sha256,
+        Protection.state == ProtectionState.SUCCEEDED,
+    )
+    return list(session.scalars(query.order_by(Protection.created_at)))
+
+
 def check(session: Session, owner_id: UUID, request: Request, *, lock: bool = False) -> Dataset:
     """The data set that a request is about, if the request could be carried out.
 

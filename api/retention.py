@@ -4,7 +4,7 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session
 
 from api import datasets, protections, storage
@@ -49,10 +49,10 @@ def _protections(session: Session, days: float) -> ColumnElement[bool]:
 def _datasets(session: Session, days: float) -> ColumnElement[bool]:
     """By its events: they know of protections, too, that are deleted by now."""
     limit = now(session) - timedelta(days=days)
-    used = select(Event.dataset_id).where(
-        Event.at >= limit, Event.dataset_id.is_not(None), Event.what.not_like("%.deleted")
+    used = exists().where(
+        Event.dataset_id == Dataset.id, Event.at >= limit, Event.what.not_like("%.deleted")
     )
-    return and_(Dataset.finished_at < limit, Dataset.id.not_in(used))
+    return and_(Dataset.finished_at < limit, ~used)
 
 
 def _delete_protection(protection_id: UUID, days: float) -> None:
@@ -70,7 +70,7 @@ def _delete_protection(protection_id: UUID, days: float) -> None:
 
 def _delete_dataset(dataset_id: UUID, days: float) -> None:
     with transaction() as session:
-        session.get(Dataset, dataset_id, with_for_update=True)
+        datasets.lock(session, dataset_id)
         query = select(Dataset).where(Dataset.id == dataset_id)
         row = session.scalar(query.where(_datasets(session, days)))
         if row is None:

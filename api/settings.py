@@ -30,7 +30,10 @@ class Settings(BaseSettings):
     lease_renew_seconds: float = 15
     stall_seconds: float = Field(900, description="no progress for so long is a hang")
     drain_seconds: float = Field(
-        60, ge=0, le=80, description="in a worker that is to end a step may go on for so long"
+        60,
+        ge=0,
+        le=80,
+        description="time that a running step has left in a worker that is told to end",
     )
     max_attempts: int = Field(
         3, description="attempts in a row that end by the step's own fault and keep nothing"
@@ -38,10 +41,12 @@ class Settings(BaseSettings):
     backoff_seconds: float = Field(2, description="before the next attempt; doubles every time")
     backoff_max_seconds: float = 300
     give_up_seconds: float = Field(
-        86_400, description="a step that nothing but setbacks has met for so long fails"
+        86_400, description="a step fails that machines kept from getting on for so long"
     )
     shard_seconds: float = Field(
-        60, gt=0, description="that a shard is to take, of a batch at least; fewer for many workers"
+        60,
+        gt=0,
+        description="how long a shard is to take, a batch at least; less for many workers",
     )
     sweep_seconds: float = Field(5, description="between two looks at what was lost or not sent")
     resend_seconds: float = Field(10, description="a message that nobody claimed is sent again")

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from api import digests, events, leases
 from api.db import now
@@ -59,9 +59,15 @@ def add(
     session.flush()
 
 
-def of(session: Session, protection_id: UUID) -> list[Step]:
-    """All steps as the database has them now, in the order in which they run."""
+def of(session: Session, protection_id: UUID, *, outputs: bool = True) -> list[Step]:
+    """All steps as the database has them now, in the order in which they run.
+
+    Args:
+        outputs: whether what they have found is read: of thousands it is megabytes.
+    """
     query = select(Step).where(Step.protection_id == protection_id)
+    if not outputs:
+        query = query.options(defer(Step.output, raiseload=True))
     # What this transaction has looked at before it locked the protection may have changed since.
     steps = session.scalars(query.execution_options(populate_existing=True)).all()
     return sorted(steps, key=lambda step: (ORDER.index(step.kind), step.index))

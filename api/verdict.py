@@ -147,7 +147,7 @@ def _first(judged: Judged, change: Record, config: Record) -> Record:
         "share_learned": {which: learned.share(row, guessing, which) for which in ("last", "peak")},
         "named": _named(judged.names, row, worked=worked and whole),
         "strongest": _strongest(judged.rows),
-        "sentence": f"{wording.measured(row, judged.guessing, config, named=bool(judged.names))} "
+        "sentence": f"{wording.measured(row, guessing, change, config, named=bool(judged.names))} "
         f"{words}{f' {scope.sentence(change)}' if partial else ''}",
     }
 

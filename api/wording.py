@@ -28,7 +28,7 @@ OUTCOMES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def measured(row: Record, guessing: float, config: Record, *, named: bool) -> str:
+def measured(row: Record, guessing: float, change: Record, config: Record, *, named: bool) -> str:
     """The figures of a row: of which network and recipe, on how many images."""
     images, of_named = row["test_images"], " of the classes to protect" if named else ""
     side, epochs = config["input_pixels"], config["appropriator_epochs"]
@@ -36,8 +36,8 @@ def measured(row: Record, guessing: float, config: Record, *, named: bool) -> st
         f"On {images:,} clean test image{'' if images == 1 else 's'}{of_named}, the network "
         f"{row['network']}, trained by {row['countermeasure']} for {epochs} "
         f"epoch{'' if epochs == 1 else 's'} at {side} x {side} pixels on the protected data "
-        f"({config['epsilon_levels']} levels), reaches {reached(row)}, and trained on the "
-        f"originals {_clean(row)} (guessing: {guessing:.1%}{_means(row)})."
+        f"(changed by at most {_levels(change['largest_change_levels'])}), reaches {reached(row)}, "
+        f"and trained on the originals {_clean(row)} (guessing: {guessing:.1%}{_means(row)})."
     )
 
 
@@ -138,6 +138,10 @@ def diverged(rows: Sequence[Record]) -> str:
         if (count := row["diverged"][side])
     ]
     return f" Trainings that diverged tell nothing: {'; '.join(told)}." if told else ""
+
+
+def _levels(count: int) -> str:
+    return f"{count} level{'' if count == 1 else 's'}"
 
 
 def _name(row: Record) -> str:

@@ -231,7 +231,8 @@ def _alone(path: Path, frozen: service.Resource, planned: service.Resource) -> A
     appropriator = cell_config(config, Cell(config.appropriator, "crop-flip", 1, clean=True))
     for side, split in (("clean", clean), ("protected", trial.seen(released, config))):
         with trial.timed(phases, side):
-            curve = list(trial.accuracies(split, held_out, data.classes, appropriator, plan))
+            appropriated = trial.accuracies(split, held_out, data.classes, appropriator, plan)
+            curve = [plain for plain, _ in appropriated]
         accuracies[side] = curve[-1], max(curve)
     return Alone(accuracies, time.monotonic() - began, phases)
 

@@ -77,7 +77,9 @@ def measure(
     for name, split in (("clean", clean), ("protected", seen(released, config))):
         with timed(figures, f"{name} training time"):
             curve = list(accuracies(split, seen(test, config), classes, config, plan))
-        figures |= {f"{name} last": curve[-1], f"{name} peak": max(curve)}
+        plain, renamed = zip(*curve, strict=True)
+        figures |= {f"{name} last": plain[-1], f"{name} peak": max(plain)}
+        figures |= {f"{name} renamed last": renamed[-1], f"{name} renamed peak": max(renamed)}
     figures["largest change"] = (released[0].int() - train[0].int()).abs().max().item()
     figures["total time"] = sum(value for name, value in figures.items() if name.endswith("time"))
     figures["ratio"] = figures["protected last"] / figures["clean last"]
@@ -147,11 +149,11 @@ def _protect_enlarged(
 
 def accuracies(
     train: Split, test: Split, classes: int, config: SEPConfig, plan: Plan
-) -> Iterator[float]:
-    """Of an appropriator on `test`, after every epoch."""
+) -> Iterator[tuple[float, float]]:
+    """Of an appropriator on `test`, after every epoch: plain, and with its answers renamed."""
     for event in evaluation.appropriate(train, test, classes, config, plan):
         if isinstance(event, evaluation.Accuracy):
-            yield event.accuracy
+            yield event.accuracy, sum(event.renamed) / len(test[1])
 
 
 @dataclasses.dataclass

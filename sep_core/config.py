@@ -159,7 +159,7 @@ class SEPConfig:
     protected_fraction: Annotated[
         float,
         "share of the images of each split and class that is changed, in (0, 1], at least one "
-        "of each; which ones is drawn from the seed. Images of the same pixels in these "
+        "of each; which ones depends on their pixels alone. Images of the same pixels in these "
         "classes are treated alike, so it may be more where the data have duplicates. The "
         "others leave as clean copies",
     ] = 1.0

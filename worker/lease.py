@@ -60,7 +60,7 @@ def check_held(claim: Claim) -> None:
         with transaction() as session:
             lost = leases.held(session, claim) is None
     except OperationalError:
-        log.exception("whose step it is was not found out")
+        log.exception("could not look whether the step is still held")
         return
     if lost:
         raise LeaseLost

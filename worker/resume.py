@@ -77,7 +77,7 @@ class Keeper:
             with transaction() as session:
                 what(session, self._claim, done)
         except OperationalError:
-            log.exception("what is kept was not written")
+            log.exception("how much of the work is kept could not be written")
 
 
 def load(key: str) -> dict[str, Any] | None:

@@ -33,10 +33,10 @@ def set_back_lost() -> None:
             dead = [step for step in _held(session) if _is_dead(step)]
         for step in dead:
             with bound_contextvars(**logs.about(step)):
-                log.warning("died with %s", step.lease_owner)
+                log.warning("process %s died while it ran this step", step.lease_owner)
                 _set_back(step, leases.claim_of(step))
     except Exception:  # database or storage are away: then the leases run out
-        log.exception("whether a process of this worker has died was not found out")
+        log.exception("could not look for steps of processes that have died")
 
 
 def _held(session: Session) -> Sequence[Step]:

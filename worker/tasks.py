@@ -129,11 +129,11 @@ def run_claimed(claim: Claim) -> None:
     if claim.kind is not StepKind.PERTURB:
         resident.forget()
     with bound_contextvars(**logs.about(claim)):
-        log.info("begins")
+        log.info("step begins")
         try:
             _run(claim)
         except LeaseLost:
-            log.warning("was given to another worker, or deleted")
+            log.warning("step was given to another worker, or deleted")
         if claim.kind is StepKind.INGEST and claim.dataset_id is not None:
             with suppress(OperationalError, OSError):  # then it is collected
                 datasets.clean_deleted(claim.dataset_id)
@@ -151,25 +151,25 @@ def _run(claim: Claim) -> None:
     except StepStopped:
         endings.end(claim, endings.stop)
     except StepPostponed as error:
-        log.debug("goes back: another is at the same training")
+        log.debug("step goes back: another one is at the same training")
         endings.end(claim, partial(endings.postpone, hold_seconds=error.seconds))
     except WorkerDraining:
-        log.warning("goes back: this worker is ending")
+        log.warning("step goes back: this worker is ending")
         endings.end(claim, endings.stop)
     except StorageFull as error:
-        log.warning("was broken off: %s", error.message)
+        log.warning("step was broken off: %s", error.message)
         setback = Setback(error.code, error.message, suspect=False)
         endings.end(claim, partial(endings.set_back, setback=setback))
     except AppError as error:
-        log.warning("failed: %s", error.message)
+        log.warning("step failed: %s", error.message)
         endings.end(claim, partial(endings.fail, code=error.code, message=error.message))
     except FloatingPointError as error:
-        log.warning("failed: %s", error)
+        log.warning("step failed: %s", error)
         endings.end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
     except Exception as error:
         if isinstance(error, FileNotFoundError):  # which it has to be where its data were deleted
             check_held(claim)
-        log.exception("was broken off")
+        log.exception("step was broken off")
         _set_back(claim, error)
 
 
@@ -179,7 +179,7 @@ def _set_back(claim: Claim, error: Exception) -> None:
     try:
         endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
     except Exception:  # the database is away, say: then the lease runs out
-        log.exception("its end was not written")
+        log.exception("the step's end could not be written; its lease will run out")
     if faults.is_gpu_lost(error):  # nothing of CUDA works in this process any more
         os._exit(faults.EXIT_GPU_LOST)
 
@@ -190,7 +190,7 @@ def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> 
         try:
             return _finish(claim, output)
         except OperationalError:
-            log.exception("its end was not written")
+            log.exception("the step's end could not be written; trying again")
             time.sleep(FINISH_RETRY_SECONDS)
             lease.check()
 

@@ -14,6 +14,9 @@ from api.archive.model import Decoded, ImageRefused, Limits, Pixels
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"GIF8", b"BM")
+_START_OF_SCAN = b"\xff\xda"
+_MOST_SCANS = 200
+"""Progressive ones have about ten, and a preview or a second eye in the file a few more."""
 _PLAIN_MODES = {"L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,12 +41,14 @@ def read_pixels(data: bytes, limits: Limits) -> Decoded:
 
     Raises:
         ImageRefused: NOT_AN_IMAGE, BROKEN_IMAGE, IMAGE_TOO_LARGE, IMAGE_TOO_SMALL, ANIMATED,
-            UNSUPPORTED_MODE, TRANSPARENT.
+            UNSUPPORTED_MODE, TOO_MANY_SCANS, TRANSPARENT.
     """
     with _refusing(data, limits), Image.open(BytesIO(data), formats=FORMATS) as image:
         _check_size(image, limits)
         _check_kind(image)
         source_format = _format(image)
+        if source_format == "JPEG":
+            _check_scans(data)
         image.load()
         return Decoded(_array(_opaque(_upright(image))), source_format)
 
@@ -98,6 +103,14 @@ def _check_kind(image: ImageFile.ImageFile) -> None:
         deep = "more than 8 bits a channel, " if _is_deep(image) else ""
         reason = f"Expected 8-bit grey or RGB, got {deep}Pillow mode {image.mode}."
         raise ImageRefused("UNSUPPORTED_MODE", reason)
+
+
+def _check_scans(data: bytes) -> None:
+    """Each goes over the whole picture: a few bytes more that take a decoder as long again."""
+    scans = data.count(_START_OF_SCAN)
+    if scans > _MOST_SCANS:
+        reason = f"Expected a JPEG of at most {_MOST_SCANS} scans, got {scans}."
+        raise ImageRefused("TOO_MANY_SCANS", reason)
 
 
 def _is_deep(image: ImageFile.ImageFile) -> bool:

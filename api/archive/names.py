@@ -35,7 +35,11 @@ def path_parts(name: str) -> tuple[str, ...]:
 
 
 def folded(path: str) -> str:
-    """Equal for paths that a Mac's or Windows' file system takes for the same."""
+    """Equal for paths that a Mac's or Windows' file system takes for the same.
+
+    Windows ends a name before the dots and spaces that it ends with.
+    """
+    path = "/".join(part.rstrip(". ") or part for part in path.split("/"))
     if path.isascii():
         return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

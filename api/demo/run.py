@@ -30,6 +30,8 @@ CONFIG: Mapping[str, Any] = {
 }
 
 LOGS = "logs"
+ELSEWHERE = ("SEPGATE_DATABASE_URL", "SEPGATE_REDIS_URL", "SEPGATE_STORAGE_URL")
+"""Settings of a service that the shell may know: the demo is one of its own."""
 MARK = "made-by-sepgate-demo"
 MARKED = "sepgate demo empties this folder when it begins and when it ends.\n"
 
@@ -37,6 +39,8 @@ MARKED = "sepgate demo empties this folder when it begins and when it ends.\n"
 def demo(data: Path | None, out: Path) -> int:
     """Start everything, protect, print the verdict, stop everything. Returns the exit status."""
     # Read by this process and by all that it starts; nothing has read the settings before.
+    for elsewhere in ELSEWHERE:
+        os.environ.pop(elsewhere, None)
     folder = out.absolute() / "service"
     os.environ["SEPGATE_DATA_DIR"] = str(folder)
     began = time.monotonic()

@@ -38,9 +38,8 @@ def _optional(of: type, names: Iterable[str], notes: Mapping[str, str]) -> dict[
 def _field(kind: Any, more: str) -> Any:
     meant = next(note for note in get_args(kind) if isinstance(note, str))
     within = of_annotation(kind)
-    limits: dict[str, Any] = {"minimum": within.low, "maximum": within.high} if within else {}
-    # Told only: it is the dataclass that refuses, in its own words.
-    return Field(None, description=meant + more, json_schema_extra=limits)
+    low, high = (within.low, within.high) if within else (None, None)
+    return Field(None, description=meant + more, ge=low, le=high)
 
 
 _CONFIG_NOTES = {

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
@@ -15,7 +16,7 @@ from api import datasets, outbox, protections, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError, StorageFull
 from api.models import Dataset, DatasetState, Step
-from api.routes.deps import CallerDep, Cursor, Limit, after, next_cursor, poll_again
+from api.routes.deps import CallerDep, Page, after, next_cursor, poll_again
 from api.routes.problems import responses
 from api.routes.schemas import DatasetDetail, DatasetOut, DatasetPage
 from api.settings import settings
@@ -61,12 +62,24 @@ async def upload(
     return shown
 
 
+class DatasetQuery(Page):
+    """Which data sets."""
+
+    state: DatasetState | None = Field(None, description="those in this state only")
+    sha256: str | None = Field(None, description="those of an upload with this digest only")
+
+
 @router.get("")
-def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> DatasetPage:
+def listing(caller: CallerDep, wanted: Annotated[DatasetQuery, Query()]) -> DatasetPage:
     """The caller's data sets, newest first."""
     statement = select(Dataset).where(Dataset.owner_id == caller.owner_id)
+    if wanted.state is not None:
+        statement = statement.where(Dataset.state == wanted.state)
+    if wanted.sha256 is not None:
+        statement = statement.where(Dataset.sha256 == wanted.sha256)
+    limit = wanted.limit
     with reading() as session:
-        rows = session.scalars(after(statement, Dataset, cursor).limit(limit + 1)).all()
+        rows = session.scalars(after(statement, Dataset, wanted.cursor).limit(limit + 1)).all()
         items = [
             _shown(session, row, datasets.ingest_step(session, row.id)) for row in rows[:limit]
         ]

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from fastapi import Depends, Query, Request, Response, Security
+from fastapi import Depends, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, or_
 from starlette.exceptions import HTTPException
 from starlette.types import Message
@@ -51,10 +52,18 @@ CallerDep = Annotated[Caller, Depends(caller)]
 
 Row = TypeVar("Row", Dataset, Protection)
 
-Cursor = Annotated[
-    str | None, Query(description="`next_cursor` of the page before; opaque", max_length=200)
-]
-Limit = Annotated[int, Query(ge=1, le=200, description="rows of a page")]
+LIMIT: Any = Field(50, ge=1, le=200, description="rows of a page")
+
+
+class Page(BaseModel):
+    """Which rows of a list are asked for; what is misspelt would else be a list of all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: str | None = Field(
+        None, description="`next_cursor` of the page before; opaque", max_length=200
+    )
+    limit: int = LIMIT
 
 
 def after(statement: Select[Row], model: type[Row], cursor: str | None) -> Select[Row]:

@@ -11,13 +11,15 @@ import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from api import events, steps
+from api import events, keys, steps
 from api.db import reading
 from api.errors import not_found
+from api.keys import Caller
 from api.models import ACTIVE, Event, Protection
-from api.routes.deps import CallerDep, Limit, SmallBody
+from api.routes.deps import LIMIT, CallerDep, SmallBody
 from api.routes.problems import responses
 from api.routes.schemas import EventOut, EventPage, ProgressOut
 
@@ -34,9 +36,16 @@ router = APIRouter(
     route_class=SmallBody,
 )
 
-After = Annotated[
-    int, Query(ge=0, le=LAST_ID, description="`id` of the last event that is known; 0 is none")
-]
+
+class EventQuery(BaseModel):
+    """Which events."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: int = Field(
+        0, ge=0, le=LAST_ID, description="`id` of the last event that is known; 0 is none"
+    )
+    limit: int = LIMIT
 
 
 def _check_known(protection_id: UUID, caller: CallerDep) -> None:
@@ -54,9 +63,10 @@ Known = Annotated[None, Depends(_check_known)]
 
 @router.get("/{protection_id}/events", responses=responses(404))
 def listing(
-    protection_id: UUID, caller: CallerDep, _known: Known, after: After = 0, limit: Limit = 50
+    protection_id: UUID, caller: CallerDep, _known: Known, wanted: Annotated[EventQuery, Query()]
 ) -> EventPage:
     """What has happened to it and to its steps, oldest first; kept when it is deleted."""
+    after, limit = wanted.after, wanted.limit
     with reading() as session:
         found = events.after(session, caller.owner_id, protection_id, after, limit + 1)
     items = [EventOut.model_validate(event) for event in found[:limit]]
@@ -99,6 +109,8 @@ async def stream(
     while True:
         look = time.monotonic() - asked >= PROGRESS_SECONDS
         asked = time.monotonic() if look else asked
+        if look and not await run_sync(partial(_is_valid, caller)):
+            return
         over, news, progress = await run_sync(
             partial(_news, caller.owner_id, protection_id, last_event_id, look=look)
         )
@@ -115,6 +127,12 @@ async def stream(
             await anyio.sleep(POLL_SECONDS)
 
 
+def _is_valid(caller: Caller) -> bool:
+    """A stream may last for days: whose key was revoked meanwhile is told no more."""
+    with reading() as session:
+        return keys.is_valid(session, caller)
+
+
 def _news(
     owner_id: UUID, protection_id: UUID, last: int, *, look: bool
 ) -> tuple[bool, Sequence[Event], ProgressOut | None]:
@@ -128,7 +146,7 @@ def _news(
 
 def _progress(session: Session, protection: Protection | None) -> ProgressOut:
     assert protection is not None
-    parts = steps.of(session, protection.id)
+    parts = steps.of(session, protection.id, outputs=False)
     return ProgressOut(
         progress=round(steps.progress(parts), 4),
         eta_seconds=steps.eta_seconds(session, protection, parts),

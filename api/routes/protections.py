@@ -4,8 +4,9 @@ from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -13,12 +14,20 @@ from sqlalchemy.orm import Session
 from api import outbox, protections, retention, steps, storage, waiting
 from api.db import reading, transaction
 from api.estimate import Estimate, estimate
-from api.models import ACTIVE, QUEUES, Protection, Queue, Step, StepKind, StepState
+from api.models import (
+    ACTIVE,
+    QUEUES,
+    Protection,
+    ProtectionState,
+    Queue,
+    Step,
+    StepKind,
+    StepState,
+)
 from api.routes.bodies import ProtectionIn
 from api.routes.deps import (
     CallerDep,
-    Cursor,
-    Limit,
+    Page,
     SmallBody,
     after,
     next_cursor,
@@ -100,16 +109,31 @@ def _create(owner_id: UUID, request: protections.Request, key: str | None) -> Pr
 def _planned(owner_id: UUID, request: protections.Request) -> PlanOut:
     with reading() as session:
         dataset = protections.check(session, owner_id, request)
-        return _plan(estimate(session, dataset, request))
+        before = protections.released(session, owner_id, dataset.sha256)
+        return _plan(estimate(session, dataset, request), before)
+
+
+class ProtectionQuery(Page):
+    """Which protections."""
+
+    state: ProtectionState | None = Field(None, description="those in this state only")
+    dataset_id: UUID | None = Field(None, description="those of this data set only")
 
 
 @router.get("")
-def listing(caller: CallerDep, cursor: Cursor = None, limit: Limit = 50) -> ProtectionPage:
+def listing(caller: CallerDep, wanted: Annotated[ProtectionQuery, Query()]) -> ProtectionPage:
     """The caller's protections, newest first."""
     statement = select(Protection).where(Protection.owner_id == caller.owner_id)
+    if wanted.state is not None:
+        statement = statement.where(Protection.state == wanted.state)
+    if wanted.dataset_id is not None:
+        statement = statement.where(Protection.dataset_id == wanted.dataset_id)
+    limit = wanted.limit
     with reading() as session:
-        rows = session.scalars(after(statement, Protection, cursor).limit(limit + 1)).all()
-        items = [_shown(session, row, steps.of(session, row.id)) for row in rows[:limit]]
+        rows = session.scalars(after(statement, Protection, wanted.cursor).limit(limit + 1)).all()
+        items = [
+            _shown(session, row, steps.of(session, row.id, outputs=False)) for row in rows[:limit]
+        ]
     return ProtectionPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
@@ -156,9 +180,14 @@ def delete(protection_id: UUID, caller: CallerDep) -> None:
 
 
 def _detail(session: Session, protection: Protection) -> ProtectionDetail:
-    parts = steps.of(session, protection.id)
+    parts = steps.of(session, protection.id, outputs=False)
     shown = _shown(session, protection, parts)
-    return ProtectionDetail(**shown.model_dump(), steps=[_step(session, step) for step in parts])
+    released = protections.released(session, protection.owner_id, protection.dataset_sha256)
+    return ProtectionDetail(
+        **shown.model_dump(),
+        steps=[_step(session, step) for step in parts],
+        released_before=[other for other in released if other != protection.id],
+    )
 
 
 def _step(session: Session, step: Step) -> StepOut:
@@ -206,7 +235,7 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
     )
 
 
-def _plan(found: Estimate) -> PlanOut:
+def _plan(found: Estimate, released_before: list[UUID]) -> PlanOut:
     gflop = {
         kind.value: round(sum(load.gflop for load in loads), 3)
         for kind, loads in found.loads.items()
@@ -222,6 +251,7 @@ def _plan(found: Estimate) -> PlanOut:
         plan=as_dict(found.plan),
         evaluation=asdict(found.evaluation),
         steps={kind: len(loads) for kind, loads in found.loads.items()},
+        released_before=released_before,
         gflop=gflop | {"total": round(sum(gflop.values()), 3)},
         workers=found.workers,
         seconds=seconds,

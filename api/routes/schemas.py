@@ -22,6 +22,12 @@ Cursor = Annotated[
 Seconds = Annotated[float, AfterValidator(lambda value: round(value, 1))]
 
 
+RELEASED_BEFORE: Any = Field(
+    description="other protections of the same upload that have succeeded. Release one of them: "
+    "whoever has two knows much of the originals (threat model)"
+)
+
+
 class DatasetOut(BaseModel):
     """A data set: an uploaded archive, immutable, known by its digest."""
 
@@ -163,6 +169,7 @@ class PlanOut(BaseModel):
     )
     evaluation: dict[str, Any] = Field(description="the trainings that would judge it")
     steps: dict[StepKind, int] = Field(description="how many of each kind")
+    released_before: list[UUID] = RELEASED_BEFORE
     gflop: dict[str, float] = Field(
         description="work of `train`, `perturb`, `evaluate`; `total`. A training on the originals "
         "that an earlier protection has done on such a worker is none."
@@ -180,6 +187,7 @@ class ProtectionDetail(ProtectionOut):
     """A protection with its steps."""
 
     steps: list[StepOut] = Field(description="in the order in which they come")
+    released_before: list[UUID] = RELEASED_BEFORE
 
 
 class EventOut(BaseModel):

@@ -16,10 +16,15 @@ SECONDS = 900
 
 
 def demo(folder: Path, data: Path) -> "subprocess.CompletedProcess[str]":
-    """As on a machine on which nothing of ours was ever set."""
+    """As in the shell of an operator whose service is another one."""
     return subprocess.run(
         ["sepgate", "demo", "--out", "out", "--data", str(data)],
-        env={name: value for name, value in os.environ.items() if not name.startswith("SEPGATE_")},
+        env={name: value for name, value in os.environ.items() if not name.startswith("SEPGATE_")}
+        | {
+            "SEPGATE_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/nothing",
+            "SEPGATE_REDIS_URL": "redis://127.0.0.1:1/0",
+            "SEPGATE_STORAGE_URL": "file:///nowhere",
+        },
         cwd=folder,
         capture_output=True,
         text=True,

@@ -263,3 +263,14 @@ def test_a_lack_of_memory_is_not_the_images_fault(tmp_path: Path) -> None:
     words = [sys.executable, "-c", textwrap.dedent(script), str(path)]
     ran = subprocess.run(words, capture_output=True, text=True, check=True)
     assert ran.stdout == "MemoryError\n"
+
+
+def test_scans_without_end() -> None:
+    """Each takes a decoder as long as the whole picture, and 100 bytes."""
+    data = saved(picture(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    scan = data[last:-2]
+    assert read_pixels(data[:-2] + 20 * scan + data[-2:], LIMITS).pixels.size
+    with pytest.raises(ImageRefused, match="at most 200 scans") as refused:
+        read_pixels(data[:-2] + 200 * scan + data[-2:], LIMITS)
+    assert refused.value.code == "TOO_MANY_SCANS"

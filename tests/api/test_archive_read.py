@@ -8,6 +8,7 @@ from contextlib import closing
 from io import BytesIO
 
 import pytest
+from PIL import Image
 
 from api.archive import (
     Catalog,
@@ -119,10 +120,22 @@ def test_a_record_says_what_the_image_is() -> None:
     record = records["dog/b"]
     assert (record.split, record.class_name, record.source_format) == ("train", "dog", "BMP")
     assert (record.height, record.width, record.channels) == (12, 10, 1)
-    assert record.pixels_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
+    told = str(pixels.shape).encode() + pixels.tobytes()
+    assert record.pixels_sha256 == hashlib.sha256(told).hexdigest()
     assert record.released_name == "dog/b.png"
     assert list(records) == sorted(records)
     assert result.classes == ("cat", "dog")
+
+
+def test_a_grey_picture_in_three_channels_is_the_one_in_one() -> None:
+    """Networks see the same; a picture of other sides is another one though its bytes are these."""
+    grey = picture("L")
+    turned = Image.frombytes("L", grey.size[::-1], grey.tobytes())
+    files = {"grey": grey, "colour": grey.convert("RGB"), "turned": turned}
+    zipped = {f"cat/{name}.png": saved(image, "PNG") for name, image in files.items()}
+    records = ingested(zip_bytes(zipped | two_classes())).records
+    found = {record.name: record.pixels_sha256 for record in records}
+    assert found["cat/grey.png"] == found["cat/colour.png"] != found["cat/turned.png"]
 
 
 def test_progress_after_every_file_and_the_result_last() -> None:

@@ -50,6 +50,23 @@ def test_where_no_service_answers_it_says_where_it_looked(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--config", '{"epsilon_level": 4}'), "config.epsilon_level: Extra inputs are not"),
+        (("--config", '{"epsilon_levels": 300}'), "config.epsilon_levels: Input should be less"),
+        (("--preset", "best"), "config.preset: Input should be 'auto', 'quick'"),
+        (("--evaluation", '{"seeds": 0}'), "evaluation.seeds: Input should be greater"),
+    ],
+)
+def test_what_can_not_be_asked_for_is_refused_before_the_upload(
+    data: Path, words: tuple[str, str], told: str
+) -> None:
+    result = sepgate("protect", str(data), "--key", "sg_1", *words)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.replace("│", " ").split())
+
+
 @pytest.mark.parametrize("key", ["sg_secret…", "sg_sec ret", "sg_secret\tsg_secret"])
 def test_a_key_of_other_letters_is_refused_and_not_shown(data: Path, key: str) -> None:
     result = sepgate("protect", str(data), "--key", key)

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from sqlalchemy import delete, select
 
-from api import endings, events
+from api import endings, events, keys
 from api.db import reading, transaction
 from api.endings import Setback
 from api.models import Event, Step, StepKind
@@ -152,6 +152,16 @@ def test_a_stream_tells_what_happens_and_goes_on_after_what_is_known(
     # A browser that connects again with what it knows is told not to.
     again = client.get(address, headers={"Last-Event-ID": rest[-1]["id"]})
     assert (again.status_code, again.content) == (204, b"")
+
+
+def test_a_stream_ends_when_its_key_is_revoked(client: httpx2.Client, asked: str) -> None:
+    with client.stream("GET", f"/v1/protections/{asked}/events/stream", timeout=30) as answer:
+        stream = received(answer)
+        assert next(stream)["event"] == "protection.queued"
+        with transaction() as session:
+            (key, _), *_ = keys.listing(session)
+            assert keys.revoke(session, key.prefix) == 1
+        assert [event["event"] for event in stream] == ["progress"]
 
 
 @pytest.mark.parametrize("last", ["-1", "x", "1.5", str(2**63)])

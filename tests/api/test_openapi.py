@@ -74,7 +74,7 @@ def test_a_configuration_lists_its_fields_and_no_others() -> None:
     assert config["additionalProperties"] is False
     for name in ("protected_classes", "protected_fraction"):
         assert "clean copies" in config["properties"][name]["description"]
-    levels = config["properties"]["epsilon_levels"]
+    levels, _ = config["properties"]["epsilon_levels"]["anyOf"]
     assert (levels["minimum"], levels["maximum"]) == (1, 64)
     assert config["properties"]["preset"]["enum"] == [
         "auto",

@@ -1,14 +1,16 @@
 """What a policy deletes, what it leaves, and what is on record of it."""
 
+import time
 from datetime import timedelta
+from threading import Thread
 from uuid import UUID
 
 import httpx2
 from sqlalchemy import select, update
 
-from api import retention, storage
+from api import datasets, retention, storage
 from api.db import now, transaction
-from api.models import Dataset, Event, Protection
+from api.models import Dataset, Event, Protection, Step
 from tests.api.conftest import Change, protected, uploaded
 from tests.api.lives import succeed
 
@@ -94,3 +96,21 @@ def test_a_use_counts_though_the_protection_is_gone(client: httpx2.Client, chang
     retention.expire()
     assert client.get("/v1/protections").json()["items"] == []
     assert client.get(f"/v1/datasets/{made}").status_code == 200
+
+
+def test_an_owner_who_deletes_at_the_same_time_is_not_waited_for_in_turns(
+    client: httpx2.Client, change: Change
+) -> None:
+    """Whoever changes a data set locks its step first: else each has what the other waits for."""
+    dataset_id = UUID(uploaded(client)["id"])
+    change(keep_datasets_days=3)
+    age(Dataset, str(dataset_id), 4)
+    policy = Thread(target=retention.expire)
+    with transaction() as session:
+        session.execute(select(Step.id).where(Step.dataset_id == dataset_id).with_for_update())
+        policy.start()
+        time.sleep(0.5)  # it has locked what it locks first
+        datasets.lock(session, dataset_id)
+    policy.join()
+    with transaction() as session:
+        assert session.get(Dataset, dataset_id) is None

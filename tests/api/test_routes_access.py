@@ -13,6 +13,7 @@ from api import keys
 from api.db import transaction
 from api.main import build
 from api.models import DatasetState, ProtectionState
+from tests.api.asking import ask
 from tests.api.conftest import protected, uploaded
 from tests.api.lives import dataset, protection
 from tests.api.test_routes_datasets import problem
@@ -153,3 +154,27 @@ def test_protections_page_by_page(client: httpx2.Client, other: httpx2.Client) -
     last = client.get("/v1/protections", params={"cursor": first["next_cursor"]}).json()
     assert [item["id"] for item in first["items"] + last["items"]] == made[::-1]
     assert last["next_cursor"] is None
+
+
+def test_lists_are_filtered(client: httpx2.Client, ready_dataset: str) -> None:
+    made = ask(client, ready_dataset)["id"]
+    dataset = client.get(f"/v1/datasets/{ready_dataset}").json()
+
+    def found(path: str, **wanted: str) -> list[str]:
+        answer = client.get(f"/v1/{path}", params=wanted)
+        assert answer.status_code == 200, answer.text
+        return [item["id"] for item in answer.json()["items"]]
+
+    assert found("datasets", state="ready", sha256=dataset["sha256"]) == [ready_dataset]
+    assert found("datasets", state="rejected") == found("datasets", sha256="0" * 64) == []
+    assert found("protections", state="queued", dataset_id=ready_dataset) == [made]
+    assert found("protections", state="failed") == []
+    assert found("protections", dataset_id=made) == []
+
+
+def test_a_parameter_that_is_none_is_refused(client: httpx2.Client, ready_dataset: str) -> None:
+    """Whoever deletes all that a list shows must not get the whole list for a slip."""
+    made = ask(client, ready_dataset)["id"]
+    for path in ("datasets", "protections", f"protections/{made}/events"):
+        for wrong in ({"status": "ready"}, {"limit": "0"}, {"cursors": "x"}):
+            refused(client.get(f"/v1/{path}", params=wrong), 422, "INVALID_REQUEST")

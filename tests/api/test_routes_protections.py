@@ -48,7 +48,7 @@ def test_asking(client: httpx2.Client, ready_dataset: str) -> None:
     assert queued(Queue.GPU) == 1
     assert client.get(answer.headers["Location"]).json() == shown
     listed = client.get("/v1/protections").json()["items"]
-    assert listed == [{k: v for k, v in shown.items() if k != "steps"}]
+    assert listed == [{k: v for k, v in shown.items() if k not in {"steps", "released_before"}}]
 
 
 def test_the_default_is_left_open_until_it_is_planned(
@@ -191,6 +191,20 @@ def test_what_succeeded(client: httpx2.Client, ready_dataset: str) -> None:
     assert blobs("protections") == []
     for path in ("", *(f"/{result}" for result in RESULTS)):
         problem(client.get(f"/v1/protections/{made}{path}"), 404, "NOT_FOUND")
+
+
+def test_an_upload_that_was_released_before_is_told(
+    client: httpx2.Client, ready_dataset: str
+) -> None:
+    """Whoever has two changed versions of an image knows much of the original."""
+    first = ask(client, ready_dataset)["id"]
+    assert client.get(f"/v1/protections/{first}").json()["released_before"] == []
+    succeed(UUID(first))
+    second = ask(client, ready_dataset)["id"]
+    assert client.get(f"/v1/protections/{second}").json()["released_before"] == [first]
+    assert client.get(f"/v1/protections/{first}").json()["released_before"] == []
+    body = {"dataset_id": ready_dataset, "validate_only": True}
+    assert client.post("/v1/protections", json=body).json()["released_before"] == [first]
 
 
 def test_results_whose_blobs_have_just_gone(client: httpx2.Client, ready_dataset: str) -> None:

@@ -45,6 +45,11 @@ BOUNDS: dict[str, tuple[float, float, float, float]] = {
 }
 
 
+def test_warm_up_ends_within_the_shorter_training() -> None:
+    with pytest.raises(ValueError, match=r"^warmup_epochs: expected 0 to 5, got 6"):
+        SEPConfig(appropriator_epochs=5, warmup_epochs=6)
+
+
 @pytest.mark.parametrize("field", BOUNDS)
 def test_bounds_are_the_last_values_allowed(field: str) -> None:
     low, high, below, above = BOUNDS[field]

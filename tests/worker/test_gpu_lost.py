@@ -85,7 +85,7 @@ def test_the_process_ends_though_the_database_is_away() -> None:
     planned_for_a_gpu()
     ran = run_without_gpu("away")
     assert ran.returncode == faults.EXIT_GPU_LOST, ran.stderr
-    assert "its end was not written" in ran.stderr
+    assert "the step's end could not be written" in ran.stderr
 
 
 @ON_SQLITE
