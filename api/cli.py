@@ -99,6 +99,9 @@ def protect(
     evaluation: Annotated[
         str, typer.Option(help="networks, countermeasures and seeds that judge, as JSON")
     ] = "{}",
+    require_worked: Annotated[
+        bool, typer.Option("--require-worked", help="status 3 where the protection does not hold")
+    ] = False,
 ) -> None:
     """Upload a file to a running service, protect it, download archive and report.
 
@@ -114,7 +117,7 @@ def protect(
         raise typer.BadParameter(
             "expected an API key as it was shown, got characters that none has"
         )
-    raise typer.Exit(protect_file(url, key, data, asked, out))
+    raise typer.Exit(protect_file(url, key, data, asked, out, require_worked=require_worked))
 
 
 def _check_request(asked: dict[str, Any]) -> None:

@@ -77,11 +77,12 @@ class Client:
         """
         part = to.with_name(to.name + ".part")
         with part.open("wb") as file:
-            tag, furthest = list[str](), [0]
+            tag, furthest = list[str](), 0
 
             def progress() -> int:
-                furthest.append(max(furthest.pop(), file.tell()))
-                return furthest[0]
+                nonlocal furthest
+                furthest = max(furthest, file.tell())
+                return furthest
 
             for whole in _patiently(lambda: self._fetched(path, file, tag), progress):
                 if whole:

@@ -23,7 +23,10 @@ RESULTS = {
 }
 """Files, and what of the protection each of them is."""
 
+AWAY = "no answer: the service is asked again for an hour"
 REFUSED_SHOWN = 10
+NOT_WORKED = 3
+"""Exit status, if it is asked for: all is delivered, and the verdict is against it."""
 
 # Names of files come from the archive: they are text, not markup.
 console = Console(markup=False)
@@ -36,12 +39,15 @@ def protect_file(
     asked: Mapping[str, Any],
     out: Path,
     check: Callable[[], None] = lambda: None,
+    *,
+    require_worked: bool = False,
 ) -> int:
     """Upload, protect, download and print the verdict. Returns the exit status.
 
     Args:
         asked: `config` and `evaluation` of the request.
         check: called whenever the service is looked at again.
+        require_worked: end with NOT_WORKED where the protection does not hold.
     """
     try:
         _check_folder(out)
@@ -66,8 +72,9 @@ def protect_file(
         told = f"expected sepgate at {url}, got {type(error).__name__}: {error}"
         console.print(told, style="red", soft_wrap=True)
         return 1
-    _print_verdict(json.loads((out / "report.json").read_bytes()), protection, out)
-    return 0
+    report = json.loads((out / "report.json").read_bytes())
+    _print_verdict(report, protection, out)
+    return NOT_WORKED if require_worked and not report["verdict"]["worked"] else 0
 
 
 def _check_folder(out: Path) -> None:
@@ -92,13 +99,10 @@ def _awaited(answers: Iterator[Answer | None], check: Callable[[], None]) -> Ans
         if answer is not None:
             return answer
         check()
-        told = told or _tell_away()
+        if not told:
+            console.print(AWAY)
+        told = True
     raise AssertionError  # they end by an answer, or are broken off
-
-
-def _tell_away() -> bool:
-    console.print("no answer: the service is asked again for an hour")
-    return True
 
 
 def _follow(client: Client, path: str, verb: str, check: Callable[[], None]) -> Resource:
@@ -116,7 +120,9 @@ def _follow(client: Client, path: str, verb: str, check: Callable[[], None]) -> 
         for resource in client.poll(path):
             check()
             if resource is None:
-                away = away or _tell_away()
+                if not away:
+                    console.print(AWAY)
+                away = True
                 continue
             away = False
             shown = _line(resource, verb)

@@ -1,5 +1,4 @@
-"""The life of a protection's steps, and how it moves the protection on. The sole writer of the
-steps' state; with `protections`, of the protection's.
+"""A protection's steps, and how they move it on; `leases` moves a single step.
 
 Every change ends in `settle`, which reads the steps and moves the protection on: joins are rows.
 """

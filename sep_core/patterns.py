@@ -100,7 +100,7 @@ def _direction(
     config: SEPConfig,
     plan: Plan,
 ) -> Patterns:
-    """The sum over each class of its images' gradients, each of the same weight.
+    """The sum over each class of its images' gradients, of equal weight where that is asked for.
 
     Args:
         members: pixels, labels and target classes of images, on the device.

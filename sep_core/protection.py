@@ -92,7 +92,7 @@ def protect(
             if config.variant == "sep-fa-vr"
             else mean_direction(see(images, batch), gradient_now, visited)
         )
-        for direction_so_far in directions:  # one gradient pass each; the last is the sum of all
+        for direction_so_far in directions:  # one a gradient pass; the last one counts
             passes, direction = passes + 1, direction_so_far
             yield passes
         velocity = config.perturb_momentum * velocity + direction

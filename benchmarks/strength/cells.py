@@ -130,10 +130,13 @@ def measure(cell: Cell, bench: Bench) -> bool:
         train, made = release(cell, data, config, bench)
         state = _state_path(cell, data, config, bench)
         curve, seconds = result_of(_appropriate(cell, train, data, config, bench, state))
+        plain, renamed = zip(*curve, strict=True)
         result = asdict(cell) | {
-            "last": curve[-1],
-            "peak": max(curve),
-            "accuracy_by_epoch": [round(accuracy, 4) for accuracy in curve],
+            "last": plain[-1],
+            "peak": max(plain),
+            "accuracy_by_epoch": [round(accuracy, 4) for accuracy in plain],
+            "renamed_last": renamed[-1],
+            "renamed_peak": max(renamed),
             "train_images": len(data.train[0]),
             "test_images": len(data.test[0]),
             "data_sha256": data.sha256,
@@ -154,8 +157,8 @@ def measure(cell: Cell, bench: Bench) -> bool:
 
 def _appropriate(
     cell: Cell, train: Split, data: Data, config: SEPConfig, bench: Bench, state: Path
-) -> Generator[float, None, tuple[list[float], float]]:
-    """The accuracy after each epoch, and the seconds that it took."""
+) -> Generator[float, None, tuple[list[tuple[float, float]], float]]:
+    """The accuracy after each epoch, plain and with answers renamed, and the seconds it took."""
     trial = replace(config, appropriator=cell.network, seed=hex_seed(cell.seed))
     weights = bench.of(cell)
     begin = partial(
@@ -168,7 +171,11 @@ def _appropriate(
         countermeasure=cell.countermeasure,
         pretrained=None if weights is None else weights.state(train[0].shape[-1]),
     )
-    return trained(state, lambda begun: begin(resumed=begun), lambda event: event.accuracy)
+
+    def figures(event: evaluation.Accuracy) -> tuple[float, float]:
+        return event.accuracy, sum(event.renamed) / len(data.test[1])
+
+    return trained(state, lambda begun: begin(resumed=begun), figures)
 
 
 def _state_path(cell: Cell, data: Data, config: SEPConfig, bench: Bench) -> Path:

@@ -210,12 +210,12 @@ class Stack:
         self._http.headers["Authorization"] = authorisation
 
     def protect(
-        self, data: Path, out: Path, config: str, evaluation: str = "{}"
+        self, data: Path, out: Path, config: str, evaluation: str = "{}", *options: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run `sepgate protect`."""
         key = self._http.headers["Authorization"].removeprefix("Bearer ")
         words = ["sepgate", "protect", str(data), "--out", str(out)]
-        words += ["--config", config, "--evaluation", evaluation]
+        words += ["--config", config, "--evaluation", evaluation, *options]
         where = {"SEPGATE_URL": self.url, "SEPGATE_API_KEY": key}
         environment = self.environment("api") | where
         return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)

@@ -142,6 +142,7 @@ def test_the_command_takes_fields_of_the_configuration(stack: Stack, tmp_path: P
     done = stack.protect(data, out, config, '{"countermeasures": ["crop-flip", "grey"]}')
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((out / "report.json").read_bytes())
+    assert not report["verdict"]["worked"]  # a part never holds
     assert report["config"]["protected_classes"] == ["ant"]
     assert report["evaluation"]["countermeasures"] == ["crop-flip", "grey"]
     assert f"asked for {stack.url}/v1/protections/{report['protection_id']}" in done.stdout
