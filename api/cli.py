@@ -10,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from api import adoption, doctor, keys, launcher, logs, revision, workers
+from api import adoption, keys, logs, revision, workers
+from api.commands import doctor, launcher
+from api.commands.demo import run as run_demo
+from api.commands.protect import protect_file
 from api.db import missing_file, reading, transaction
-from api.demo import run as run_demo
 from api.models import Queue
-from api.protect import protect_file
 from api.routes.bodies import ProtectionIn
 from api.settings import Settings, settings
 

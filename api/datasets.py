@@ -10,10 +10,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, events, leases, storage
+from api import archive, events, storage
 from api.db import now, reading
 from api.errors import AppError, not_found
-from api.leases import Claim
 from api.models import (
     ACTIVE,
     Dataset,
@@ -23,7 +22,9 @@ from api.models import (
     StepKind,
     StepState,
 )
-from api.moves import move
+from api.scheduling import leases
+from api.scheduling.leases import Claim
+from api.scheduling.moves import move
 from api.settings import settings
 
 SOURCE = "source.zip"

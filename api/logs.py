@@ -9,8 +9,8 @@ from functools import cache
 import structlog
 from structlog.types import Processor
 
-from api.leases import Claim
 from api.models import Step
+from api.scheduling.leases import Claim
 from api.settings import settings
 
 # Uvicorn's own handlers would write each line again; requests are logged by `routes.requests`.

@@ -14,9 +14,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from api import storage, turns
+from api import storage
 from api.db import now, reading
-from api.locks import SWEEP
 from api.models import (
     QUEUES,
     Dataset,
@@ -30,6 +29,8 @@ from api.models import (
     Worker,
     fresh_since,
 )
+from api.scheduling import turns
+from api.scheduling.locks import SWEEP
 
 LATELY = timedelta(hours=1)
 """What durations and speeds are of."""

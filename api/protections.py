@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import datasets, digests, events, planning, sides, steps, storage, weights
+from api import datasets, digests, events, steps, storage
 from api.db import now, reading
 from api.errors import AppError, not_found
 from api.models import (
@@ -23,6 +23,7 @@ from api.models import (
     StepKind,
     StepState,
 )
+from api.plans import planning, sides, weights
 from api.settings import settings
 
 ARCHIVE = "archive.zip"

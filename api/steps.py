@@ -12,9 +12,8 @@ from uuid import UUID
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, defer
 
-from api import digests, events, leases
+from api import digests, events
 from api.db import now
-from api.leases import Claim
 from api.models import (
     ACTIVE,
     Protection,
@@ -23,7 +22,9 @@ from api.models import (
     StepKind,
     StepState,
 )
-from api.moves import move
+from api.scheduling import leases
+from api.scheduling.leases import Claim
+from api.scheduling.moves import move
 from sep_core.cells import Evaluation, is_clean
 from sep_core.config import Plan, SEPConfig, as_dict
 

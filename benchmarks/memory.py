@@ -160,7 +160,7 @@ def _serve() -> Peaks:
     """The whole service on what is there, asked for all that there is."""
     from sqlalchemy import select  # noqa: PLC0415
 
-    from api import launcher  # noqa: PLC0415
+    from api.commands import launcher  # noqa: PLC0415
     from api.db import reading  # noqa: PLC0415
     from api.models import Protection  # noqa: PLC0415
     from api.settings import settings  # noqa: PLC0415
@@ -211,8 +211,9 @@ def _begin(kind: str) -> None:
 
 
 def _run_all(kind: str) -> None:
-    from api import leases, steps  # noqa: PLC0415
+    from api import steps  # noqa: PLC0415
     from api.db import transaction  # noqa: PLC0415
+    from api.scheduling import leases  # noqa: PLC0415
     from worker import facts, tasks  # noqa: PLC0415
 
     for step_id in _ready(kind):

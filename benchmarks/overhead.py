@@ -153,7 +153,8 @@ def _through_the_service(
     """The report and the seconds; and what `other` does as soon as the plan is there."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SEPGATE_DATA_DIR"] = folder
-        from api import db, launcher  # noqa: PLC0415  reads the environment set above
+        from api import db  # noqa: PLC0415  reads the environment set above
+        from api.commands import launcher  # noqa: PLC0415  reads the environment set above
         from api.settings import settings  # noqa: PLC0415
 
         settings.cache_clear()
@@ -207,7 +208,7 @@ def _alone_when_planned(path: Path, data_dir: str) -> Alone:
 def _alone(path: Path, frozen: service.Resource, planned: service.Resource) -> Alone:
     """The same calls of `sep_core`, and nothing else."""
     began = time.monotonic()
-    from api.planning import load_config, load_plan  # noqa: PLC0415
+    from api.plans.planning import load_config, load_plan  # noqa: PLC0415
     from benchmarks.data import read  # noqa: PLC0415
     from sep_core import surrogate  # noqa: PLC0415
     from sep_core.arithmetic import prepare  # noqa: PLC0415

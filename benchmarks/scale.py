@@ -35,7 +35,7 @@ def main() -> int:
     taken: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"SEPGATE_DATA_DIR": folder, "SEPGATE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        from api import launcher  # noqa: PLC0415  reads the environment set above
+        from api.commands import launcher  # noqa: PLC0415  reads the environment set above
 
         with launcher.service("127.0.0.1", 0) as service:
             _stop(next(part for part in service.parts if part.name == "worker-gpu"))
@@ -153,9 +153,11 @@ def _forget_workers() -> None:
 def _ingested(path: Path) -> UUID:
     from sqlalchemy import select  # noqa: PLC0415
 
-    from api import datasets, launcher, outbox, storage  # noqa: PLC0415
+    from api import datasets, storage  # noqa: PLC0415
+    from api.commands import launcher  # noqa: PLC0415
     from api.db import reading, transaction  # noqa: PLC0415
     from api.models import Dataset, DatasetState, Owner  # noqa: PLC0415
+    from api.scheduling import outbox  # noqa: PLC0415
 
     launcher.new_key()
     dataset_id = uuid4()

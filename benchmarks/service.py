@@ -39,7 +39,7 @@ def main() -> int:
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SEPGATE_DATA_DIR"] = folder
-        from api import launcher  # noqa: PLC0415  reads the environment set above
+        from api.commands import launcher  # noqa: PLC0415  reads the environment set above
 
         with launcher.service("127.0.0.1", 0) as service:
             curl = Curl(service.url, launcher.new_key())

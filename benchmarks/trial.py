@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from api import planning
-from api.demo.photographs import write_zip
-from api.demo.run import PER_CLASS, TEST_PER_CLASS
+from api.commands.demo.photographs import write_zip
+from api.commands.demo.run import PER_CLASS, TEST_PER_CLASS
+from api.plans import planning
 from benchmarks.data import Split, read
 from benchmarks.options import changes
 from sep_core import evaluation, protection, surrogate

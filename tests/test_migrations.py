@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, MetaData, inspect, select, text
 
-from api import db, endings, turns
+from api import db
 from api.db import Base
 from api.models import (
     Dataset,
@@ -29,6 +29,7 @@ from api.models import (
     StepState,
 )
 from api.revision import MIGRATIONS, config, migrate, objection
+from api.scheduling import endings, turns
 from api.settings import settings
 from tests import servers
 from tests.servers import wait_for

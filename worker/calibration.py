@@ -8,8 +8,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from api.speeds import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
-from api.workload import MAX_BATCH_PIXELS, batch_size
+from api.plans.speeds import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
+from api.plans.workload import MAX_BATCH_PIXELS, batch_size
 from sep_core.arithmetic import prepare
 from sep_core.config import Plan, SEPConfig, resolve
 from sep_core.costs import forward_gflop

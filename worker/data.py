@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from api import archive, datasets, protections, storage, workload
+from api import archive, datasets, protections, storage
 from api.archive import ImageRecord, IngestResult, Pixels
-from api.choice import chosen
 from api.db import reading
 from api.errors import AppError
-from api.leases import Claim
 from api.models import Protection, Step, StepKind
-from api.planning import frozen_evaluation, load_config, load_plan
+from api.plans import workload
+from api.plans.choice import chosen
+from api.plans.planning import frozen_evaluation, load_config, load_plan
+from api.scheduling.leases import Claim
 from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig
 

@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session
 
 from api.db import now, transaction
 from api.models import Queue, Worker, fresh_since
+from api.plans.speeds import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from api.settings import settings
-from api.speeds import MEASURED_NETWORKS, MEASURED_SIDES, Device, Speed
 from api.workers import VISIBLE
 from worker import faults
 from worker.hearing import ear

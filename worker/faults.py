@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.exc import OperationalError
 
-from api.endings import Setback
+from api.scheduling.endings import Setback
 
 # PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's and a library's.
 _NO_MEMORY = (

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 from kombu.exceptions import OperationalError
 
-from api import lending, queue, turns
+from api import queue
 from api.db import transaction
 from api.models import Queue
+from api.scheduling import lending, turns
 
 DEAF_SECONDS = 60
 BEATS = 4  # longer than the pause in which Celery does not look whether its broker is back

@@ -12,10 +12,11 @@ from typing import IO, Self
 
 from sqlalchemy.exc import OperationalError
 
-from api import endings, leases, storage
+from api import storage
 from api.db import transaction
-from api.endings import Setback
-from api.leases import Claim, Word
+from api.scheduling import endings, leases
+from api.scheduling.endings import Setback
+from api.scheduling.leases import Claim, Word
 from api.settings import settings
 from worker.faults import EXIT_STALLED
 

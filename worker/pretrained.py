@@ -6,8 +6,8 @@ from io import BufferedReader
 import torch
 from torch import Tensor
 
-from api import weights
 from api.errors import AppError
+from api.plans import weights
 from sep_core.cells import Cell, Evaluation, weights_sha256
 from sep_core.config import NetworkName
 from sep_core.networks.published import adopt

@@ -3,10 +3,12 @@
 import logging
 from dataclasses import replace
 
-from api import endings, speeds, steps, workload
+from api import steps
 from api.db import transaction
-from api.leases import Claim
 from api.models import Queue, StepKind
+from api.plans import speeds, workload
+from api.scheduling import endings
+from api.scheduling.leases import Claim
 from worker import facts
 from worker.data import load_job
 

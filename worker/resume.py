@@ -11,10 +11,11 @@ import torch
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api import leases, storage
+from api import storage
 from api.db import transaction
 from api.errors import AppError
-from api.leases import Claim
+from api.scheduling import leases
+from api.scheduling.leases import Claim
 from worker.lease import WorkerDraining, draining, store
 
 log = logging.getLogger(__name__)

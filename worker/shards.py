@@ -6,9 +6,10 @@ from typing import IO
 
 import numpy as np
 
-from api import storage, workload
+from api import storage
 from api.archive import Pixels
 from api.models import StepKind
+from api.plans import workload
 from worker.data import PIECE_BYTES, Job, check_digest, output, shard_key
 
 

@@ -12,11 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import endings, events, leases, logs
+from api import events, logs
 from api.db import reading
-from api.endings import Setback
-from api.leases import Claim
 from api.models import Step, StepState
+from api.scheduling import endings, leases
+from api.scheduling.endings import Setback
+from api.scheduling.leases import Claim
 from api.settings import settings
 from worker import facts, replan
 

@@ -14,11 +14,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, locks, logs, outbox, retention
+from api import logs, retention
 from api.db import transaction
-from api.endings import Owner, Setback
-from api.locks import SWEEP
 from api.models import Step
+from api.scheduling import endings, leases, locks, outbox
+from api.scheduling.endings import Owner, Setback
+from api.scheduling.locks import SWEEP
 from api.settings import settings
 from worker import collection, facts
 from worker.collection import careful

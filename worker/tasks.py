@@ -12,14 +12,15 @@ from celery import signals
 from sqlalchemy.exc import OperationalError
 from structlog.contextvars import bound_contextvars
 
-from api import datasets, endings, lending, logs, outbox, steps, turns
+from api import datasets, logs, steps
 from api.db import reading, transaction
-from api.endings import Setback
 from api.errors import AppError, StorageFull
-from api.leases import Claim
 from api.models import QUEUES, Queue, Step, StepKind
 from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
+from api.scheduling import endings, lending, outbox, turns
+from api.scheduling.endings import Setback
+from api.scheduling.leases import Claim
 from api.settings import settings
 from worker import facts, faults, replan, resident, siblings
 from worker.data import remove_used

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from api import archive
 from api.archive import ImageRecord, IngestResult, Pixels
-from api.workload import sizes_bytes
+from api.plans.workload import sizes_bytes
 from sep_core.costs import held_out_images
 from sep_core.evaluation import held_out
 from sep_core.pixels import to_images, to_input, to_pixels

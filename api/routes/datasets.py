@@ -12,13 +12,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
-from api import datasets, outbox, protections, steps, storage
+from api import datasets, protections, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError, StorageFull
 from api.models import Dataset, DatasetState, Step
 from api.routes.deps import CallerDep, Page, after, next_cursor, poll_again
 from api.routes.problems import responses
 from api.routes.schemas import DatasetDetail, DatasetOut, DatasetPage
+from api.scheduling import outbox
 from api.settings import settings
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"], responses=responses(401, 422, 503))

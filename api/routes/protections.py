@@ -11,9 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api import outbox, protections, retention, steps, storage, waiting
+from api import protections, retention, steps, storage
 from api.db import reading, transaction
-from api.estimate import Estimate, estimate
 from api.models import (
     ACTIVE,
     QUEUES,
@@ -24,6 +23,7 @@ from api.models import (
     StepKind,
     StepState,
 )
+from api.plans.estimate import Estimate, estimate
 from api.routes.bodies import ProtectionIn
 from api.routes.deps import (
     CallerDep,
@@ -42,6 +42,7 @@ from api.routes.schemas import (
     ProtectionPage,
     StepOut,
 )
+from api.scheduling import outbox, waiting
 from sep_core.config import as_dict
 
 KEYS = {"seed", "target_map"}

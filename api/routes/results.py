@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
-from api import protections, report, steps, storage
+from api import protections, steps, storage
 from api.db import reading
 from api.errors import AppError, not_found
+from api.evidence import report
 from api.models import ACTIVE, Protection, ProtectionState, Step
 from api.routes.deps import CallerDep
 from api.routes.downloads import download

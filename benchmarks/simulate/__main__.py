@@ -3,7 +3,7 @@
     python -m benchmarks.simulate [--gpus 64] [--images 1300000] [--record docs/simulation.json]
 
 Rows, turns, leases, sweep and joins are the real code on a real SQLite database, whose clock is
-the simulation's; only the computing is not done. Steps take what `api.speeds` says that they
+the simulation's; only the computing is not done. Steps take what `api.plans.speeds` says that they
 take at the speeds of the options, and `--overhead` besides. Each GPU is lost once in
 `--loss-hours` on average, with what its step has not kept; its worker is back after `--restart`
 seconds, the step when its lease has run out. Figures come last, one a line, `name: value unit`.

@@ -13,10 +13,12 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from api import db, leases, planning, speeds, steps, turns, workload
+from api import db, steps
 from api.archive import ImageRecord
-from api.leases import Claim
 from api.models import QUEUES, Protection, ProtectionState, Queue, Step, StepKind, StepState
+from api.plans import planning, speeds, workload
+from api.scheduling import leases, turns
+from api.scheduling.leases import Claim
 from benchmarks.simulate.clock import START, Clock
 from benchmarks.simulate.requests import SIDE
 from benchmarks.simulate.totals import Totals

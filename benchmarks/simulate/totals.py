@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from api.leases import Claim
 from api.models import QUEUES, Queue, StepKind
+from api.scheduling.leases import Claim
 
 
 @dataclass

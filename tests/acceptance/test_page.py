@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from api import main, report
+from api import main
+from api.evidence import report
 from tests import pictures
 from tests.api.conftest import serving
 

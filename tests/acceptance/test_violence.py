@@ -13,9 +13,10 @@ import pytest
 from redis import Redis
 from sqlalchemy import and_, or_, select
 
-from api import queue, steps, turns
+from api import queue, steps
 from api.db import reading
 from api.models import QUEUES, Event, Step, StepKind, StepState
+from api.scheduling import turns
 from tests import pictures
 from tests.acceptance.stack import Stack, pid_of, running
 from tests.servers import wait_for

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from api import datasets, launcher, outbox, revision, storage, workers
+from api import datasets, revision, storage, workers
+from api.commands import launcher
 from api.db import reading, transaction
 from api.models import Dataset, DatasetState, Queue, Step, StepState
+from api.scheduling import outbox
 from api.settings import settings
 from tests import pictures
 from tests.servers import wait_for

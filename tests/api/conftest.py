@@ -16,16 +16,10 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner
 
-from api import (
-    db,
-    keys,
-    main,
-    queue,
-    storage,
-    weights,
-)
+from api import db, keys, main, queue, storage
 from api.cli import app as command
 from api.models import Queue, Worker
+from api.plans import weights
 from api.routes.requests import Requests
 from api.settings import settings
 from sep_core.config import NetworkName

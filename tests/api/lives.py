@@ -7,11 +7,13 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import select
 
-from api import datasets, db, endings, keys, leases, planning, protections, steps, storage
+from api import datasets, db, keys, protections, steps, storage
 from api.db import transaction
-from api.leases import Claim
 from api.models import Dataset, Protection, Step, StepKind, StepState
-from api.speeds import Device
+from api.plans import planning
+from api.plans.speeds import Device
+from api.scheduling import endings, leases
+from api.scheduling.leases import Claim
 from sep_core.cells import named
 from tests.api.archives import two_classes, zip_bytes
 from worker import tasks

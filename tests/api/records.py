@@ -4,8 +4,9 @@ import json
 from html.parser import HTMLParser
 from uuid import UUID
 
-from api import report, steps
+from api import steps
 from api.db import transaction
+from api.evidence import report
 from api.models import Protection, Step, StepKind
 from tests.api.lives import accuracy, protection, steps_of
 

@@ -8,10 +8,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from api import baselines, datasets, endings, protections
+from api import datasets, protections
 from api.db import reading, transaction
-from api.leases import Claim
+from api.evidence import baselines
 from api.models import Baseline, StepKind
+from api.scheduling import endings
+from api.scheduling.leases import Claim
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig
 from sep_core.presets import QUICK

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.archive import ImageRecord
-from api.choice import CLASSES_SHOWN, check_classes, chosen
+from api.plans.choice import CLASSES_SHOWN, check_classes, chosen
 from sep_core.config import SEPConfig
 
 SEED = "0123456789abcdef" * 2

@@ -11,8 +11,8 @@ from threading import Thread
 import httpx2
 import pytest
 
-from api import client
-from api.client import Client, RequestFailed, ServiceAway
+from api.commands import client
+from api.commands.client import Client, RequestFailed, ServiceAway
 from tests import servers
 
 CONTENT = bytes(range(256)) * 64

@@ -6,12 +6,13 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, select
 
-from api import datasets, leases, protections, storage
+from api import datasets, protections, storage
 from api.db import reading, transaction
 from api.errors import AppError
-from api.leases import Claim
 from api.models import Dataset, DatasetState, Step, StepState
-from api.moves import move
+from api.scheduling import leases
+from api.scheduling.leases import Claim
+from api.scheduling.moves import move
 from tests.api.archives import png, zip_bytes
 from tests.api.conftest import blobs, together
 from tests.api.lives import (

@@ -8,9 +8,11 @@ from uuid import UUID
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from api import doctor, keys, locks
+from api import keys
+from api.commands import doctor
 from api.db import transaction
 from api.models import Queue, Worker
+from api.scheduling import locks
 from tests import servers
 from tests.api.conftest import Change, beat, examined, serving
 from tests.api.lives import requested, train
@@ -168,7 +170,7 @@ def test_a_clock_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         def now(cls, _zone: object = None) -> datetime:  # type: ignore[override]
             return datetime.now(UTC) - timedelta(minutes=2)
 
-    monkeypatch.setattr("api.doctor.datetime", Late)
+    monkeypatch.setattr("api.commands.doctor.datetime", Late)
     status, found = examined()
     assert status == 0
     assert found["clock"][0].startswith("warn This host is -120 s from the database")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from api import keys, locks
+from api import keys
 from api.db import transaction
 from api.models import Queue
+from api.scheduling import locks
 from tests.api.conftest import beat, examined
 
 Smi = Callable[[str], None]

@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api import datasets, endings, leases, outbox, storage
+from api import datasets, storage
 from api.db import now, reading, transaction
-from api.endings import Setback
-from api.leases import Claim
 from api.models import DatasetState, ProtectionState, Queue, Step, StepKind, StepState
+from api.scheduling import endings, leases, outbox
+from api.scheduling.endings import Setback
+from api.scheduling.leases import Claim
 from tests.api.conftest import Change, queued
 from tests.api.lives import (
     claimed,

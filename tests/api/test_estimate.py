@@ -8,9 +8,10 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
-from api import datasets, speeds, storage, workload
+from api import datasets, storage
 from api.db import reading
 from api.models import Dataset, Protection, Queue, Step, StepKind
+from api.plans import speeds, workload
 from tests.api.conftest import JSON, beat, give_weights
 from tests.api.lives import small_zip
 from tests.api.test_routes_datasets import problem

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import weights
 from api.models import StepKind
+from api.plans import weights
 from api.settings import Settings
 from sep_core.cells import Cell, Evaluation, cell_config, cells, named, weights_sha256
 from sep_core.config import COUNTERMEASURES, Countermeasure, NetworkName

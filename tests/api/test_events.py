@@ -13,11 +13,12 @@ import httpx2
 import pytest
 from sqlalchemy import delete, select
 
-from api import endings, events, keys
+from api import events, keys
 from api.db import reading, transaction
-from api.endings import Setback
 from api.models import Event, Step, StepKind
-from api.moves import lease_name
+from api.scheduling import endings
+from api.scheduling.endings import Setback
+from api.scheduling.moves import lease_name
 from tests.api.conftest import JSON, protected, together
 from tests.api.lives import finish, ingested, must_claim, requested, succeed, train
 from tests.api.test_routes_datasets import problem

@@ -10,9 +10,10 @@ import httpx2
 from alembic import command
 from redis import Redis
 
-from api import main, outbox, queue, revision
+from api import main, queue, revision
 from api.models import Queue
 from api.routes.requests import Requests
+from api.scheduling import outbox
 from tests import servers
 from tests.api.conftest import Change, keyed, serving, together
 from tests.api.lives import small_zip

@@ -8,10 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 
-from api import datasets, endings, leases, protections, steps, storage
+from api import datasets, protections, steps, storage
 from api.db import now, reading, transaction
-from api.leases import Claim, Word
 from api.models import DatasetState, ProtectionState, Step, StepKind, StepState
+from api.scheduling import endings, leases
+from api.scheduling.leases import Claim, Word
 from api.settings import settings
 from tests.api.conftest import Change, together
 from tests.api.lives import (

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from api import endings, leases, lending
 from api.db import transaction
-from api.leases import Claim
 from api.models import WORKER_FRESH_SECONDS, Queue, Step, StepKind, Worker
+from api.scheduling import endings, leases, lending
+from api.scheduling.leases import Claim
 from tests.api.conftest import beat, together
 from tests.api.lives import claimed, requested, step, train
 

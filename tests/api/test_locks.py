@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from api import locks
 from api.db import transaction
+from api.scheduling import locks
 from tests.api.conftest import together
 
 

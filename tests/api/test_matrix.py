@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import matrix
+from api.evidence import matrix
 from sep_core.cells import Evaluation
 from tests.api.lives import accuracy
 

@@ -14,10 +14,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
-from api import endings, leases, locks
 from api.db import now, transaction
-from api.endings import Setback
 from api.models import Protection, ProtectionState, Step, StepKind
+from api.scheduling import endings, leases, locks
+from api.scheduling.endings import Setback
 from tests import servers
 from tests.api.conftest import Change, beat, protected, uploaded
 from tests.api.lives import must_claim, step, succeed

@@ -10,9 +10,10 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from api import endings, outbox, protections, queue
+from api import protections, queue
 from api.db import transaction
 from api.models import Queue, Step, StepKind, StepState
+from api.scheduling import endings, outbox
 from api.settings import settings
 from tests import servers
 from tests.api.conftest import Change, protected, queued

@@ -8,7 +8,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from api.demo.photographs import BAND, write_zip
+from api.commands.demo.photographs import BAND, write_zip
 
 
 def test_same_bytes_every_time_and_counts_as_asked(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from api import planning, workload
 from api.errors import AppError
-from api.speeds import Device
+from api.plans import planning, workload
+from api.plans.speeds import Device
 from sep_core.cells import Evaluation
 from sep_core.config import NetworkName, SEPConfig, as_dict
 from sep_core.costs import gradient_passes

@@ -5,11 +5,12 @@ from uuid import UUID
 
 import pytest
 
-from api import datasets, endings, leases, protections, steps
+from api import datasets, protections, steps
 from api.db import reading, transaction
 from api.errors import AppError
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
-from api.moves import move
+from api.scheduling import endings, leases
+from api.scheduling.moves import move
 from api.steps import CLEAN, PROTECTED
 from tests.api.conftest import blobs
 from tests.api.lives import (

@@ -6,11 +6,12 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from api import datasets, planning, steps, storage
+from api import datasets, steps, storage
 from api.db import reading, transaction
 from api.errors import AppError
-from api.leases import Claim
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
+from api.plans import planning
+from api.scheduling.leases import Claim
 from tests.api.conftest import blobs, together
 from tests.api.lives import (
     accuracy,

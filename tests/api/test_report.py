@@ -6,8 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from api import protections, report, scope, storage
+from api import protections, storage
 from api.db import transaction
+from api.evidence import report, scope
 from api.models import Protection, StepKind
 from tests.api.lives import accuracy, protection
 from tests.api.records import Page, build, name_classes, output_of, packaged, set_outputs, written

@@ -8,11 +8,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import update
 
-from api import datasets, endings, events, leases, protections, steps
+from api import datasets, events, protections, steps
 from api.db import now, reading, transaction
 from api.errors import AppError
-from api.leases import Claim
 from api.models import Event, Protection, ProtectionState, StepKind, StepState
+from api.scheduling import endings, leases
+from api.scheduling.leases import Claim
 from tests.api.conftest import Change, blobs, together
 from tests.api.lives import (
     claimed,

@@ -8,11 +8,12 @@ import httpx2
 import pytest
 from fastapi import Response
 
-from api import endings, storage
+from api import storage
 from api.db import now, transaction
-from api.endings import Setback
 from api.models import Protection, Queue, StepKind
 from api.routes.deps import poll_again
+from api.scheduling import endings
+from api.scheduling.endings import Setback
 from tests.api.asking import ask, rows
 from tests.api.conftest import blobs, protected, queued, together
 from tests.api.lives import (

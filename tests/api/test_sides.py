@@ -1,7 +1,7 @@
 """The size that a data set's images have, from the index and from the summary."""
 
 from api.archive import ImageRecord
-from api.sides import median_side, summary_side
+from api.plans.sides import median_side, summary_side
 
 
 def record(split: str, height: int, width: int) -> ImageRecord:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from api.models import StepKind
-from api.speeds import Device, Load, Speed, costs
+from api.plans.speeds import Device, Load, Speed, costs
 
 SMALL = Speed(32, 40.0, 20.0, "small", 1e6)
 LARGE = Speed(32, 900.0, 500.0, "resnet18", 4e6)

@@ -10,10 +10,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text, update
 
-from api import endings, keys, leases, protections, steps, turns
+from api import keys, protections, steps
 from api.db import now, transaction
-from api.leases import Claim
 from api.models import Owner, Queue, Step, StepKind
+from api.scheduling import endings, leases, turns
+from api.scheduling.leases import Claim
 from tests.api.conftest import together
 from tests.api.lives import (
     finish,

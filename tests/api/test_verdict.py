@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from api import report
+from api.evidence import report
 from tests.api.lives import accuracy, requested, succeed
 from tests.api.records import Page, build, measured, name_classes, set_outputs
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from api import report
+from api.evidence import report
 from api.models import StepKind
 from tests.api.lives import JSON, accuracy, requested, succeed
 from tests.api.records import (

@@ -5,9 +5,10 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from api import protections, steps, waiting
+from api import protections, steps
 from api.db import reading, transaction
 from api.models import Protection, Queue, StepKind
+from api.scheduling import waiting
 from tests.api.conftest import beat
 from tests.api.lives import finish, must_claim, requested, train
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import planning, workload
 from api.archive import ImageRecord, Numbers
-from api.choice import chosen
 from api.models import StepKind
+from api.plans import planning, workload
+from api.plans.choice import chosen
+from api.plans.speeds import Load, Speed
 from api.settings import settings
-from api.speeds import Load, Speed
 from sep_core.cells import Evaluation, named
 from sep_core.config import Plan
 from sep_core.costs import pattern_passes

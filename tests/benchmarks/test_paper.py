@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from api import planning
+from api.plans import planning
 from benchmarks import resumable
 from benchmarks.data import Data
 from benchmarks.paper import __main__ as paper

@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from api.models import Queue, Step, StepState
-from api.moves import lease_name
+from api.scheduling.moves import lease_name
 from tests.acceptance.stack import pid_of
 from tests.chaos.world import MAX_ATTEMPTS, World
 

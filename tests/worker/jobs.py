@@ -11,10 +11,13 @@ from uuid import UUID, uuid4
 import torch
 from sqlalchemy import select, update
 
-from api import datasets, keys, leases, protections, report, steps, storage, weights
+from api import datasets, keys, protections, steps, storage
 from api.db import reading, transaction
+from api.evidence import report
 from api.models import Dataset, Owner, Protection, Step, StepKind, StepState
-from api.planning import load_plan
+from api.plans import weights
+from api.plans.planning import load_plan
+from api.scheduling import leases
 from sep_core.config import NetworkName
 from worker import facts, tasks
 from worker.data import encoded_key, shard_key

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from api import estimate, protections, speeds, steps
+from api import protections, steps
 from api.db import now, reading, transaction
 from api.models import Queue, StepKind, Worker
-from api.speeds import Device
+from api.plans import estimate, speeds
+from api.plans.speeds import Device
 from sep_core.config import as_dict
 from tests import pictures
 from tests.worker import jobs

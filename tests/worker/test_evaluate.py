@@ -6,11 +6,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from api import baselines, datasets, endings, leases, protections, report, steps, storage
-from api.baselines import PERTURBATION
+from api import datasets, protections, steps, storage
 from api.db import reading, transaction
-from api.leases import Claim
+from api.evidence import baselines, report
+from api.evidence.baselines import PERTURBATION
 from api.models import Baseline, Protection, ProtectionState, Step, StepKind, StepState
+from api.scheduling import endings, leases
+from api.scheduling.leases import Claim
 from sep_core.cells import Cell
 from sep_core.config import COUNTERMEASURES
 from sep_core.costs import training_cost

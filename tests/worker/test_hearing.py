@@ -14,9 +14,10 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from sqlalchemy import select, update
 
-from api import datasets, leases, outbox, queue, storage
+from api import datasets, queue, storage
 from api.db import reading, transaction
 from api.models import Dataset, Owner, Protection, Queue, Worker
+from api.scheduling import leases, outbox
 from api.settings import settings
 from tests import pictures
 from tests.api.conftest import beat

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api import report
+from api.evidence import report
 from tests import pictures
 from tests.worker import jobs
 from worker import tensors

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from api import leases, protections
+from api import protections
 from api.db import reading, transaction
-from api.leases import Claim
 from api.models import Step, StepState
+from api.scheduling import leases
+from api.scheduling.leases import Claim
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs
@@ -116,7 +117,7 @@ def hanging(claim: Claim, more: str = "") -> "subprocess.CompletedProcess[bytes]
         import threading, time
         from uuid import UUID
         from api import leases
-        from api.leases import Claim
+        from api.scheduling.leases import Claim
         from api.models import StepKind
         from worker import lease
         from worker.lease import DrainFlag, Lease

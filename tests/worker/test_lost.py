@@ -5,10 +5,11 @@ from uuid import uuid4
 
 import pytest
 
-from api import datasets, leases, steps, storage
+from api import datasets, steps, storage
 from api.db import transaction
-from api.leases import Claim
 from api.models import Step, StepKind
+from api.scheduling import leases
+from api.scheduling.leases import Claim
 from tests import pictures
 from tests.worker import jobs
 from worker import resume

@@ -11,10 +11,12 @@ from PIL import Image
 from sqlalchemy import delete
 
 from api import archive as archives
-from api import leases, protections, report, storage
+from api import protections, storage
 from api.archive import ImageRecord, Pixels, directory
 from api.db import transaction
+from api.evidence import report
 from api.models import Protection, ProtectionState, Step, StepKind
+from api.scheduling import leases
 from tests import pictures
 from tests.worker import jobs
 from worker import lease, metrics, preview, tasks

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import protections, report, steps, storage, workload
+from api import protections, steps, storage
 from api.archive import Pixels
 from api.db import reading
+from api.evidence import report
 from api.models import StepKind
+from api.plans import workload
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs

@@ -13,8 +13,9 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from api import archive, workload
+from api import archive
 from api.archive import Pixels
+from api.plans import workload
 from sep_core.arithmetic import prepare
 from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig

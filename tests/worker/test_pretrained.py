@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from api import report, steps, weights
+from api import steps
 from api.db import reading
 from api.errors import AppError
+from api.evidence import report
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
+from api.plans import weights
 from sep_core.config import PRETRAINED, Plan, resolve
 from sep_core.presets import QUICK
 from sep_core.training import Epoch, Recipe, fit

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from api import leases, protections, storage
+from api import protections, storage
 from api.db import reading, transaction
 from api.models import Event, Protection, ProtectionState, Step, StepKind, StepState
+from api.scheduling import leases
 from api.settings import settings
 from sep_core.protection import protect
 from tests import pictures

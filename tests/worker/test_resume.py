@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from api import leases, storage
+from api import storage
 from api.db import transaction
 from api.models import Step
+from api.scheduling import leases
 from tests import pictures
 from tests.worker import jobs
 from tests.worker.test_failures import out_of_reach

@@ -6,9 +6,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import update
 
-from api import estimate, protections
+from api import protections
 from api.db import reading, transaction
 from api.models import Dataset, StepKind
+from api.plans import estimate
 from sep_core.config import SEPConfig, as_dict
 from tests import pictures
 from tests.worker import jobs

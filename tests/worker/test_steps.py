@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from api import datasets, digests, protections, report, steps, storage, workload
+from api import datasets, digests, protections, steps, storage
 from api.db import reading, transaction
+from api.evidence import report
 from api.models import Protection, ProtectionState, Step, StepKind
+from api.plans import workload
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs

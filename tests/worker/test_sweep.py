@@ -8,11 +8,12 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 
-from api import datasets, leases, locks, protections, storage
+from api import datasets, protections, storage
 from api.db import now, transaction
 from api.errors import AppError
-from api.leases import Claim
 from api.models import ACTIVE, Dataset, DatasetState, Protection, ProtectionState, Step, StepState
+from api.scheduling import leases, locks
+from api.scheduling.leases import Claim
 from api.settings import settings
 from tests import pictures
 from tests.worker import jobs

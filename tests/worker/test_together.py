@@ -12,10 +12,11 @@ import pytest
 import torch
 from structlog.contextvars import bound_contextvars
 
-from api import endings, leases, logs, protections, steps, storage
+from api import logs, protections, steps, storage
 from api.db import transaction
-from api.leases import Claim
 from api.models import Protection, ProtectionState, StepKind
+from api.scheduling import endings, leases
+from api.scheduling.leases import Claim
 from tests import pictures
 from tests.servers import wait_for
 from tests.worker import jobs

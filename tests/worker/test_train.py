@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from api import endings, protections, report, steps, storage
+from api import protections, steps, storage
 from api.db import reading, transaction
+from api.evidence import report
 from api.models import ProtectionState, Step, StepKind
+from api.scheduling import endings
 from tests import pictures
 from tests.worker import jobs
 from worker import resume

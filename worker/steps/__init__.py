@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Generator
 from typing import Any
 
-from api.leases import Claim
+from api.scheduling.leases import Claim
 
 Output = dict[str, Any]
 Work = Generator[tuple[int, int], None, Output]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import IO
 
-from api import archive, workload
+from api import archive
 from api.archive import ImageRecord, Pixels
 from api.errors import AppError
-from api.leases import Claim
+from api.plans import workload
+from api.scheduling.leases import Claim
 from worker import alive, facts, metrics, shards
 from worker.data import Job, encoded_key, load_job, open_source, table_key
 from worker.encoded import Table

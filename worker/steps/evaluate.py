@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
-from api import baselines, steps
+from api import steps
 from api.archive import ImageRecord, words
 from api.db import reading, transaction
-from api.leases import Claim
+from api.evidence import baselines
 from api.models import Queue
+from api.scheduling.leases import Claim
 from sep_core.arithmetic import prepare
 from sep_core.cells import Cell, cell_config, cells, weights_sha256
 from sep_core.evaluation import Accuracy, appropriate

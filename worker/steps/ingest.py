@@ -4,9 +4,10 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict
 
-from api import archive, datasets, sides, storage
+from api import archive, datasets, storage
 from api.archive import IngestProgress, IngestResult
-from api.leases import Claim
+from api.plans import sides
+from api.scheduling.leases import Claim
 from worker import alive
 from worker.lease import store
 from worker.steps import Output, Work

@@ -14,8 +14,8 @@ import numpy as np
 from api import archive, protections, storage
 from api.archive import ImageRecord
 from api.errors import AppError
-from api.leases import Claim
 from api.models import StepKind
+from api.scheduling.leases import Claim
 from worker import alive, facts, metrics, preview
 from worker.alive import Progress
 from worker.data import Job, load_job, open_released, open_source, outputs

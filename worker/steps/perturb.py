@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from api.archive import Numbers, Pixels
-from api.leases import Claim
 from api.models import StepKind
+from api.scheduling.leases import Claim
 from sep_core.arithmetic import prepare
 from sep_core.costs import gradient_passes
 from sep_core.protection import protect

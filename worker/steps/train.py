@@ -12,10 +12,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import archive, endings, lending, outbox, planning, sides, speeds, steps, weights, workload
+from api import archive, steps
 from api.db import reading, transaction
-from api.leases import Claim
 from api.models import Dataset, Protection, Queue
+from api.plans import planning, sides, speeds, weights, workload
+from api.scheduling import endings, lending, outbox
+from api.scheduling.leases import Claim
 from sep_core import surrogate
 from sep_core.arithmetic import prepare
 from sep_core.cells import named

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from api import datasets, leases, protections, steps
+from api import datasets, protections, steps
 from api.db import now, transaction
-from api.leases import Claim
 from api.models import Dataset, Protection, Step
+from api.scheduling import leases
+from api.scheduling.leases import Claim
 from api.settings import settings
 
 

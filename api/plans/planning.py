@@ -5,11 +5,11 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from api import workload
-from api.choice import check_classes
 from api.errors import AppError
 from api.models import Protection
-from api.speeds import Device
+from api.plans import workload
+from api.plans.choice import check_classes
+from api.plans.speeds import Device
 from sep_core.cells import Evaluation, named
 from sep_core.config import (
     MAX_EPSILON_LEVELS,

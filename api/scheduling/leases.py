@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from api import digests
 from api.db import now
 from api.models import ACTIVE, Protection, Step, StepKind, StepState
-from api.moves import move
+from api.scheduling.moves import move
 from api.settings import settings
 
 

@@ -9,9 +9,10 @@ from uuid import UUID
 from kombu.exceptions import OperationalError
 from sqlalchemy import ColumnElement, select, update
 
-from api import queue, turns
+from api import queue
 from api.db import now, reading, transaction
 from api.models import QUEUES, Queue, Step, StepState
+from api.scheduling import turns
 from api.settings import settings
 
 BATCH = 1000

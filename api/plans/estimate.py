@@ -6,12 +6,14 @@ from dataclasses import dataclass, fields
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, baselines, datasets, planning, sides, weights, workload
+from api import archive, datasets
 from api.db import now
 from api.errors import not_found
+from api.evidence import baselines
 from api.models import Dataset, JSONObject, Queue, StepKind, Worker, fresh_since
+from api.plans import planning, sides, weights, workload
+from api.plans.speeds import MEASURED_SIDES, Device, Load, Speed, seconds
 from api.protections import Request, training_images
-from api.speeds import MEASURED_SIDES, Device, Load, Speed, seconds
 from sep_core.cells import Evaluation, cells, named, weights_sha256
 from sep_core.config import Plan, SEPConfig
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from api import learned, matrix, scope, wording
+from api.evidence import learned, matrix, scope, wording
 from sep_core.cells import Evaluation
 
 Record = dict[str, Any]

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from api import digests
 from api.db import now
-from api.leases import Claim, held
 from api.models import Baseline, JSONObject, Step, StepState
+from api.scheduling.leases import Claim, held
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig, as_dict
 

@@ -10,9 +10,7 @@ from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, s
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from api import leases
 from api.db import now
-from api.leases import Claim
 from api.models import (
     ACTIVE,
     QUEUES,
@@ -25,6 +23,8 @@ from api.models import (
     StepState,
     Turn,
 )
+from api.scheduling import leases
+from api.scheduling.leases import Claim
 
 _planned_device = Protection.plan["device"].as_string()
 # What others wait for comes before the evidence, which can fill the time in between.

@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from api.db import now
-from api.leases import Claim
 from api.models import ACTIVE, Protection, Queue, Step, StepState, Worker, fresh_since
+from api.scheduling.leases import Claim
 
 HELD_SECONDS = 60
 """For a training that was broken off; where it has to wait for longer, others may have them."""

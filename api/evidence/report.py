@@ -9,8 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from api import matrix, planning, protections, scope, storage, verdict
+from api import protections, storage
+from api.evidence import matrix, scope, verdict
 from api.models import Protection, Step, StepKind
+from api.plans import planning
 from api.steps import CLEAN, PROTECTED
 
 Record = dict[str, Any]

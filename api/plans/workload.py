@@ -11,10 +11,10 @@ import numpy as np
 
 from api import archive
 from api.archive import ImageRecord
-from api.choice import chosen
 from api.models import StepKind
+from api.plans.choice import chosen
+from api.plans.speeds import Device, Load, seconds
 from api.settings import settings
-from api.speeds import Device, Load, seconds
 from sep_core.cells import Evaluation, cells
 from sep_core.config import NetworkName, Plan, SEPConfig
 from sep_core.costs import (

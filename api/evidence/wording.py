@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from api import learned, scope
+from api.evidence import learned, scope
 
 Record = dict[str, Any]
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from api import launcher
-from api.protect import console, protect_file
+from api.commands import launcher
+from api.commands.protect import console, protect_file
 
 # Chosen with `python -m benchmarks.trial` so that two CPU cores are done within five minutes and
 # the protection held for every seed tried (few): with fewer images, shown more often, the best
@@ -111,7 +111,7 @@ def _empty(folder: Path, but: set[str]) -> None:
 
 
 def _photographs(out: Path) -> Path:
-    from api.demo.photographs import write_zip  # noqa: PLC0415  an extra that only the demo needs
+    from api.commands.demo.photographs import write_zip  # noqa: PLC0415  an extra that only the demo needs
 
     path = out / "photographs.zip"
     classes = write_zip(path, PER_CLASS, TEST_PER_CLASS)

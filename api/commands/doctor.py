@@ -11,9 +11,8 @@ from uuid import uuid4
 
 from sqlalchemy import func, select
 
-from api import adoption, datasets, protections, queue, revision, storage, waiting, workers
+from api import adoption, datasets, protections, queue, revision, storage, workers
 from api.db import missing_file, now, reading
-from api.locks import SWEEP
 from api.models import (
     Dataset,
     Lock,
@@ -26,6 +25,8 @@ from api.models import (
     Worker,
     fresh_since,
 )
+from api.scheduling import waiting
+from api.scheduling.locks import SWEEP
 from api.settings import settings
 
 CLOCK_SECONDS = 5

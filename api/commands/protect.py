@@ -11,7 +11,7 @@ import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from api.client import Client, RequestFailed, Resource
+from api.commands.client import Client, RequestFailed, Resource
 
 Answer = TypeVar("Answer")
 

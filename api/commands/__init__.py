@@ -1,0 +1,1 @@
+"""What `sepgate` does: serve, protect, demo, doctor."""

@@ -1,0 +1,1 @@
+"""What a protection has come to: figures, verdict, report. Pure, but for kept baselines."""

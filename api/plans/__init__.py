@@ -1,0 +1,1 @@
+"""What a protection is to be: its configuration, its work, and how long that takes."""
