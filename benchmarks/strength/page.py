@@ -10,7 +10,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.strength import records, sections
+from benchmarks.strength import records, renamed, sections
 from benchmarks.strength.results import DASH, read
 from benchmarks.strength.sections import Cells
 
@@ -54,6 +54,7 @@ def build(results: Path, page: Path) -> dict[Path, str]:
         "What it costs": iter(["\n".join(links) or NOTHING]),
         "What it looks like": iter([PICTURE]),
         "Countermeasures": sections.matrix(cells),
+        "Answers renamed": renamed.section(cells),
         "Arithmetic": sections.precisions(cells),
         "Other networks": sections.networks(cells),
         "Other methods": sections.baselines(cells),

@@ -26,8 +26,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def write(folder: Path, cell: Cell, last: float, peak: float, weights: str | None = None) -> None:
-    """As `benchmarks.strength.cells` does."""
+def write(
+    folder: Path,
+    cell: Cell,
+    last: float,
+    peak: float,
+    weights: str | None = None,
+    **figures: float,
+) -> None:
+    """As `benchmarks.strength.cells` does; with figures that earlier results lack."""
     passes = {"passes": PASSES[cell.recipe]} if cell.recipe in PASSES else {}
     record = asdict(cell) | {
         "last": last,
@@ -40,7 +47,7 @@ def write(folder: Path, cell: Cell, last: float, peak: float, weights: str | Non
         "release": passes | {"seconds": 1.0},
         "versions": {"torch": "2.14.1"},
     }
-    record |= {} if weights is None else {"weights_sha256": weights}
+    record |= figures | ({} if weights is None else {"weights_sha256": weights})
     path = folder / cell.path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
@@ -70,6 +77,16 @@ def test_recipes_are_compared_seed_by_seed(folder: Path) -> None:
     # 3 * 30 epochs * 0.07 GFLOP; with 900 passes 2,500 * (6.3 + 126) GFLOP
     note = "training costs 6.3 GFLOP an image beside that: for these 2,500 images"
     assert any(f"{note} `sep-fa-vr` 0.33 PFLOP all told." in line for line in lines(folder))
+
+
+def test_answers_renamed_stand_beside_answers_as_they_are(folder: Path) -> None:
+    write(folder, CLEAN, 0.60, 0.61)
+    assert "## Answers renamed" in lines(folder)
+    for seed, renamed in ((1, 0.30), (2, 0.40)):
+        cell = replace(FULL, surrogate_seed=seed)
+        write(folder, cell, 0.20, 0.26, renamed_last=renamed, renamed_peak=0.5)
+    row = "| 8 | `small` | `crop-flip` | `sep-fa-vr` | 2 | 20.0 / 26.0 | 35.0 / 50.0 |"
+    assert [line for line in lines(folder) if line.endswith(row)]
 
 
 def test_a_recipe_that_may_be_worse_is_not_called_as_good(folder: Path) -> None:
