@@ -1,6 +1,7 @@
 """The `sepgate` command: serve everything, protect a file, keys, the demo."""
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -27,6 +28,15 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.
 app.add_typer(keys_app, name="keys")
 owners_app = typer.Typer(no_args_is_help=True, help="Owners: list, limit.")
 app.add_typer(owners_app, name="owners")
+
+
+@app.callback(invoke_without_command=True)
+def _told(
+    version: Annotated[bool, typer.Option("--version", help="tell the version and end")] = False,
+) -> None:
+    if version:
+        typer.echo(f"sepgate {metadata.version('sepgate')}")
+        raise typer.Exit
 
 
 @app.command()

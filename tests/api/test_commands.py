@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "data.zip"
     path.write_bytes(b"PK")
     return path
+
+
+def test_it_tells_its_version() -> None:
+    assert sepgate("--version").output == f"sepgate {metadata.version('sepgate')}\n"
 
 
 def test_without_a_key_nothing_is_uploaded(data: Path) -> None:
