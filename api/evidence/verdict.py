@@ -94,18 +94,21 @@ def build(
         narrow=narrow,
     )
     found = _first(judged, change, config)
-    if len(judged.rows) > 1:
-        found["sentence"] += wording.strongest(judged.rows, named=bool(names))
-    if len(judged.rows) > 1 and not (
-        scope.is_partial(change) or change["unchanged_images"] or judged.narrow
-    ):
-        found["sentence"] += wording.withstood(judged.rows, judged.guessing, whole=judged.withstood)
     if names and untested:
         found["named"]["worked"] = False
-    found["sentence"] += (
-        wording.untested(untested) + wording.copies(training) + wording.diverged(every)
-    )
-    return found | {"untested_classes": untested}
+    sentence = found["sentence"] + _of_all_ways(judged, change)
+    sentence += wording.untested(untested) + wording.copies(training) + wording.diverged(every)
+    return found | {"untested_classes": untested, "sentence": sentence}
+
+
+def _of_all_ways(judged: Judged, change: Record) -> str:
+    """Of one alone it is no news."""
+    if len(judged.rows) == 1:
+        return ""
+    told = wording.strongest(judged.rows, named=bool(judged.names))
+    if scope.is_partial(change) or change["unchanged_images"] or judged.narrow:
+        return told
+    return told + wording.withstood(judged.rows, judged.guessing, whole=judged.withstood)
 
 
 def _tested(outputs: Sequence[Record], names: Sequence[str] | None) -> dict[str, int]:
