@@ -14,15 +14,15 @@ from api.commands.protect import console, protect_file
 
 # Chosen with `python -m benchmarks.trial` so that two CPU cores are done within five minutes and
 # the protection held for every seed tried (few): with fewer images, shown more often, the best
-# epoch comes before the patterns are learned. Small batches: so few images are few steps of the
-# optimiser.
+# epoch comes before the patterns are learned; so it did with the checkpoints of every second epoch.
+# Small batches: so few images are few steps of the optimiser.
 PER_CLASS, TEST_PER_CLASS = 500, 100
 CONFIG: Mapping[str, Any] = {
     "preset": "quick",
     "epsilon_levels": 8,
     "class_steps": 100,
     "steps": 4,
-    "checkpoints": 4,
+    "checkpoints": 8,
     "epochs": 8,
     "appropriator_epochs": 8,
     "batch_size": 32,
