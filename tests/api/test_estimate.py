@@ -228,8 +228,8 @@ def test_a_worker_that_does_not_know_its_speed(client: httpx2.Client, ready_data
 def test_what_would_be_refused_is_refused(
     client: httpx2.Client, other: httpx2.Client, ready_dataset: str
 ) -> None:
-    problem(plan(client, ready_dataset, config={"epsilon_levels": 0}), 422, "INVALID_CONFIG")
-    problem(plan(client, ready_dataset, evaluation={"seeds": 0}), 422, "INVALID_EVALUATION")
+    problem(plan(client, ready_dataset, config={"checkpoints": 99}), 422, "INVALID_CONFIG")
+    problem(plan(client, ready_dataset, evaluation={"countermeasures": []}), 422, "INVALID_EVALUATION")
     unavailable = {"countermeasures": ["pretrained-tuned"]}
     problem(plan(client, ready_dataset, evaluation=unavailable), 422, "PRETRAINED_UNAVAILABLE")
     problem(plan(client, ready_dataset, validate_only="yes"), 422, "INVALID_REQUEST")

@@ -49,7 +49,8 @@ def test_it_names_its_owner() -> None:
     assert [name_of(key) for key in (first, second, other)] == ["alice", "alice", "bob"]
     with transaction() as session:
         assert session.scalar(select(func.count()).select_from(Owner)) == 2
-        assert keys.authenticate(session, first) == keys.authenticate(session, second)
+        one, same = (keys.authenticate(session, key) for key in (first, second))
+        assert (one.owner_id, one.key_sha256 != same.key_sha256) == (same.owner_id, True)
         listed = keys.listing(session)
     assert [(key.prefix, owner) for key, owner in listed] == [
         *((key[:11], "alice") for key in (first, second)),

@@ -31,7 +31,7 @@ ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PROGRAM = """
 import sys
 from sqlalchemy.exc import OperationalError
-from api import endings
+from api.scheduling import endings
 from tests.worker import jobs
 def away(*_):
     raise OperationalError("SELECT", {}, Exception("the database is away"))

@@ -116,7 +116,7 @@ def hanging(claim: Claim, more: str = "") -> "subprocess.CompletedProcess[bytes]
         f"""
         import threading, time
         from uuid import UUID
-        from api import leases
+        from api.scheduling import leases
         from api.scheduling.leases import Claim
         from api.models import StepKind
         from worker import lease
