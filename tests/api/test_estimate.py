@@ -229,7 +229,9 @@ def test_what_would_be_refused_is_refused(
     client: httpx2.Client, other: httpx2.Client, ready_dataset: str
 ) -> None:
     problem(plan(client, ready_dataset, config={"checkpoints": 99}), 422, "INVALID_CONFIG")
-    problem(plan(client, ready_dataset, evaluation={"countermeasures": []}), 422, "INVALID_EVALUATION")
+    problem(
+        plan(client, ready_dataset, evaluation={"countermeasures": []}), 422, "INVALID_EVALUATION"
+    )
     unavailable = {"countermeasures": ["pretrained-tuned"]}
     problem(plan(client, ready_dataset, evaluation=unavailable), 422, "PRETRAINED_UNAVAILABLE")
     problem(plan(client, ready_dataset, validate_only="yes"), 422, "INVALID_REQUEST")

@@ -118,6 +118,6 @@ def _photographs(out: Path) -> Path:
     console.print(
         f"the demo's data: 32-pixel patches of {len(classes)} photographs "
         f"({', '.join(classes)}), {PER_CLASS} for training and {TEST_PER_CLASS} for testing "
-        f"each, from disjoint stripes; configuration {dict(CONFIG)}"
+        f"each, from disjoint stripes and of one mean colour; configuration {dict(CONFIG)}"
     )
     return path
