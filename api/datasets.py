@@ -107,9 +107,7 @@ def retry(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
     Raises:
         AppError: 409, it was not, or the upload is gone.
     """
-    get(session, owner_id, dataset_id)
-    lock(session, dataset_id)
-    dataset = get(session, owner_id, dataset_id)
+    dataset = _locked(session, owner_id, dataset_id)
     if not may_be_retried(dataset):
         expected = "Expected a data set that was rejected for a fault of the service's"
         state = dataset.error_code or dataset.state
@@ -150,9 +148,7 @@ def delete(session: Session, owner_id: UUID, dataset_id: UUID, why: str | None =
     Raises:
         AppError: 409 while it is protected.
     """
-    get(session, owner_id, dataset_id)
-    lock(session, dataset_id)
-    dataset = get(session, owner_id, dataset_id)
+    dataset = _locked(session, owner_id, dataset_id)
     active = session.scalars(
         select(Protection.id).where(
             Protection.dataset_id == dataset_id, Protection.state.in_(ACTIVE)
@@ -178,6 +174,13 @@ def lock(session: Session, dataset_id: UUID) -> None:
     """
     session.execute(select(Step.id).where(Step.dataset_id == dataset_id).with_for_update())
     session.get(Dataset, dataset_id, with_for_update=True, populate_existing=True)
+
+
+def _locked(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    """Looked at again once it is locked: it may have gone meanwhile."""
+    get(session, owner_id, dataset_id)
+    lock(session, dataset_id)
+    return get(session, owner_id, dataset_id, lock=True)
 
 
 def clean(dataset: Dataset) -> None:

@@ -23,6 +23,7 @@ Outcome = Literal[
 """What the first row's trainings come to."""
 
 UNTESTED = "there are no clean test images of them."
+UNCOUNTED = "the trainings were done before recognised images were counted by class."
 SEEN = "every test image has the pixels of a training image."
 
 
@@ -75,6 +76,8 @@ def build(
     names = config.get("protected_classes") if scope.is_partial(change) else None
     if training.get("held_out_seen"):
         return _unmeasured(names or [], change, SEEN)
+    if not any("by_class" in output for output in outputs):
+        return _unmeasured(names or [], change, UNCOUNTED)
     tested = _tested(outputs, names)
     if not sum(tested.values()):
         return _unmeasured(names or [], change, UNTESTED)
@@ -113,7 +116,7 @@ def _of_all_ways(judged: Judged, change: Record) -> str:
 
 def _tested(outputs: Sequence[Record], names: Sequence[str] | None) -> dict[str, int]:
     """Test images of each class that is meant, as the first training counted them."""
-    by_class: Record = next((found["by_class"] for found in outputs if "by_class" in found), {})
+    by_class = next(found["by_class"] for found in outputs if "by_class" in found)
     return {
         name: by_class[name]["images"] if name in by_class else 0
         for name in (by_class if names is None else names)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
+import pytest
 from sqlalchemy import func, select
 
 from api import datasets, steps, storage
@@ -156,6 +157,18 @@ def test_a_data_set_can_not_go_while_a_protection_of_it_begins(owner_id: UUID) -
             assert isinstance(made, AppError)
             assert (made.status, deleted) == (404, None)
             assert blobs(f"datasets/{dataset_id}") == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_comes_second_to_delete_a_data_set_finds_none(owner_id: UUID) -> None:
+    """Though there was one as its transaction looked first. SQLite lets one at a time write."""
+    dataset_id = ingested(owner_id)
+    with transaction() as second:
+        known = datasets.get(second, owner_id, dataset_id)
+        with transaction() as first:
+            datasets.delete(first, owner_id, dataset_id)
+        with pytest.raises(AppError, match=f"no data set {known.id}"):
+            datasets.delete(second, owner_id, dataset_id)
 
 
 def test_one_key_two_requests_at_once(owner_id: UUID, ready: UUID) -> None:

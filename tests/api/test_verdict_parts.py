@@ -110,6 +110,23 @@ def test_records_from_before_answers_were_renamed(done: UUID) -> None:
     assert Page(report.render(record, None)).open == []
 
 
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_records_from_before_classes_were_counted(done: UUID, *, named: bool) -> None:
+    outputs = accuracy(0.9), accuracy(0.3)
+    set_outputs(done, *({n: v for n, v in o.items() if n != "by_class"} for o in outputs))
+    if named:
+        name_classes(done, "cat")
+    record = build(done)
+    assert record["by_class"] is None
+    assert not record["verdict"]["worked"]
+    assert not named or not record["verdict"]["named"]["worked"]
+    assert "before recognised images were counted by class." in record["verdict"]["sentence"]
+    page = Page(report.render(record, None))
+    assert "not counted by class when" in page.text
+    assert page.open == []
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_classes_without_a_test_image(done: UUID) -> None:
     name_classes(done, "owl")
