@@ -58,6 +58,8 @@ def protect_file(
         console.print(told, soft_wrap=True)
         dataset = _follow(client, f"/v1/datasets/{dataset['id']}", "reading", check)
         _print_dataset(dataset)
+        for warning in _awaited(client.plan(dataset["id"], asked), check)["warnings"]:
+            console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
         protection = _awaited(client.protect(dataset["id"], asked, str(uuid4())), check)
         path = f"/v1/protections/{protection['id']}"
         console.print(f"asked for {url}{path}", soft_wrap=True)

@@ -49,10 +49,13 @@ def is_low(row: Record, guessing: float) -> bool:
 
 def is_surely_low(row: Record, guessing: float) -> bool:
     """Whether it was by 95 % bounds of both accuracies, too."""
-    images = row["test_images"]
-    clean = bound(_clean(row), images, -ONE_SIDED_95) - guessing
-    learned = bound(max(_learned(row, of) for of in ("last", "peak")), images, ONE_SIDED_95)
-    return learned - guessing <= WORKED_BELOW_SHARE * clean
+    protected = max(_learned(row, of) for of in ("last", "peak"))
+    return _is_below(protected, _clean(row), row["test_images"], guessing)
+
+
+def can_tell(images: int, guessing: float) -> bool:
+    """Whether so many test images do where clean ones teach everything, protected ones nothing."""
+    return _is_below(guessing, 1.0, images, guessing)
 
 
 def most(row: Record, guessing: float) -> float:
@@ -109,6 +112,11 @@ def bound(accuracy: float, images: int, deviations: float) -> float:
     square = deviations**2 / images
     spread = sqrt(accuracy * (1 - accuracy) / images + square / images / 4)
     return (accuracy + square / 2 + deviations * spread) / (1 + square)
+
+
+def _is_below(protected: float, clean: float, images: int, guessing: float) -> bool:
+    beyond = bound(clean, images, -ONE_SIDED_95) - guessing
+    return bound(protected, images, ONE_SIDED_95) - guessing <= WORKED_BELOW_SHARE * beyond
 
 
 def _clean(row: Record) -> float:

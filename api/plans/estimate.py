@@ -6,17 +6,18 @@ from dataclasses import dataclass, fields
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import archive, datasets
+from api import archive, datasets, storage
 from api.db import now
 from api.errors import not_found
 from api.evidence import baselines
 from api.models import Dataset, JSONObject, Queue, StepKind, Worker, fresh_since
-from api.plans import planning, sides, weights, workload
+from api.plans import foresight, planning, sides, weights, workload
 from api.plans.speeds import MEASURED_SIDES, Device, Load, Speed, seconds
 from api.protections import Request, training_images
 from sep_core.cells import Evaluation, cells, named, weights_sha256
 from sep_core.config import Plan, SEPConfig
 
+CHANNELS = 3
 NO_WORKER = Device("cpu", bfloat16=False, threads=1, memory_bytes=2**33)
 
 
@@ -26,6 +27,9 @@ class Estimate:
 
     Attributes:
         loads: of every step; none of a training on the originals that is kept already.
+        storage_bytes: about what it takes there while it runs: what is perturbed, or what is
+            encoded and the archive of it, and what networks saw of the originals and of that.
+        warnings: see `foresight`.
         seconds: of each kind of step, one kind after the other; None where no worker says how fast
             it is.
     """
@@ -35,6 +39,8 @@ class Estimate:
     evaluation: Evaluation
     loads: Mapping[StepKind, Sequence[Load]]
     workers: int
+    storage_bytes: int
+    warnings: list[str]
     seconds: dict[StepKind, float] | None
 
 
@@ -67,7 +73,10 @@ def estimate(session: Session, dataset: Dataset, request: Request) -> Estimate:
     calibrated = [_device(worker) for worker in workers if worker.speeds]
     side = config.input_pixels
     spent = _seconds(loads, calibrated, encoders, side) if calibrated else None
-    return Estimate(config, plan, evaluation, loads, len(workers), spent)
+    pixels = len(index.records) * side**2
+    stored = int(workload.sizes_bytes(index.records).sum()) + 2 * CHANNELS * pixels
+    warnings = foresight.warnings(config, counts, stored, storage.free_bytes())
+    return Estimate(config, plan, evaluation, loads, len(workers), stored, warnings, spent)
 
 
 def _kept(

@@ -4,7 +4,7 @@ import logging
 import re
 import reprlib
 from collections.abc import Mapping
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 from structlog.contextvars import get_contextvars
 
 from api.errors import AppError
@@ -109,12 +110,26 @@ def _message(request: Request, item: Mapping[str, Any]) -> str:
     return f"{told}, got {reprlib.repr(item['input'])}" if show else told
 
 
-def _http(_request: Request, error: Exception) -> Response:
+def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
     if error.status_code == HTTPStatus.NO_CONTENT:
-        return Response(status_code=error.status_code, headers=error.headers)
+        return Response(status_code=error.status_code, headers=headers)
     code = _NAMES.get(error.status_code, HTTPStatus(error.status_code).name)
-    return _problem(error.status_code, code, str(error.detail), error.headers)
+    return _problem(error.status_code, code, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Of all routes with this path; Starlette tells of the first one only."""
+    routes: list[BaseRoute] = request.app.routes
+    scopes = {method.value: {**request.scope, "method": method.value} for method in HTTPMethod}
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
 
 
 def _unavailable(_request: Request, error: Exception) -> JSONResponse:

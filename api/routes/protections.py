@@ -254,6 +254,8 @@ def _plan(found: Estimate, released_before: list[UUID]) -> PlanOut:
         steps={kind: len(loads) for kind, loads in found.loads.items()},
         released_before=released_before,
         gflop=gflop | {"total": round(sum(gflop.values()), 3)},
+        storage_bytes=found.storage_bytes,
+        warnings=found.warnings,
         workers=found.workers,
         seconds=seconds,
     )

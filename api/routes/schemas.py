@@ -174,6 +174,14 @@ class PlanOut(BaseModel):
         description="work of `train`, `perturb`, `evaluate`; `total`. A training on the originals "
         "that an earlier protection has done on such a worker is none."
     )
+    storage_bytes: int = Field(
+        description="about how much it takes of the storage while it runs; the archive that stays "
+        "is half of it or less where it is of photographs"
+    )
+    warnings: list[str] = Field(
+        description="what it will not come to: a budget that its steps do not reach, classes "
+        "without test images or too few of them for a verdict, too little room in the storage"
+    )
     workers: int = Field(description="that serve the GPU queue now")
     seconds: dict[str, Seconds] | None = Field(
         description="of each kind of step and in `total`, from a calibration of these workers (at "

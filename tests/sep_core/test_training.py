@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sep_core import surrogate
+from sep_core import surrogate, training
 from sep_core.config import (
     COUNTERMEASURES,
     PRETRAINED,
@@ -238,6 +238,16 @@ def test_channel_statistics_are_those_of_all_pixels(images: int) -> None:
     values = pixels.double().div(255).transpose(0, 1).flatten(1)
     torch.testing.assert_close(mean, values.mean(1).float())
     torch.testing.assert_close(std, values.std(1, unbiased=False).float())
+
+
+def test_channel_statistics_of_very_many_pixels_are_of_images_evenly_spaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (11, 3, 4, 4), dtype=torch.uint8, generator=draws)
+    spaced = channel_statistics(pixels[[0, 3, 6, 9]])
+    monkeypatch.setattr(training, "MOST_COUNTED", 4 * 16)
+    assert all(map(torch.equal, channel_statistics(pixels), spaced))
 
 
 def test_a_constant_channel_does_not_divide_by_zero() -> None:
