@@ -10,6 +10,7 @@ from io import BytesIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from api.archive.colours import in_srgb
 from api.archive.model import Decoded, ImageRefused, Limits, Pixels
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -37,7 +38,8 @@ _BROKEN = (
 
 
 def read_pixels(data: bytes, limits: Limits) -> Decoded:
-    """Decodes one still image wholly: turned as EXIF says, palettes resolved, no metadata.
+    """Decodes one still image wholly: turned as EXIF says, in sRGB, palettes resolved, without
+    metadata.
 
     Raises:
         ImageRefused: NOT_AN_IMAGE, BROKEN_IMAGE, IMAGE_TOO_LARGE, IMAGE_TOO_SMALL, ANIMATED,
@@ -143,13 +145,13 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Mode L or RGB. A pixel that shines through has no colour of its own: refused."""
+    """Mode L or sRGB. A pixel that shines through has no colour of its own: refused."""
     if image.has_transparency_data:
         lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
         if lowest != 255:
             reason = f"Expected an opaque image, got one with transparency ({image.mode})."
             raise ImageRefused("TRANSPARENT", reason)
-    return image.convert(_PLAIN_MODES[image.mode])
+    return in_srgb(image.convert(_PLAIN_MODES[image.mode]))
 
 
 def _array(image: Image.Image) -> Pixels:
