@@ -121,7 +121,7 @@ def retry(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
         raise AppError(409, "RETRY_TOO_LATE", gone)
     values = {"error_code": None, "error": None, "finished_at": None}
     if move(session, dataset, DatasetState.INGESTING, **values):
-        leases.revive(session, ingest_step(session, dataset_id))
+        leases.revive(session, Step.dataset_id == dataset_id)
     return dataset
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import datasets, digests, events, steps, storage
+from api import datasets, digests, events, progress, steps, storage
 from api.db import now, reading
 from api.errors import AppError, not_found
 from api.models import (
@@ -189,7 +189,7 @@ def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     protection.cancel_requested = True
     session.flush()
     events.record(session, "protection.cancel_requested", protection)
-    return steps.settle(session, steps.of(session, protection_id)[0])
+    return steps.settle(session, protection_id)
 
 
 def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
@@ -200,7 +200,9 @@ def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     """
     # As `create` does: it can't be deleted before it shows this one going on.
     of_it = select(Protection.dataset_id).where(Protection.id == protection_id).scalar_subquery()
-    session.execute(select(Dataset.id).where(Dataset.id == of_it).with_for_update())
+    locked = select(Dataset.id).where(Dataset.id == of_it)
+    # A key share: who moves a protection on asks for that of its data set, and holds it already.
+    session.execute(locked.with_for_update(key_share=True))
     protection = get(session, owner_id, protection_id, lock=True)
     if protection.state is not ProtectionState.FAILED:
         expected = f"Expected a protection that failed, {protection_id} is {protection.state}."
@@ -217,7 +219,8 @@ def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
             f"What protection {protection_id} would go on from was kept until "
             f"{kept_until:%Y-%m-%d %H:%M} UTC; ask for a new one.",
         )
-    kept = steps.share_kept(steps.of(session, protection_id))  # not rounded: the ETA subtracts it
+    kept = progress.of(session, [protection_id])[protection_id].share_kept
+    # Not rounded: the ETA subtracts it.
     events.record(session, events.RETRY_REQUESTED, protection, share_kept=kept)
     steps.revive(session, protection)
     return protection

@@ -3,13 +3,12 @@
 Every change ends in `settle`, which reads the steps and moves the protection on: joins are rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, defer
 
 from api import digests, events
@@ -24,7 +23,7 @@ from api.models import (
 )
 from api.scheduling import leases
 from api.scheduling.leases import Claim
-from api.scheduling.moves import move
+from api.scheduling.moves import make_ready, move
 from sep_core.cells import Evaluation, is_clean
 from sep_core.config import Plan, SEPConfig, as_dict
 
@@ -113,25 +112,20 @@ def replan(
     session: Session, claim: Claim, old: Plan, new: Plan, costs: dict[StepKind, list[float]]
 ) -> Protection:
     """What was planned begins again by a new plan; who still runs a step of it has lost it."""
-    shards = select(Step.id).where(
-        Step.protection_id == claim.protection_id, Step.kind.in_(PLANNED)
-    )
+    planned = Step.protection_id == claim.protection_id, Step.kind.in_(PLANNED)
     # Steps before their protection, and shards before what encodes them: as all others lock.
-    session.execute(shards.order_by(Step.kind.desc(), Step.id).with_for_update())
+    locked = select(Step.id).where(*planned).order_by(Step.kind.desc(), Step.id)
+    session.execute(locked.with_for_update())
     lost = leases.held(session, claim) is None
     protection = session.get_one(Protection, claim.protection_id, with_for_update=True)
     if lost or protection.plan != as_dict(old):
         return protection
-    siblings = of(session, protection.id)
-    if protection.cancel_requested or any(s.state is StepState.FAILED for s in siblings):
+    if protection.cancel_requested or _failed(session, protection.id):
         step = session.get_one(Step, claim.step_id)
         leases.give_back(session, step, counts=False)
-        return settle(session, step)
+        return settle(session, protection.id)
     protection.plan = as_dict(new)
-    for step in siblings:
-        if step.kind in PLANNED:
-            session.delete(step)
-    session.flush()  # the new ones have the same indices
+    session.execute(delete(Step).where(*planned))
     for kind in PLANNED:
         add(session, protection, kind, StepState.WAITING, costs[kind])
     _make_ready(session, protection.id)
@@ -148,24 +142,23 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
     protection = session.get_one(Protection, step.protection_id)
     given = digests.given(protection, step, _inputs(session, step))
     leases.finish(session, step, output, given)
-    return settle(session, step)
+    return settle(session, protection.id)
 
 
 def revive(session: Session, protection: Protection) -> None:
     """A protection that failed goes on where it did."""
     values = {"finished_at": None, "error_code": None, "error": None}
     if move(session, protection, ProtectionState.RUNNING, **values):
-        for step in of(session, protection.id):
-            leases.revive(session, step)
+        leases.revive(session, Step.protection_id == protection.id)
         if protection.plan is not None:
             _make_ready(session, protection.id)  # what was not, since it had failed
 
 
-def settle(session: Session, step: Step) -> Protection:
-    """Move the protection of a step that has just changed on to where its steps say it is."""
+def settle(session: Session, protection_id: UUID) -> Protection:
+    """Move a protection, of which a step has just changed, on to where its steps say it is."""
     protection = session.scalars(
         select(Protection)
-        .where(Protection.id == step.protection_id)
+        .where(Protection.id == protection_id)
         .with_for_update()
         .execution_options(populate_existing=True)
     ).one()
@@ -189,72 +182,18 @@ def _go_on(session: Session, protection: Protection, states: set[StepState]) -> 
 
 
 def _break_off(session: Session, protection: Protection) -> None:
-    at, steps = now(session), of(session, protection.id)
-    failed = next((step for step in steps if step.state is StepState.FAILED), None)
-    if protection.cancel_requested or failed is None:
+    at, failed = now(session), _failed(session, protection.id)
+    if protection.cancel_requested or not failed:
         move(session, protection, ProtectionState.CANCELLED, finished_at=at)
         return
-    move(
-        session,
-        protection,
-        ProtectionState.FAILED,
-        finished_at=at,
-        error_code=failed.error_code,
-        error=failed.error,
-    )
+    first = min(failed, key=lambda step: (ORDER.index(step.kind), step.index))
+    why = {"error_code": first.error_code, "error": first.error}
+    move(session, protection, ProtectionState.FAILED, finished_at=at, **why)
 
 
-def progress(steps: list[Step]) -> float:
-    """Share of the whole work that is done, in [0, 1]; 0 until the costs are known."""
-    return _share(steps, share_done)
-
-
-def share_kept(steps: list[Step]) -> float:
-    """Share of the whole work that need not be done again if it is broken off now, in [0, 1]."""
-    return _share(steps, _share_kept)
-
-
-def _share(steps: list[Step], of_step: Callable[[Step], float]) -> float:
-    total = sum(step.cost for step in steps)
-    return sum(step.cost * of_step(step) for step in steps) / total if total else 0.0
-
-
-def _share_kept(step: Step) -> float:
-    if step.state is StepState.DONE:
-        return 1.0
-    return step.progress_kept / step.progress_total if step.progress_total else 0.0
-
-
-def share_done(step: Step) -> float:
-    """Progress of a step in [0, 1]; at least what is kept, which the next attempt goes on from."""
-    if step.state is StepState.RUNNING and step.progress_total:
-        return max(step.progress_done, step.progress_kept) / step.progress_total
-    return _share_kept(step)
-
-
-def eta_seconds(session: Session, protection: Protection, steps: list[Step]) -> float | None:
-    """Seconds to go, from the work done since the start, or since it was tried again; None before
-    there is any to judge by."""
-    if protection.state is not ProtectionState.RUNNING or protection.started_at is None:
-        return None
-    since, before, share = protection.started_at, 0.0, progress(steps)
-    retry = events.last(session, protection.id, events.RETRY_REQUESTED)
-    if retry is not None:
-        since, before = retry.at, retry.data.get("share_kept", 0.0)
-    return _seconds_to_go(session, since, share - before, 1 - share)
-
-
-def step_eta_seconds(session: Session, step: Step) -> float | None:
-    """Seconds to the end of a running step, from this attempt's progress; None before any."""
-    if step.state is not StepState.RUNNING or step.started_at is None:
-        return None
-    done, left = step.progress_done - step.progress_begun, step.progress_total - step.progress_done
-    return _seconds_to_go(session, step.started_at, done, left)
-
-
-def _seconds_to_go(session: Session, since: datetime, done: float, left: float) -> float | None:
-    """The time so far, by the database's clock, times what is to come over what was done in it."""
-    return (now(session) - since).total_seconds() * left / done if done > 0 else None
+def _failed(session: Session, protection_id: UUID) -> Sequence[Step]:
+    of_it = Step.protection_id == protection_id, Step.state == StepState.FAILED
+    return session.scalars(select(Step).where(*of_it)).all()
 
 
 def _needs(kind: StepKind, index: int, other_kind: StepKind, other_index: int) -> bool:
@@ -291,17 +230,21 @@ def _inputs(session: Session, step: Step) -> list[digests.Found]:
 
 def _make_ready(session: Session, protection_id: UUID) -> None:
     """Of a protection whose plan is frozen: steps that wait for nothing any more."""
+    # Before any of these steps: whoever else changes one that waits has locked it first, too.
+    session.execute(select(Protection.id).where(Protection.id == protection_id).with_for_update())
     query = select(Step.id, Step.state, Step.kind, Step.index).where(
         Step.protection_id == protection_id, Step.state != StepState.DONE
     )
     undone = session.execute(query).all()
     shards = {index for _, _, kind, index in undone if kind is StepKind.PERTURB}
     one_of_each = {kind: index for _, _, kind, index in undone}
+    ready = []
     for key, state, kind, index in undone:
         own = {StepKind.PERTURB: index} if index in shards else {}
         others = (one_of_each | own).items()
         if state is StepState.WAITING and not any(_needs(kind, index, *other) for other in others):
-            move(session, session.get_one(Step, key, populate_existing=True), StepState.READY)
+            ready.append((ORDER.index(kind), index, key))
+    make_ready(session, protection_id, [key for *_, key in sorted(ready)])
 
 
 def _succeed(session: Session, protection: Protection) -> None:

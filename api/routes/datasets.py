@@ -12,8 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
-from api import datasets, protections, steps, storage
-from api.db import reading, transaction
+from api import datasets, progress, protections, storage
+from api.db import now, reading, transaction
 from api.errors import AppError, StorageFull
 from api.models import Dataset, DatasetState, Step
 from api.routes.deps import CallerDep, Page, after, next_cursor, poll_again
@@ -214,8 +214,8 @@ def _shown(session: Session, dataset: Dataset, step: Step) -> DatasetOut:
         counts=summary.get("counts"),
         sizes=summary.get("sizes"),
         median_side=summary.get("median_side"),
-        progress=round(steps.share_done(step), 4),
-        eta_seconds=steps.step_eta_seconds(session, step),
+        progress=round(progress.share_done(step), 4),
+        eta_seconds=progress.step_eta_seconds(step, now(session)),
         error_code=dataset.error_code,
         error=dataset.error,
         created_at=dataset.created_at,

@@ -14,8 +14,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from api import events, keys, steps
-from api.db import reading
+from api import events, keys, progress
+from api.db import now, reading
 from api.errors import not_found
 from api.keys import Caller
 from api.models import ACTIVE, Event, Protection
@@ -111,7 +111,7 @@ async def stream(
         asked = time.monotonic() if look else asked
         if look and not await run_sync(partial(_is_valid, caller)):
             return
-        over, news, progress = await run_sync(
+        over, news, how_far = await run_sync(
             partial(_news, caller.owner_id, protection_id, last_event_id, look=look)
         )
         for event in news:
@@ -120,9 +120,9 @@ async def stream(
             yield ServerSentEvent(id=str(event.id), event=event.what, data=shown)
         if over and not news:
             return
-        if progress is not None and progress != told:
-            told = progress
-            yield ServerSentEvent(event="progress", data=progress)
+        if how_far is not None and how_far != told:
+            told = how_far
+            yield ServerSentEvent(event="progress", data=how_far)
         if len(news) < STREAM_PAGE:
             await anyio.sleep(POLL_SECONDS)
 
@@ -140,14 +140,14 @@ def _news(
     with reading() as session:
         protection = session.get(Protection, protection_id)
         over = protection is None or protection.state not in ACTIVE
-        progress = None if over or not look else _progress(session, protection)
-        return over, events.after(session, owner_id, protection_id, last, STREAM_PAGE), progress
+        how_far = None if over or not look else _progress(session, protection)
+        return over, events.after(session, owner_id, protection_id, last, STREAM_PAGE), how_far
 
 
 def _progress(session: Session, protection: Protection | None) -> ProgressOut:
     assert protection is not None
-    parts = steps.of(session, protection.id, outputs=False)
+    found = progress.of(session, [protection.id])[protection.id]
     return ProgressOut(
-        progress=round(steps.progress(parts), 4),
-        eta_seconds=steps.eta_seconds(session, protection, parts),
+        progress=round(found.share, 4),
+        eta_seconds=progress.eta_seconds(session, protection, found, now(session)),
     )

@@ -1,6 +1,7 @@
 """`/v1/protections`: ask, poll, cancel, retry, delete; `results` has what comes of it."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,8 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api import protections, retention, steps, storage
-from api.db import reading, transaction
+from api import progress, protections, retention, steps, storage
+from api.db import now, reading, transaction
 from api.models import (
     ACTIVE,
     QUEUES,
@@ -24,6 +25,7 @@ from api.models import (
     StepState,
 )
 from api.plans.estimate import Estimate, estimate
+from api.progress import Progress
 from api.routes.bodies import ProtectionIn
 from api.routes.deps import (
     CallerDep,
@@ -132,9 +134,9 @@ def listing(caller: CallerDep, wanted: Annotated[ProtectionQuery, Query()]) -> P
     limit = wanted.limit
     with reading() as session:
         rows = session.scalars(after(statement, Protection, wanted.cursor).limit(limit + 1)).all()
-        items = [
-            _shown(session, row, steps.of(session, row.id, outputs=False)) for row in rows[:limit]
-        ]
+        shown, at = rows[:limit], now(session)
+        found = progress.of(session, [row.id for row in shown])
+        items = [_shown(session, row, found[row.id], at) for row in shown]
     return ProtectionPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
@@ -182,22 +184,23 @@ def delete(protection_id: UUID, caller: CallerDep) -> None:
 
 def _detail(session: Session, protection: Protection) -> ProtectionDetail:
     parts = steps.of(session, protection.id, outputs=False)
-    shown = _shown(session, protection, parts)
+    at, found = now(session), progress.of(session, [protection.id])
+    shown = _shown(session, protection, found[protection.id], at)
     released = protections.released(session, protection.owner_id, protection.dataset_sha256)
     return ProtectionDetail(
         **shown.model_dump(),
-        steps=[_step(session, step) for step in parts],
+        steps=[_step(step, at) for step in parts],
         released_before=[other for other in released if other != protection.id],
     )
 
 
-def _step(session: Session, step: Step) -> StepOut:
+def _step(step: Step, at: datetime) -> StepOut:
     return StepOut(
         kind=step.kind,
         index=step.index,
         state=step.state,
-        progress=round(steps.share_done(step), 4),
-        eta_seconds=steps.step_eta_seconds(session, step),
+        progress=round(progress.share_done(step), 4),
+        eta_seconds=progress.step_eta_seconds(step, at),
         attempt=step.attempt,
         worker=step.lease_owner,
         error_code=step.error_code,
@@ -210,7 +213,9 @@ def _step(session: Session, step: Step) -> StepOut:
     )
 
 
-def _shown(session: Session, protection: Protection, parts: list[Step]) -> ProtectionOut:
+def _shown(
+    session: Session, protection: Protection, found: Progress, at: datetime
+) -> ProtectionOut:
     return ProtectionOut(
         id=protection.id,
         dataset_id=protection.dataset_id,
@@ -219,9 +224,9 @@ def _shown(session: Session, protection: Protection, parts: list[Step]) -> Prote
         done=protection.state not in ACTIVE,
         cancel_requested=protection.cancel_requested,
         priority=protection.priority,
-        progress=round(steps.progress(parts), 4),
-        eta_seconds=steps.eta_seconds(session, protection, parts),
-        waits_for=waiting.waits_for(session, protection, parts),
+        progress=round(found.share, 4),
+        eta_seconds=progress.eta_seconds(session, protection, found, at),
+        waits_for=waiting.waits_for(session, protection, found),
         requested=protection.requested | {"config": _shareable(protection.requested["config"])},
         config=protection.config and _shareable(protection.config),
         plan=protection.plan,

@@ -102,7 +102,7 @@ def clean(ended: Owner) -> None:
 
 
 def _settled(session: Session, step: Step) -> Protection | None:
-    return None if step.protection_id is None else steps.settle(session, step)
+    return None if step.protection_id is None else steps.settle(session, step.protection_id)
 
 
 def _queued(step: Step) -> timedelta:

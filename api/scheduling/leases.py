@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from api import digests
@@ -175,17 +175,15 @@ def fail(session: Session, step: Step, code: str, message: str) -> None:
     )
 
 
-def revive(session: Session, step: Step) -> None:
-    """With as many attempts as a new one, and what was kept of its work; failed -> ready."""
-    if step.state is StepState.DONE:
-        return
-    step.attempt = step.setbacks = 0
-    step.setback_at = step.not_before = step.sent_at = step.finished_at = None
-    step.error_code = step.error = None
-    if step.state is StepState.READY:
-        step.ready_at = now(session)
-    session.flush()
-    if step.state is StepState.FAILED:
+def revive(session: Session, which: ColumnElement[bool]) -> None:
+    """With as many attempts as new ones, and what was kept of their work; failed -> ready."""
+    anew: dict[str, object] = {"attempt": 0, "setbacks": 0, "error_code": None, "error": None}
+    anew |= dict.fromkeys(("setback_at", "not_before", "sent_at", "finished_at"))
+    session.execute(update(Step).where(which, Step.state != StepState.DONE).values(anew))
+    ready = update(Step).where(which, Step.state == StepState.READY)
+    session.execute(ready.values(ready_at=now(session)))
+    failed = select(Step).where(which, Step.state == StepState.FAILED)
+    for step in session.scalars(failed.execution_options(populate_existing=True)).all():
         move(session, step, StepState.READY)
 
 

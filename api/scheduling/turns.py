@@ -93,7 +93,8 @@ def kinds_of(queue: Queue) -> list[StepKind]:
 def _has_room(session: Session, owner_id: UUID, queue: Queue) -> bool:
     """Whether an owner is below its limit; whoever asks at the same time waits for our answer."""
     limited = select(Owner.max_running).where(Owner.id == owner_id, Owner.max_running.is_not(None))
-    limit = session.scalar(limited.with_for_update())
+    # Others who hold a protection may ask for a share of its owner's key: they are not waited for.
+    limit = session.scalar(limited.with_for_update(key_share=True))
     if limit is None:
         return True
     running = _running(queue)

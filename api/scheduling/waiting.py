@@ -1,7 +1,6 @@
 """What keeps a protection from getting on though nothing failed: no worker may take its steps."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,18 +12,19 @@ from api.models import (
     WORKER_FRESH_SECONDS,
     Protection,
     Queue,
-    Step,
     StepState,
     Worker,
     fresh_since,
 )
+from api.progress import Progress
 
 
-def waits_for(session: Session, protection: Protection, steps: Sequence[Step]) -> str | None:
+def waits_for(session: Session, protection: Protection, progress: Progress) -> str | None:
     """A sentence; None while a step runs, and where a worker is there that will take one."""
-    if protection.state not in ACTIVE or any(step.state is StepState.RUNNING for step in steps):
+    running = any(state is StepState.RUNNING for _, state in progress.there)
+    if protection.state not in ACTIVE or running:
         return None
-    ready = {QUEUES[step.kind] for step in steps if step.state is StepState.READY}
+    ready = {QUEUES[kind] for kind, state in progress.there if state is StepState.READY}
     planned = protection.plan["device"] if protection.plan else None
     if not ready or any(_is_served(session, queue, planned) for queue in ready):
         return None

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 
-from api import datasets, protections, steps, storage
+from api import datasets, progress, protections, storage
 from api.db import now, reading, transaction
 from api.models import DatasetState, ProtectionState, Step, StepKind, StepState
 from api.scheduling import endings, leases
@@ -208,7 +208,7 @@ def test_reports_are_heard(owner_id: UUID, queued: UUID) -> None:
     assert report(claim, 3, 10) is Word.GO_ON
     running = step(queued, StepKind.TRAIN)
     assert (running.progress_done, running.progress_total) == (3, 10)
-    assert steps.share_done(running) == pytest.approx(0.3)
+    assert progress.share_done(running) == pytest.approx(0.3)
     cancel(owner_id, queued)
     assert protection(queued).state is ProtectionState.RUNNING
     assert report(claim, 4, 10) is Word.STOP

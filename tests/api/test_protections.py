@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from api import datasets, protections, steps
-from api.db import reading, transaction
+from api import datasets, progress, protections
+from api.db import now, reading, transaction
 from api.errors import AppError
 from api.models import Protection, ProtectionState, Step, StepKind, StepState
 from api.scheduling import endings, leases
@@ -172,16 +172,16 @@ def test_progress_and_eta(queued: UUID) -> None:
         row.started_at = row.started_at.replace(year=row.started_at.year - 1)
     with reading() as session:
         row = session.get_one(Protection, queued)
-        parts = steps.of(session, queued)
-        assert steps.progress(parts) == pytest.approx(4 / 15)
-        eta = steps.eta_seconds(session, row, parts)
+        found = progress.of(session, [queued])[queued]
+        assert found.share == found.share_kept == pytest.approx(4 / 15)
+        eta = progress.eta_seconds(session, row, found, now(session))
     assert eta == pytest.approx(365 * 86_400 * 11 / 4, rel=0.01)
 
 
 def test_every_step_has_an_eta_of_its_own(queued: UUID) -> None:
     def eta() -> float | None:
         with reading() as session:
-            return steps.step_eta_seconds(session, step(queued, StepKind.TRAIN))
+            return progress.step_eta_seconds(step(queued, StepKind.TRAIN), now(session))
 
     assert eta() is None
     claim = must_claim(queued, StepKind.TRAIN)
@@ -207,10 +207,10 @@ def test_an_eta_is_of_what_this_attempt_has_done(queued: UUID) -> None:
         leases.begin(session, claim, 3)
         leases.report(session, claim, 3, 10)
     with reading() as session:
-        assert steps.step_eta_seconds(session, step(queued, StepKind.TRAIN)) is None
+        assert progress.step_eta_seconds(step(queued, StepKind.TRAIN), now(session)) is None
     half_done_in_a_minute(claim)
     with reading() as session:
-        eta = steps.step_eta_seconds(session, step(queued, StepKind.TRAIN))
+        eta = progress.step_eta_seconds(step(queued, StepKind.TRAIN), now(session))
     assert eta == pytest.approx(150, abs=10)
 
 
@@ -218,7 +218,9 @@ def test_no_eta_before_there_is_any_work_to_judge_by(queued: UUID) -> None:
     def eta() -> float | None:
         with reading() as session:
             row = session.get_one(Protection, queued)
-            return steps.eta_seconds(session, row, steps.of(session, queued))
+            return progress.eta_seconds(
+                session, row, progress.of(session, [queued])[queued], now(session)
+            )
 
     assert eta() is None
     must_claim(queued, StepKind.TRAIN)

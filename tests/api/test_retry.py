@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import update
 
-from api import datasets, events, protections, steps
+from api import datasets, events, progress, protections
 from api.db import now, reading, transaction
 from api.errors import AppError
 from api.models import Event, Protection, ProtectionState, StepKind, StepState
@@ -63,7 +63,9 @@ def test_its_eta_is_of_what_was_done_since(owner_id: UUID, failed: UUID) -> None
     def eta() -> float | None:
         with reading() as session:
             row = session.get_one(Protection, failed)
-            return steps.eta_seconds(session, row, steps.of(session, failed))
+            return progress.eta_seconds(
+                session, row, progress.of(session, [failed])[failed], now(session)
+            )
 
     with transaction() as session:
         row = session.get_one(Protection, failed)
@@ -94,20 +96,23 @@ def test_what_is_kept_is_progress_and_none_of_it_was_done_since(
     with transaction() as session:
         leases.report(session, claim, 2, 3)
         leases.keep(session, claim, 1)
-    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(2 / 3)
+    assert progress.share_done(step(made, StepKind.TRAIN)) == pytest.approx(2 / 3)
     fail(claim)
     retry(owner_id, made)
-    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
+    assert progress.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
     again = must_claim(made, StepKind.TRAIN)
     with transaction() as session:
         assert leases.report(session, again, 0, 0) is leases.Word.GO_ON  # while it decodes
-    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
+    assert progress.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
     with transaction() as session:
         leases.report(session, again, 0, 3)  # while it changes images that it will train on
-    assert steps.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
+    assert progress.share_done(step(made, StepKind.TRAIN)) == pytest.approx(1 / 3)
     with reading() as session:
         row = session.get_one(Protection, made)
-        assert steps.eta_seconds(session, row, steps.of(session, made)) is None
+        assert (
+            progress.eta_seconds(session, row, progress.of(session, [made])[made], now(session))
+            is None
+        )
 
 
 def test_it_goes_on_where_it_failed(owner_id: UUID, failed: UUID) -> None:

@@ -5,7 +5,7 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from api import protections, steps
+from api import progress, protections, steps
 from api.db import reading, transaction
 from api.models import Protection, Queue, StepKind
 from api.scheduling import waiting
@@ -16,7 +16,8 @@ from tests.api.lives import finish, must_claim, requested, train
 def told(protection_id: UUID) -> str:
     with reading() as session:
         protection = session.get_one(Protection, protection_id)
-        return waiting.waits_for(session, protection, steps.of(session, protection_id)) or ""
+        found = progress.of(session, [protection_id])[protection_id]
+        return waiting.waits_for(session, protection, found) or ""
 
 
 @pytest.fixture

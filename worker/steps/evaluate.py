@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
-from api import steps
+from api import progress
 from api.archive import ImageRecord, words
-from api.db import reading, transaction
+from api.db import now, reading, transaction
 from api.evidence import baselines
 from api.models import Queue
 from api.scheduling.leases import Claim
@@ -75,7 +75,7 @@ def _wait_seconds(job: Job, key: str) -> float:
     """Half of what the other training will still take, as far as can be told."""
     with reading() as session:
         other = baselines.trainer(session, job.dataset_id, key)
-        eta = steps.step_eta_seconds(session, other) if other is not None else None
+        eta = progress.step_eta_seconds(other, now(session)) if other is not None else None
     return min(max((eta or 0) / 2, POSTPONED_SECONDS), POSTPONED_MAX_SECONDS)
 
 
