@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import DateTime, Engine, MetaData, create_engine, event, text
 from sqlalchemy.engine import Connection, Dialect, make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
@@ -23,6 +24,19 @@ POSTGRESQL_LIMITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+
+
+# Of the server, which else keeps the locks of a host without power for two hours, and those of one
+# that is paused for good: the sweep and every claim would wait for them.
+POSTGRESQL_SESSION = {
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+AWAY = (OperationalError, InterfaceError, InternalError)
+"""What is raised where the database does not answer, has ended a transaction that was left alone
+for too long, or takes no writes, as one that stands by does."""
 
 
 class Base(DeclarativeBase):
@@ -64,7 +78,9 @@ def make_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
         told = make_url(url).query
         limits = {name: value for name, value in POSTGRESQL_LIMITS.items() if name not in told}
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=limits)
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     database = make_url(url).database
     if database:
         Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -81,6 +97,13 @@ def missing_file() -> Path | None:
     where = make_url(settings().database)
     path = where.database if where.get_backend_name() == "sqlite" else None
     return Path(path) if path is not None and not Path(path).exists() else None
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        for name, value in POSTGRESQL_SESSION.items():
+            cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api import storage
@@ -74,14 +74,13 @@ def _queues(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     counted = _counts(session, [Step.kind, Step.state])
     steps = [((QUEUES[kind], kind, state), number) for (kind, state), number in counted]
     yield _gauge("steps", "Steps by queue, kind and state.", ["queue", "kind", "state"], steps)
-    waiting = (
-        select(Step.kind, func.min(Step.ready_at)).where(turns.claimable(at)).group_by(Step.kind)
-    )
+    due = func.min(case((Step.not_before > Step.ready_at, Step.not_before), else_=Step.ready_at))
+    waiting = select(Step.kind, due).where(turns.claimable(at)).group_by(Step.kind)
     oldest = dict.fromkeys(Queue, 0.0)
     for kind, since in session.execute(waiting):
         seconds = (at - since).total_seconds() if since else 0.0
         oldest[QUEUES[kind]] = max(oldest[QUEUES[kind]], seconds)
-    text = "How long the step has been ready that has waited longest."
+    text = "How long the step that has waited longest could have been run."
     yield _gauge("oldest_ready_seconds", text, ["queue"], [((q,), s) for q, s in oldest.items()])
 
 

@@ -187,6 +187,8 @@ class Baseline(Base):
     digest: Mapped[str] = mapped_column(primary_key=True)
     output: Mapped[JSONObject | None] = mapped_column(JSON(none_as_null=True))
     lease_token: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    # Outlives its lease, and the step itself: no key.
+    step_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
@@ -202,6 +204,7 @@ class Step(Base):
     __table_args__ = (
         UniqueConstraint("protection_id", "kind", "index"),
         Index(None, "state", "lease_expires_at"),
+        Index(None, "state", "finished_at"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)

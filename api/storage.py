@@ -199,8 +199,7 @@ def remove(prefix: str) -> None:
     """Remove every blob below `prefix`, half-written ones included; twice at once is harmless."""
     with _translating():
         for batch in obstore.list(_store(), prefix):
-            for meta in batch:
-                remove_one(meta["path"])
+            _remove_all([meta["path"] for meta in batch])
     folder = _folder()
     if folder is not None:
         shutil.rmtree(folder / prefix, ignore_errors=True)
@@ -210,6 +209,15 @@ def remove_one(key: str) -> None:
     """Remove a blob, if it is there."""
     with suppress(FileNotFoundError), _translating():
         obstore.delete(_store(), key)
+
+
+def _remove_all(keys: list[str]) -> None:
+    """In a bucket a thousand a request, where nobody minds what is gone; in a folder one by one."""
+    if _folder() is None:
+        obstore.delete(_store(), keys)
+        return
+    for key in keys:
+        remove_one(key)
 
 
 def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:

@@ -181,10 +181,22 @@ class Reader:
         return pixels
 
     def file(self, record: ImageRecord) -> bytes:
-        """As it lies in the archive."""
+        """As it lies in the archive.
+
+        Raises:
+            AppError: BLOB_CHANGED, it is not what it was.
+        """
         name = record.released_name if self._released else record.name
         with self._lock:  # the file has one position
-            return self._read(name, record.place)
+            try:
+                return self._read(name, record.place)
+            except archive.ImageRefused as error:  # it was read once, when its data set was
+                raise AppError(
+                    500,
+                    "BLOB_CHANGED",
+                    f"{name}: expected what was read before, got {error.reason} "
+                    "Look after the storage, and upload the data set again.",
+                ) from error
 
     def _read(self, name: str, place: archive.Place | None) -> bytes:
         if not self._released and place is not None:

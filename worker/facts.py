@@ -117,7 +117,15 @@ def _told_gpu() -> str | None:
 
 
 def calibrated(facts: Facts, drain: DrainFlag) -> Facts:
-    """With this device's speed, measured by the first child of this process in a few seconds."""
+    """With this device's speed, measured by the first child of this process in a few seconds.
+
+    Raises:
+        RuntimeError: the GPU is there and does not compute; it may have, for a child before.
+    """
+    if facts.device == "cuda":
+        import torch  # noqa: PLC0415  never in the parent
+
+        torch.ones(1, device="cuda").add_(1).item()
     if not _speeds[0]:
         from worker import calibration  # noqa: PLC0415  imports torch, which the parent must not
 

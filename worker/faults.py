@@ -6,8 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable
 
-from sqlalchemy.exc import OperationalError
-
+from api.db import AWAY
 from api.scheduling.endings import Setback
 
 # PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's and a library's.
@@ -86,7 +85,7 @@ def _of_surroundings(error: Exception) -> Setback | None:
     if isinstance(error, FileNotFoundError):
         what = f"Expected what an earlier step has stored, got {_first_line(error)}."
         return Setback("BLOB_MISSING", what, True)
-    if isinstance(error, OperationalError | OSError) or _is_of_temporary_database(error):
+    if isinstance(error, (*AWAY, OSError)) or _is_of_temporary_database(error):
         what = "Expected database, storage, network and disk to answer"
         what = f"{what}, got {type(error).__name__}: {_first_line(error)}."
         return Setback("INFRASTRUCTURE", what, False)

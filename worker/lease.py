@@ -10,10 +10,8 @@ from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import IO, Self
 
-from sqlalchemy.exc import OperationalError
-
 from api import storage
-from api.db import transaction
+from api.db import AWAY, transaction
 from api.scheduling import endings, leases
 from api.scheduling.endings import Setback
 from api.scheduling.leases import Claim, Word
@@ -60,7 +58,7 @@ def check_held(claim: Claim) -> None:
     try:
         with transaction() as session:
             lost = leases.held(session, claim) is None
-    except OperationalError:
+    except AWAY:
         log.exception("could not look whether the step is still held")
         return
     if lost:
@@ -127,7 +125,7 @@ class Lease:
         try:
             with transaction() as session:
                 word = leases.report(session, self._claim, done, total)
-        except OperationalError:  # hours of computing outlive a database that is away for a while
+        except AWAY:  # hours of computing outlive a database that is away for a while
             log.exception("progress was not written")
             return
         if word is Word.LOST:

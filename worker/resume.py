@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api import storage
-from api.db import transaction
+from api.db import AWAY, transaction
 from api.errors import AppError
 from api.scheduling import leases
 from api.scheduling.leases import Claim
@@ -77,7 +76,7 @@ class Keeper:
         try:
             with transaction() as session:
                 what(session, self._claim, done)
-        except OperationalError:
+        except AWAY:
             log.exception("how much of the work is kept could not be written")
 
 

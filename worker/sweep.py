@@ -9,13 +9,13 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from datetime import datetime, timedelta
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from api import logs, retention
-from api.db import transaction
+from api.db import AWAY, now, reading, transaction
 from api.models import Step
 from api.scheduling import endings, leases, locks, outbox
 from api.scheduling.endings import Owner, Setback
@@ -25,10 +25,37 @@ from worker import collection, facts
 from worker.collection import careful
 
 COLLECT_EVERY_SECONDS = 300
+ROUNDS = 2
+"""Of renewing or of sweeping, that may fall out before it looks as if nobody could renew."""
 LOCK_ROUNDS = 5
 """Without a sign of life before another process sweeps."""
 
 log = logging.getLogger("sepgate.sweep")
+
+
+class Outage:
+    """Whether a lease that has run out says anything of its holder.
+
+    Nobody can renew a lease while the database is away, or the whole host asleep: where nobody has
+    looked for longer than holders take to renew theirs, they are given the time to. By the
+    database's clock.
+    """
+
+    def __init__(self) -> None:
+        self._looked: datetime | None = None
+        self._over_at: datetime | None = None
+
+    def is_over(self, at: datetime) -> bool:
+        """To be asked in every round."""
+        rounds = ROUNDS * max(settings().lease_renew_seconds, settings().sweep_seconds)
+        if self._looked is None or at - self._looked > timedelta(seconds=rounds):
+            self._over_at = at + timedelta(seconds=settings().lease_seconds)
+        self.looked(at)
+        return self._over_at is None or at >= self._over_at
+
+    def looked(self, at: datetime) -> None:
+        """The database was there: what a round does may take long."""
+        self._looked = at
 
 
 def may_sweep() -> bool:
@@ -38,9 +65,13 @@ def may_sweep() -> bool:
         return locks.hold(session, SWEEP, facts.name(), seconds)
 
 
-def sweep() -> None:
-    """One round without collection: what fails keeps nothing else from being done."""
-    for part in (free_lost, outbox.send_ready, outbox.send_lost):
+def sweep(*, lost: bool = True) -> None:
+    """One round without collection: what fails keeps nothing else from being done.
+
+    Args:
+        lost: whether steps whose lease has run out are freed; see `Outage`.
+    """
+    for part in (*([free_lost] if lost else []), outbox.send_ready, outbox.send_lost):
         with careful(f"{part.__name__} failed"):
             part()
 
@@ -80,17 +111,25 @@ def main() -> None:
     # Apart: of a bucket with millions of blobs it takes longer than a lost step may wait.
     ours = threading.Event()
     threading.Thread(target=_collect_at_times, args=[ours], daemon=True, name="collect").start()
+    outage = Outage()
     while not over.wait(settings().sweep_seconds):
         try:
+            is_over = outage.is_over(_now())  # also while another sweeps: this one may be next
             if may_sweep():
                 ours.set()
-                sweep()
+                sweep(lost=is_over)
+                outage.looked(_now())
             else:
                 ours.clear()
         except Exception:  # database or broker away: the next round may find them
             log.exception("a round of the sweep failed")
-    with suppress(OperationalError), transaction() as session:
+    with suppress(*AWAY), transaction() as session:
         locks.release(session, SWEEP, facts.name())
+
+
+def _now() -> datetime:
+    with reading() as session:
+        return now(session)
 
 
 def _collect_at_times(ours: threading.Event) -> None:

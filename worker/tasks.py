@@ -9,11 +9,10 @@ from functools import partial
 from uuid import UUID
 
 from celery import signals
-from sqlalchemy.exc import OperationalError
 from structlog.contextvars import bound_contextvars
 
 from api import datasets, logs, steps
-from api.db import reading, transaction
+from api.db import AWAY, reading, transaction
 from api.errors import AppError, StorageFull
 from api.models import QUEUES, Queue, Step, StepKind
 from api.processes import die_with_parent
@@ -136,7 +135,7 @@ def run_claimed(claim: Claim) -> None:
         except LeaseLost:
             log.warning("step was given to another worker, or deleted")
         if claim.kind is StepKind.INGEST and claim.dataset_id is not None:
-            with suppress(OperationalError, OSError):  # then it is collected
+            with suppress(*AWAY, OSError):  # then it is collected
                 datasets.clean_deleted(claim.dataset_id)
         outbox.try_to_send()
 
@@ -190,7 +189,7 @@ def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> 
     while True:
         try:
             return _finish(claim, output)
-        except OperationalError:
+        except AWAY:
             log.exception("the step's end could not be written; trying again")
             time.sleep(FINISH_RETRY_SECONDS)
             lease.check()

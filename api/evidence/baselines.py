@@ -1,6 +1,7 @@
 """Trainings on originals, kept by data set and recipe, so that none is done twice."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from api import digests
 from api.db import now
-from api.models import Baseline, JSONObject, Step, StepState
+from api.models import ACTIVE, Baseline, JSONObject, Protection, Step, StepState
 from api.scheduling.leases import Claim, held
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig, as_dict
@@ -27,6 +28,8 @@ OF_THE_CELL = {"appropriator", "precision"}
 FIGURES = 6
 """Which figures are kept, and how networks train: raised with every change of it. Those kept before
 are not found again."""
+LEFT_SECONDS = 600
+"""That a training which was broken off is left to the step that has kept some of it."""
 VERSIONS = ("sepgate", "torch", "torchvision")
 """Packages, among those of a worker's row, that train."""
 
@@ -77,7 +80,21 @@ def take(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
         return _insert(session, dataset_id, key, claim)
     if row.output is not None or trainer(session, dataset_id, key) is not None:
         return False
-    return _write(session, row, row.lease_token, lease_token=claim.token)
+    if row.step_id not in {None, claim.step_id} and _goes_on(session, row):
+        return False
+    return _write(session, row, row.lease_token, lease_token=claim.token, step_id=claim.step_id)
+
+
+def _goes_on(session: Session, row: Baseline) -> bool:
+    """Whether who began it has kept something and may soon be claimed again: it is left to it.
+
+    Not for long: there may be no worker for it.
+    """
+    since = now(session) - timedelta(seconds=LEFT_SECONDS)
+    former = select(Step.id).join(Protection, Protection.id == Step.protection_id)
+    waits = Step.state == StepState.READY, Step.ready_at > since, Step.progress_kept > 0
+    active = Protection.state.in_(ACTIVE), Protection.cancel_requested.is_(False)
+    return session.scalar(former.where(Step.id == row.step_id, *waits, *active)) is not None
 
 
 def trainer(session: Session, dataset_id: UUID, key: str) -> Step | None:
@@ -91,7 +108,11 @@ def trainer(session: Session, dataset_id: UUID, key: str) -> Step | None:
 
 def _insert(session: Session, dataset_id: UUID, key: str, claim: Claim) -> bool:
     row = Baseline(
-        dataset_id=dataset_id, digest=key, lease_token=claim.token, created_at=now(session)
+        dataset_id=dataset_id,
+        digest=key,
+        lease_token=claim.token,
+        step_id=claim.step_id,
+        created_at=now(session),
     )
     try:
         with session.begin_nested():

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from structlog.contextvars import get_contextvars
 
+from api.db import AWAY
 from api.errors import AppError
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    for unavailable in (exc.OperationalError, exc.InterfaceError, exc.TimeoutError):
+    for unavailable in (*AWAY, exc.TimeoutError):
         app.add_exception_handler(unavailable, _unavailable)
     app.add_exception_handler(Exception, _defect)
 

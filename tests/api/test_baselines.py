@@ -1,6 +1,7 @@
 """Kept trainings: what tells one from another, and who does it when two would at once."""
 
 from dataclasses import fields, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,8 +12,8 @@ from sqlalchemy import func, select
 from api import datasets, protections
 from api.db import reading, transaction
 from api.evidence import baselines
-from api.models import Baseline, StepKind
-from api.scheduling import endings
+from api.models import Baseline, Step, StepKind
+from api.scheduling import endings, leases
 from api.scheduling.leases import Claim
 from sep_core.cells import Cell
 from sep_core.config import Plan, SEPConfig
@@ -118,6 +119,44 @@ def test_what_a_step_gave_up_another_begins(ready: UUID, claims: list[Claim]) ->
     assert find(ready) is None
     keep(ready, second, 0.7)
     assert find(ready) == accuracy(0.7)
+
+
+def test_what_is_kept_of_it_is_gone_on_from(owner_id: UUID, ready: UUID) -> None:
+    """An upgrade drains who has done hours of it: nobody else begins anew meanwhile."""
+    made = requested(owner_id, ready)
+    first, other = (
+        must_claim(made, StepKind.TRAIN),
+        must_claim(requested(owner_id, ready), StepKind.TRAIN),
+    )
+    assert take(ready, first)
+    with transaction() as session:
+        leases.report(session, first, 11, 12)
+        leases.keep(session, first, 11)
+    endings.end(first, endings.stop)
+    assert not take(ready, other)
+    again = must_claim(made, StepKind.TRAIN)
+    assert take(ready, again)
+    endings.end(again, endings.stop)
+    with transaction() as session:  # no worker has come for it
+        row = session.get_one(Step, first.step_id)
+        assert row.ready_at is not None
+        row.ready_at -= timedelta(seconds=baselines.LEFT_SECONDS)
+    assert take(ready, other)
+
+
+def test_nobody_waits_for_a_training_that_was_cancelled(owner_id: UUID, ready: UUID) -> None:
+    made = requested(owner_id, ready)
+    first, other = (
+        must_claim(made, StepKind.TRAIN),
+        must_claim(requested(owner_id, ready), StepKind.TRAIN),
+    )
+    assert take(ready, first)
+    with transaction() as session:
+        leases.keep(session, first, 11)
+    endings.end(first, endings.stop)
+    with transaction() as session:
+        protections.cancel(session, owner_id, made)
+    assert take(ready, other)
 
 
 def test_who_has_lost_its_step_takes_none(ready: UUID, claims: list[Claim]) -> None:

@@ -6,11 +6,10 @@ from dataclasses import astuple
 from typing import Any
 
 import numpy as np
-from sqlalchemy.exc import OperationalError
 
 from api import progress
 from api.archive import ImageRecord, words
-from api.db import now, reading, transaction
+from api.db import AWAY, now, reading, transaction
 from api.evidence import baselines
 from api.models import Queue
 from api.scheduling.leases import Claim
@@ -66,7 +65,7 @@ def run(claim: Claim) -> Work:
     try:
         with transaction() as session:
             baselines.keep(session, job.dataset_id, key, claim, output)
-    except OperationalError:  # what took hours is not lost with it: the step's end is retried
+    except AWAY:  # what took hours is not lost with it: the step's end is retried
         log.exception("the baseline was not kept")
     return output | {"reused": False}
 

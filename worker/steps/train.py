@@ -8,12 +8,11 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from api import archive, steps
-from api.db import reading, transaction
+from api.db import AWAY, reading, transaction
 from api.models import Dataset, Protection, Queue
 from api.plans import planning, sides, speeds, weights, workload
 from api.scheduling import endings, lending, outbox
@@ -117,7 +116,7 @@ def _give_back(claim: Claim) -> None:
     try:
         with transaction() as session:
             lending.give_back(session, claim)
-    except OperationalError:  # then they are free when this step ends
+    except AWAY:  # then they are free when this step ends
         log.exception("the GPUs of others were not given back")
 
 

@@ -1,0 +1,105 @@
+"""Several hosts on one PostgreSQL: nobody waits for who is gone, nor in a ring."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.exc import InternalError
+from sqlalchemy.orm import Session
+
+from api import db, protections
+from api.errors import AppError
+from api.models import Owner, Protection, Queue
+from api.scheduling import turns
+from tests.api.lives import requested, train
+from tests.api.test_retry import retry
+from tests.servers import wait_for
+
+
+@pytest.fixture(autouse=True)
+def _on_postgresql(environment: dict[str, str]) -> None:
+    assert environment["SEPGATE_DATABASE_URL"]
+    if db.engine().dialect.name != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+
+
+@pytest.fixture
+def impatient(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """Whose transactions may be left alone for half a second."""
+    monkeypatch.setitem(db.POSTGRESQL_SESSION, "idle_in_transaction_session_timeout", "500ms")
+    engine = db.make_engine(environment["SEPGATE_DATABASE_URL"])
+    yield engine
+    engine.dispose()
+
+
+def test_connections_are_told_how_long_the_server_waits() -> None:
+    with db.reading() as session:
+        for name in db.POSTGRESQL_SESSION:
+            assert session.scalar(text(f"SHOW {name}")) not in {"0", "7200"}
+
+
+def test_locks_of_a_host_that_sleeps_are_let_go(impatient: Engine, owner_id: UUID) -> None:
+    row = select(Owner).where(Owner.id == owner_id).with_for_update()
+    with Session(impatient) as asleep:
+        asleep.execute(row)
+        with patient() as session:
+            session.execute(row)  # waits for half a second, and not for good
+        with pytest.raises(db.AWAY):
+            asleep.scalar(select(func.now()))
+
+
+def test_one_that_takes_no_writes_is_away(owner_id: UUID) -> None:
+    """As after a failover, for a moment."""
+    with db.transaction() as session:
+        session.execute(text("SET TRANSACTION READ ONLY"))
+        session.get_one(Owner, owner_id).name = "mallory"
+        with pytest.raises(InternalError) as caught:
+            session.flush()
+        assert isinstance(caught.value, db.AWAY)
+        session.rollback()
+
+
+def test_who_cancels_does_not_wait_for_the_lock_of_an_owner(owner_id: UUID, ready: UUID) -> None:
+    """A claim has it, and waits for the protection."""
+    made = requested(owner_id, ready)
+    with db.transaction() as session:
+        session.get_one(Owner, owner_id).max_running = 4
+    with db.transaction() as claiming:
+        assert turns._has_room(claiming, owner_id, Queue.GPU)
+        with patient() as session:
+            protections.cancel(session, owner_id, made)
+
+
+def test_a_retry_waits_for_a_protection_that_goes_on(owner_id: UUID, ready: UUID) -> None:
+    """And holds nothing meanwhile that this one asks for."""
+    made = requested(owner_id, ready)
+    train(made)
+    again = partial(retry, owner_id, made)
+    with ThreadPoolExecutor() as threads, patient() as session:
+        protection = session.get_one(Protection, made, with_for_update=True)
+        protection.priority += 1
+        session.flush()
+        asked = threads.submit(again)
+        wait_for(is_waited_for, 20, "the retry")
+        protection.priority += 1  # the second time its keys are looked at
+        session.flush()
+        session.commit()
+        with pytest.raises(AppError, match="Expected a protection that failed"):
+            asked.result(timeout=20)
+
+
+def is_waited_for() -> bool:
+    with db.reading() as session:
+        return bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
+@contextmanager
+def patient() -> Iterator[Session]:
+    """A transaction that fails where it waits for five seconds."""
+    with Session(db.engine()) as session, session.begin():
+        session.execute(text("SET LOCAL lock_timeout = '5s'"))
+        yield session
