@@ -32,6 +32,7 @@ Countermeasure = Literal[
     "rescale",
     "blur",
     "projection",
+    "short",
     "adversarial-2",
     "adversarial-4",
     "adversarial-8",

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from sep_core.config import Countermeasure, Plan, SEPConfig
-from sep_core.costs import held_out_images
+from sep_core.costs import held_out_images, trained_epochs
 from sep_core.countermeasures import PREPROCESSING, projection
 from sep_core.inference import infer, inference_batches
 from sep_core.networks import Network
@@ -58,7 +58,8 @@ def appropriate(
 
     The same call serves for the clean baseline: same recipe, same draws, other pixels. The test
     images choose nothing; last and peak accuracy are both read off the curve. The peak is what
-    early stopping gets at best, under any countermeasure.
+    breaking this schedule off gets at best; one that is shorter from the start may get more, and is
+    a countermeasure of its own (`short`).
 
     Args:
         train, test: pixels at input size and labels. A countermeasure that preprocesses does so
@@ -70,7 +71,9 @@ def appropriate(
     Raises:
         ValueError: as `fit`.
     """
-    recipe = Recipe(config.appropriator, config.appropriator_epochs, "appropriator")
+    epochs = trained_epochs(config.appropriator_epochs, countermeasure)
+    config = replace(config, warmup_epochs=min(config.warmup_epochs, epochs))
+    recipe = Recipe(config.appropriator, epochs, "appropriator")
     labels, whole = test[1], [inference_batches(len(p), p.shape[-1]) for p in (train[0], test[0])]
     batch_total = batch_count(len(train[0]), config.batch_size)
     work = recipe.epochs * (batch_total + whole[1])
@@ -83,8 +86,8 @@ def appropriate(
     learned = yield from _preprocess(train[0], change, progress, room)
     seen = yield from _preprocess(test[0], change, progress, room)
     learned, seen = place([learned, seen], plan.device)
-    epochs, batches = done_before(resumed, batch_total)
-    for _ in range(epochs * (batch_total + whole[1]) + batches):
+    done_epochs, batches = done_before(resumed, batch_total)
+    for _ in range(done_epochs * (batch_total + whole[1]) + batches):
         next(progress)
     for event in fit(
         learned,

@@ -29,6 +29,8 @@ from sep_core.training import Progress
 MOMENTUM = 0.9
 STEP_SHARE = 1 / 8
 """Of the budget in one step."""
+LEAST = 8
+"""Images of a class in one step, or all that there are: its pattern would rest on chance."""
 
 
 def class_patterns(
@@ -58,7 +60,7 @@ def class_patterns(
     for step in range(config.class_steps):
         draws = generator(drawn_seed(config), "class pattern", step)
         visited = torch.randperm(len(ensemble), generator=draws)[:PATTERN_CHECKPOINTS].tolist()
-        chosen = torch.randperm(len(pixels), generator=draws)[:count]
+        chosen = _chosen(labels, torch.randperm(len(pixels), generator=draws), count)
         velocity = MOMENTUM * velocity
         parts = torch.split(chosen, plan.batch_size)
         # To the device once a step: it would wait for every pass's own.
@@ -75,6 +77,18 @@ def class_patterns(
         moved = patterns - epsilon * STEP_SHARE * towards.sign()
         patterns = moved.clamp(-epsilon, epsilon)
     yield patterns.cpu()
+
+
+def _chosen(
+    labels: Int64[Tensor, " n"], order: Int64[Tensor, " n"], count: int
+) -> Int64[Tensor, " k"]:
+    """The first `count` of an order, and of rare classes as many more as make `LEAST` of each."""
+    ordered = labels[order]
+    by_class = torch.argsort(ordered, stable=True)
+    members = torch.bincount(labels)
+    place = torch.empty_like(by_class)
+    place[by_class] = torch.arange(len(order)) - (members.cumsum(0) - members)[ordered[by_class]]
+    return order[(torch.arange(len(order)) < count) | (place < LEAST)]
 
 
 def _view(

@@ -18,10 +18,10 @@ So images of any sizes share a pass; those of one shape are a part of the batch.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -50,6 +50,14 @@ class Part:
     originals: Images
     resize: Resize
 
+    @cached_property
+    def grey(self) -> Bool[Tensor, " b"]:
+        """Images whose channels are equal: they stay so.
+
+        Each channel's own change would be one more look at the same hidden value.
+        """
+        return is_grey(self.originals)
+
 
 def protect(
     parts: Sequence[UInt8[Tensor, "_ c _ _"]],
@@ -63,6 +71,8 @@ def protect(
 
     Yields the number of gradient passes done so far after every one of them, then the protected
     pixels of each part, on the CPU, at most `config.epsilon_levels` away from what came in.
+
+    What is grey stays grey, in however many channels it came.
 
     Args:
         parts: of any heights and widths. Of grey images every gradient has one channel, the sum
@@ -117,10 +127,19 @@ def begin(
         return originals
     own = functional.interpolate(
         patterns[labels], originals.shape[-2:], mode="bilinear", antialias=True
-    )
-    if originals.shape[1] == 1:
-        own = own.mean(1, keepdim=True)
-    return project(originals + own.to(originals.device), originals, epsilon_levels)
+    ).to(originals.device)
+    own = in_one_channel(own, is_grey(originals))[:, : originals.shape[1]]
+    return project(originals + own, originals, epsilon_levels)
+
+
+def is_grey(images: Images | UInt8[Tensor, "b c h w"]) -> Bool[Tensor, " b"]:
+    """Whether all channels of an image are equal."""
+    return (images == images[:, :1]).flatten(1).all(1)
+
+
+def in_one_channel(change: Images, grey: Bool[Tensor, " b"]) -> Images:
+    """A change as it is and, of images that are grey, what its channels have in common."""
+    return torch.where(grey[:, None, None, None], change.mean(1, keepdim=True), change)
 
 
 def visits(config: SEPConfig, checkpoints: int, step: int) -> list[int]:
@@ -191,7 +210,9 @@ def walk(
     """P(x - a sign G) of every part, at its own size."""
     directions = torch.split(direction, [len(own) for own in images])
     return [
-        step_along(part.resize.pull_back(seen), own, part.originals, config)
+        step_along(
+            in_one_channel(part.resize.pull_back(seen), part.grey), own, part.originals, config
+        )
         for part, seen, own in zip(batch, directions, images, strict=True)
     ]
 

@@ -25,7 +25,7 @@ PERTURBATION = {
 """Fields of a configuration that no appropriator's training reads."""
 OF_THE_CELL = {"appropriator", "precision"}
 """Fields that the cell or the plan decides."""
-FIGURES = 6
+FIGURES = 7
 """Which figures are kept, and how networks train: raised with every change of it. Those kept before
 are not found again."""
 LEFT_SECONDS = 600

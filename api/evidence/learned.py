@@ -29,8 +29,21 @@ def decides(row: Record, guessing: float) -> bool:
 
 
 def failing(rows: Sequence[Record], guessing: float) -> list[Record]:
-    """Rows that decide something, and of which too much was learned."""
-    return [row for row in rows if decides(row, guessing) and not is_low(row, guessing)]
+    """Rows of which too much was learned.
+
+    Those too whose own baseline learned nothing, where they got more than is allowed of the best.
+    """
+    best = max((_clean(row) for row in rows), default=0.0) - guessing
+
+    def is_high(row: Record) -> bool:
+        protected = max(_learned(row, which) for which in ("last", "peak"))
+        return protected - guessing > WORKED_BELOW_SHARE * max(best, 0.0) + ROUNDING
+
+    return [
+        row
+        for row in rows
+        if (not is_low(row, guessing) if decides(row, guessing) else is_high(row))
+    ]
 
 
 def unsure(rows: Sequence[Record], guessing: float) -> list[Record]:

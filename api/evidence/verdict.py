@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 from api.evidence import learned, matrix, scope, wording
@@ -18,6 +19,7 @@ Outcome = Literal[
     "holds",
     "early stopping",
     "renaming",
+    "class by class",
     "failed",
 ]
 """What the first row's trainings come to."""
@@ -37,6 +39,8 @@ class Judged:
         test_images: that the accuracies are of.
         names: of the classes that are meant; None is all.
         withstood: no row's trainings learned much, and none is open.
+        alike: the first row where every class counts alike, however many test images it has; None
+            where that decides nothing, or little was learned.
         narrow: most classes have no test image.
     """
 
@@ -45,6 +49,7 @@ class Judged:
     test_images: int
     names: Sequence[str] | None
     withstood: bool
+    alike: Record | None
     narrow: bool
 
 
@@ -88,12 +93,15 @@ def build(
     untested = [name for name, images in tested.items() if not images]
     guessing = _guessing(tested, names, len(config["target_map"]))
     narrow = not names and 2 * len(untested) > len(tested)
+    classes = len(config["target_map"]) if names else len(tested) - len(untested)
+    alike = _learned_alike(evaluation, outputs, tested, 1 / classes)
     judged = Judged(
         rows=[row for row in every if row["ratio"] is not None],
         guessing=guessing,
         test_images=sum(tested.values()),
         names=names,
-        withstood=learned.withstood(every, guessing),
+        withstood=learned.withstood(every, guessing) and alike is None,
+        alike=alike,
         narrow=narrow,
     )
     found = _first(judged, change, config)
@@ -123,6 +131,40 @@ def _tested(outputs: Sequence[Record], names: Sequence[str] | None) -> dict[str,
     }
 
 
+def _learned_alike(
+    evaluation: Evaluation, outputs: Sequence[Record], tested: Mapping[str, int], guessing: float
+) -> Record | None:
+    """The first row of which much was learned where each class counts as much as any other.
+
+    Who has nine healthy test images for a sick one may recognise both, and name no more images
+    rightly than who calls all of them healthy.
+    """
+    there = [output for output in outputs if "diverged" not in output]
+    if not all("by_class" in output for output in there):
+        return None
+    mean = [
+        output if "diverged" in output else output | _recalled(output["by_class"], tested)
+        for output in outputs
+    ]
+    images = sum(tested.values())
+    rows = [row | {"test_images": images} for row in matrix.build(evaluation, mean)]
+    failing = learned.failing([row for row in rows if row["ratio"] is not None], guessing)
+    return next(iter(failing), None)
+
+
+def _recalled(by_class: Record, tested: Mapping[str, int]) -> Record:
+    names = [name for name, images in tested.items() if images]
+    recalled = {
+        which: fmean(by_class[name][f"recognised_{which}"] / tested[name] for name in names)
+        for which in ("last", "peak")
+    }
+    return {
+        f"{of}_{which}": round(value, matrix.DIGITS)
+        for which, value in recalled.items()
+        for of in ("accuracy", "renamed")
+    }
+
+
 def _guessing(tested: Mapping[str, int], names: Sequence[str] | None, classes: int) -> float:
     """What naming one class for every test image reaches: the largest.
 
@@ -143,6 +185,9 @@ def _first(judged: Judged, change: Record, config: Record) -> Record:
             words = wording.unchanged(change)
         case "part":
             words = wording.part(low=low, named=bool(judged.names), whole=whole)
+        case "class by class":
+            assert judged.alike is not None
+            words = wording.class_by_class(judged.alike)
         case _:
             words = wording.OUTCOMES[outcome]
     return {
@@ -167,6 +212,8 @@ def _outcome(row: Record, judged: Judged, change: Record) -> Outcome:
         return "narrow"
     if learned.is_low(row, judged.guessing) and not learned.is_surely_low(row, judged.guessing):
         return "too few images"
+    if learned.is_low(row, judged.guessing) and judged.alike is not None:
+        return "class by class"
     return "part" if scope.is_partial(change) else _of_whole(row, judged.guessing)
 
 

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from api.evidence import learned, scope
+from sep_core.costs import trained_epochs
 
 Record = dict[str, Any]
 
@@ -31,7 +32,8 @@ OUTCOMES: Mapping[str, str] = MappingProxyType(
 def measured(row: Record, guessing: float, change: Record, config: Record, *, named: bool) -> str:
     """The figures of a row: of which network and recipe, on how many images."""
     images, of_named = row["test_images"], " of the classes to protect" if named else ""
-    side, epochs = config["input_pixels"], config["appropriator_epochs"]
+    side = config["input_pixels"]
+    epochs = trained_epochs(config["appropriator_epochs"], row["countermeasure"])
     return (
         f"On {images:,} clean test image{'' if images == 1 else 's'}{of_named}, the network "
         f"{row['network']}, trained by {row['countermeasure']} for {epochs} "
@@ -75,6 +77,14 @@ def part(*, low: bool, named: bool, whole: bool) -> str:
     return (
         "What leaves, taken whole, serves this network and recipe badly; whoever leaves the "
         "protected images out trains on clean ones, and no training here did that."
+    )
+
+
+def class_by_class(row: Record) -> str:
+    """What is learned where every class counts alike; `row` is of that."""
+    return (
+        f"But counted class by class, {_name(row)} recognises {reached(row)} of a class on average "
+        f"where the originals give {_clean(row)}: do not rely on it."
     )
 
 
@@ -157,4 +167,4 @@ def _means(row: Record) -> str:
     clean, protected = (row["seeds"] - row["diverged"][side] for side in ("clean", "protected"))
     if clean != protected:
         return f", means of {clean} trainings on the originals and {protected} on what leaves"
-    return f", means of {clean} trainings each" if clean > 1 else ""
+    return f", means of {clean} trainings each" if clean > 1 else ", one training each"

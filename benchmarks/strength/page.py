@@ -20,7 +20,8 @@ Written by `python -m benchmarks.strength.page` from the files in [results](resu
 
 A figure is the accuracy, in percent, of a network that was trained on changed images, on clean
 test images: lower is better protection. `last` is after the last epoch, `peak` the best epoch's,
-which is what early stopping gets at best; where a cell has two figures, they are last / peak. With
+which is what breaking this schedule off gets at best (one that is `short` from the start may get
+more); where a cell has two figures, they are last / peak. With
 several seeds it is mean ± standard deviation. A `{DASH}` is not measured.
 """
 NOTHING = "Nothing measured yet."

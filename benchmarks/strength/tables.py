@@ -13,6 +13,7 @@ FLOAT32 = "fast-float32"
 FULL = "sep-fa-vr"
 PLAIN: Countermeasure = "crop-flip"  # the recipe's own augmentation
 BARE: Countermeasure = "none"  # not even that
+BRIEF: Countermeasure = "short"
 ROWS: tuple[Countermeasure, ...] = tuple(name for name in COUNTERMEASURES if name not in PRETRAINED)
 
 
@@ -68,6 +69,7 @@ def twice() -> Iterator[Cell]:
     """The same on twice as many images, at 4 levels, too."""
     for seed in TWICE_SEEDS:
         yield from _cells("twice", [CLEAN, FAST, FULL], [4, 8], [seed], ["small", "mlp"], [PLAIN])
+        yield from _cells("twice", [CLEAN, FAST, FULL], [8], [seed], ["small"], [BRIEF])
 
 
 def precision() -> Iterator[Cell]:

@@ -219,7 +219,8 @@ def test_so_few_images_that_chance_may_have_done_it(done: UUID, images: int, wor
     outputs = accuracy(0.99), accuracy(0.7)
     for output in outputs:
         for counted in output["by_class"].values():
-            counted["images"] = images
+            of = counted["images"] / images
+            counted |= {name: round(number / of) for name, number in counted.items()}
     set_outputs(done, *outputs)
     verdict = build(done)["verdict"]
     assert (verdict["worked"], verdict["test_images"]) == (worked, 2 * images)
@@ -227,6 +228,62 @@ def test_so_few_images_that_chance_may_have_done_it(done: UUID, images: int, wor
     assert verdict["decides"] is (images > 1)
     if not worked and images > 1:
         assert "There are too few test images to say whether" in verdict["sentence"]
+
+
+def counted(cats: int, dogs: int, cats_known: int, dogs_known: int) -> dict[str, Any]:
+    """An output of a training by what it recognises, before and after early stopping."""
+    known = (cats_known + dogs_known) / (cats + dogs)
+    numbers = {"cat": (cats, cats_known), "dog": (dogs, dogs_known)}
+    return accuracy(known) | {
+        "by_class": {
+            name: {"images": images, "recognised_last": right, "recognised_peak": right}
+            for name, (images, right) in numbers.items()
+        }
+    }
+
+
+@pytest.mark.parametrize(("dogs_known", "worked"), [(98, False), (4, True)])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_rare_class_counts_as_much_as_any_other(
+    done: UUID, dogs_known: int, worked: bool
+) -> None:
+    """Who calls all images healthy is right as often as one who knows 98 of 100 sick ones."""
+    set_outputs(done, counted(900, 100, 895, 95), counted(900, 100, 790, dogs_known))
+    verdict = build(done)["verdict"]
+    assert verdict["share_learned"] == {"last": 0, "peak": 0}
+    assert verdict["worked"] is worked
+    assert ("do not rely on it" in verdict["sentence"]) is not worked
+    told = (
+        "class by class, crop-flip with small recognises 92.9% (peak 92.9%) of a class on average"
+    )
+    assert (f"{told} where the originals give 97.2%" in verdict["sentence"]) is not worked
+
+
+@pytest.mark.parametrize(("protected", "worked"), [(0.9, False), (0.55, True)])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_way_whose_own_baseline_learned_nothing(
+    owner_id: UUID, ready: UUID, protected: float, worked: bool
+) -> None:
+    """It may have been unlucky on the originals; what it got of what leaves, it got."""
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"])
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.95, 0.55, 0.51, protected]))
+    verdict = build(made)["verdict"]
+    assert verdict["worked"] is worked
+    told = f"The protection does not withstand grey with small: {protected:.1%}"
+    assert (told in verdict["sentence"]) is not worked
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_short_schedule_is_told_by_its_own_epochs(owner_id: UUID, ready: UUID) -> None:
+    made = requested(owner_id, ready, countermeasures=["short"])
+    succeed(made)
+    set_outputs(made, accuracy(0.8), accuracy(0.5))
+    report = build(made)
+    epochs = round(report["config"]["appropriator_epochs"] / 7)
+    sentence = report["verdict"]["sentence"]
+    assert f"trained by short for {epochs} epochs at" in sentence
+    assert "(guessing: 50.0%, one training each)" in sentence
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

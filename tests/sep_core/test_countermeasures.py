@@ -47,7 +47,7 @@ def _agree(pixels: Tensor, values: Tensor | np.ndarray) -> None:
 
 
 def test_every_countermeasure_has_one_place() -> None:
-    plain = {"none", "crop-flip", "projection", "pretrained-frozen", "pretrained-tuned"}
+    plain = {"none", "crop-flip", "projection", "short", "pretrained-frozen", "pretrained-tuned"}
     parts: list[set[str]] = [set(PREPROCESSING), set(BATCHES), set(RADIUS_LEVELS), plain]
     assert sum(len(part) for part in parts) == len(COUNTERMEASURES)
     assert set[str]().union(*parts) == set(COUNTERMEASURES)

@@ -114,11 +114,22 @@ def test_progress_counts_every_countermeasures_work(
     train, test = _split(data)
     events = list(appropriate(train, test, CLASSES, config, plan, countermeasure=name))
     preprocessing, linear_model = 2, 20 * 3
-    work = 8 + (preprocessing if name in PREPROCESSING else 0)
+    epochs = 1 if name == "short" else 2
+    work = 4 * epochs + (preprocessing if name in PREPROCESSING else 0)
     work += (linear_model + preprocessing) * (name == "projection")
     seen = [event for event in events if isinstance(event, Progress)]
     assert seen == [Progress(n, work) for n in range(1, work + 1)]
-    assert [e.epoch for e in events if isinstance(e, Accuracy)] == [1, 2]
+    assert [e.epoch for e in events if isinstance(e, Accuracy)] == [1, 2][:epochs]
+
+
+def test_a_short_schedule_is_a_whole_one(data: Data, config: SEPConfig, plan: Plan) -> None:
+    """Of a seventh of the epochs, with a warm-up that is no longer than it."""
+    train, test = _split(data)
+    asked = replace(config, appropriator_epochs=15, warmup_epochs=3)
+    short = _curve(train, test, asked, plan, "short")
+    whole = replace(config, appropriator_epochs=2, warmup_epochs=2)
+    assert len(short) == 2
+    assert short == _curve(train, test, whole, plan, "crop-flip")
 
 
 def test_progress_counts_the_batches_of_large_images(

@@ -13,7 +13,7 @@ from torch.nn import functional
 from sep_core.augmentation import augment, draw_crops
 from sep_core.config import Plan, SEPConfig, Views
 from sep_core.costs import pattern_passes
-from sep_core.patterns import class_patterns
+from sep_core.patterns import _chosen, class_patterns
 from sep_core.pixels import project, to_images
 from sep_core.protection import begin, cross_entropy, loss_gradient, protect, target_classes
 from sep_core.randomness import generator
@@ -153,8 +153,9 @@ def test_images_begin_at_their_class_pattern_at_their_own_size(shape: tuple[int,
     labels = torch.tensor([0, 1, 2, 0])
     started = begin(originals, labels, patterns, 4)
     whole = functional.interpolate(patterns, shape[1:], mode="bilinear", antialias=True)
-    whole = whole if shape[0] == 3 else whole.mean(1, keepdim=True)
-    expected = torch.stack([o + whole[y] for o, y in zip(originals, labels, strict=True)])
+    common = whole.mean(1, keepdim=True)  # black and white are grey, in three channels too
+    own = [whole[y] if shape[0] == 3 and n > 1 else common[y] for n, y in enumerate(labels)]
+    expected = torch.stack([o + change for o, change in zip(originals, own, strict=True)])
     torch.testing.assert_close(started, expected.clamp(0, 1))
     assert torch.equal(project(started, originals, 4), started)
 
@@ -171,6 +172,23 @@ def test_the_walk_begins_there(
     *_, without = protect([data[0]], data[1], ensemble, still, plan)
     assert isinstance(without, Tensor)
     assert torch.equal(without, data[0])
+
+
+def test_rare_classes_are_looked_at_in_every_step() -> None:
+    """Of 5,000 images two are of one class, twenty of another; 512 are drawn."""
+    labels = torch.tensor([0] * 4_978 + [1] * 2 + [2] * 20)
+    for seed in range(20):
+        order = torch.randperm(5_000, generator=torch.Generator().manual_seed(seed))
+        chosen = _chosen(labels, order, 512)
+        assert torch.equal(chosen[:512], order[:512])
+        assert len(set(chosen.tolist())) == len(chosen)
+        members = torch.bincount(labels[chosen])
+        assert members[1] == 2
+        assert members[2] >= 8
+        first = [n for n in order.tolist() if labels[n] == 2][:8]
+        assert set(first) <= set(chosen.tolist())
+    common = torch.arange(5_000) % 10
+    assert torch.equal(_chosen(common, order, 512), order[:512])
 
 
 def test_passes_are_counted(

@@ -220,6 +220,29 @@ def test_nothing_that_came_in_is_changed(make: Make) -> None:
     assert torch.equal(case.pixels, before)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_grey_stays_grey_in_three_channels(make: Make, variant: Variant) -> None:
+    """Else each channel shows the same hidden value once more; others of the batch are in colour.
+
+    The walk is that of one channel, whose gradient is the sum over three.
+    """
+    case = make(variant)
+    single = case.pixels[:2, :1]
+    mixed = torch.cat([single.expand(-1, 3, -1, -1), case.pixels[2:]])
+
+    def protected(pixels: Tensor) -> Tensor:
+        known = case.labels[: len(pixels)]
+        *_, last = protect([pixels], known, case.ensemble, case.config, case.plan)
+        assert isinstance(last, Tensor)
+        return last
+
+    found, coloured, alone = protected(mixed), protected(case.pixels), protected(single)
+    assert torch.equal(found[:2], found[:2, :1].expand(-1, 3, -1, -1))
+    assert torch.equal(found[2:], coloured[2:])
+    assert (found[:2, :1] != alone).double().mean() < 0.02
+    assert (found[:2, :1] != single).double().mean() > 0.5
+
+
 def test_bfloat16_comes_near(make: Make) -> None:
     case = make("sep-fa")
     coarse = replace(case, plan=replace(case.plan, precision="bfloat16"))

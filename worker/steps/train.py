@@ -8,10 +8,12 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from jaxtyping import Bool, UInt8
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from api import archive, steps
+from api import steps
+from api.archive import Numbers
 from api.db import AWAY, reading, transaction
 from api.models import Dataset, Protection, Queue
 from api.plans import planning, sides, speeds, weights, workload
@@ -22,6 +24,7 @@ from sep_core.arithmetic import prepare
 from sep_core.cells import named
 from sep_core.config import Plan, SEPConfig
 from sep_core.patterns import class_patterns
+from sep_core.protection import is_grey
 from sep_core.surrogate import Checkpoint
 from sep_core.training import Progress, most_ranks
 from worker import checkpoints, decoded, facts, faults, pretrained, tensors
@@ -31,6 +34,8 @@ from worker.lease import check_held, store
 from worker.resume import Keeper
 from worker.steps import Work
 from worker.together import Followers
+
+LOOKED_AT_ONCE = 1024
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +76,8 @@ def run(claim: Claim) -> Work:
                         ensemble.append(event)
     if job.plan.world_size > 1:
         _give_back(claim)
-    patterns = yield from _patterns(job, (pixels, labels), ensemble, progress)
+    indices = split.train.indices
+    patterns = yield from _patterns(job, (pixels, labels), indices, ensemble, progress)
     return {
         "checkpoints": kept,
         "class_patterns_sha256": patterns,
@@ -86,14 +92,18 @@ def run(claim: Claim) -> Work:
 
 
 def _patterns(
-    job: Job, train: tuple[Tensor, Tensor], ensemble: list[Checkpoint], progress: tuple[int, int]
+    job: Job,
+    train: tuple[Tensor, Tensor],
+    indices: Numbers,
+    ensemble: list[Checkpoint],
+    progress: tuple[int, int],
 ) -> Generator[tuple[int, int], None, str | None]:
     """Find and keep the classes' patterns; their digest, or None where none are asked for."""
     if not job.config.class_steps:
         return None
     done, total = progress
     file = io.BytesIO()
-    grey = bool((archive.sizes(job.index.records)[job.is_protected, 2] == 1).all())
+    grey = _all_grey(train[0], torch.from_numpy(job.is_protected[indices]))
     for event in class_patterns(
         *(*train, len(job.index.classes), ensemble, job.config, job.plan), grey=grey
     ):
@@ -103,6 +113,13 @@ def _patterns(
             case Tensor():
                 torch.save(event, file)
     return store(job.claim, patterns_key(job.protection_id), file)
+
+
+def _all_grey(pixels: UInt8[Tensor, "n 3 s s"], changed: Bool[Tensor, " n"]) -> bool:
+    """Whether all images that are to be changed are, in however many channels they came."""
+    starts = range(0, len(pixels), LOOKED_AT_ONCE)
+    parts = (slice(start, start + LOOKED_AT_ONCE) for start in starts)
+    return all(bool(is_grey(pixels[part][changed[part]]).all()) for part in parts)
 
 
 def _followers(claim: Claim, job: Job) -> Followers:
