@@ -178,7 +178,7 @@ def matrix(cells: Cells) -> Iterator[str]:
     for group in groups:
         yield _heading(group)
         names, wanted = _candidates(cells, group)
-        if group[0] != "choose":
+        if group[0] == "judge":  # elsewhere only what was tried
             names, wanted = list(COLUMNS), [*ROWS, *PRETRAINED]
         rows = [[row, *(_both(cells.at(group, name, row)) for name in names)] for row in wanted]
         yield table(["countermeasure", *names], rows)
