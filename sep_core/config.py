@@ -144,7 +144,8 @@ class SEPConfig:
     target_map: Annotated[
         Literal["shift", "random"] | tuple[int, ...],
         "which class each class is moved towards: a list (class y goes to `target_map[y]`), "
-        "`shift` (y + 1: the paper asks for any fixed permutation) or `random`, a derangement drawn from the seed",
+        "`shift` (y + 1; the paper asks for any fixed permutation) or `random`, a derangement "
+        "drawn from the seed",
     ] = "shift"
     held_out_percent: Annotated[
         int,
