@@ -52,9 +52,8 @@ def _ours(session: Session) -> bytes:
 
 
 def _may_be_ours(session: Session) -> bool:
-    # Rows first: PostgreSQL ends who leaves a transaction alone for as long as a bucket may take.
-    known = [set(session.scalars(select(model.id))) for model in (Dataset, Protection)]
     # What is young may be an upload, whose row is still to come.
     grace = settings().orphan_grace_seconds
     stored = [storage.idle_owners(kind, grace) for kind in ("datasets", "protections")]
+    known = [set(session.scalars(select(model.id))) for model in (Dataset, Protection)]
     return not any(stored) or any(a & b for a, b in zip(stored, known, strict=True))

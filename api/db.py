@@ -28,8 +28,8 @@ POSTGRESQL_LIMITS = {
 
 # Of the server, which else keeps the locks of a host without power for two hours, and those of one
 # that is paused for good: the sweep and every claim would wait for them.
+IDLE_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '30s'"
 POSTGRESQL_SESSION = {
-    "idle_in_transaction_session_timeout": "30s",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -128,8 +128,13 @@ def engine() -> Engine:
 
 @contextmanager
 def transaction() -> Iterator[Session]:
-    """One state change: commits at the end, rolls back on any exception."""
+    """One state change: commits at the end, rolls back on any exception.
+
+    What is done beside the database meanwhile must take less than half a minute.
+    """
     with Session(engine(), expire_on_commit=False) as session, session.begin():
+        if engine().dialect.name != "sqlite":
+            session.execute(text(IDLE_LIMIT))
         yield session
 
 

@@ -1,5 +1,6 @@
 """Several hosts on one PostgreSQL: nobody waits for who is gone, nor in a ring."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from functools import partial
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session
 
@@ -27,29 +28,37 @@ def _on_postgresql(environment: dict[str, str]) -> None:
         pytest.skip("SQLite has one writer at a time")
 
 
-@pytest.fixture
-def impatient(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """Whose transactions may be left alone for half a second."""
-    monkeypatch.setitem(db.POSTGRESQL_SESSION, "idle_in_transaction_session_timeout", "500ms")
-    engine = db.make_engine(environment["SEPGATE_DATABASE_URL"])
-    yield engine
-    engine.dispose()
-
-
 def test_connections_are_told_how_long_the_server_waits() -> None:
     with db.reading() as session:
         for name in db.POSTGRESQL_SESSION:
             assert session.scalar(text(f"SHOW {name}")) not in {"0", "7200"}
+    with db.transaction() as session:
+        assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "30s"
 
 
-def test_locks_of_a_host_that_sleeps_are_let_go(impatient: Engine, owner_id: UUID) -> None:
+def test_locks_of_a_host_that_sleeps_are_let_go(
+    monkeypatch: pytest.MonkeyPatch, owner_id: UUID
+) -> None:
+    monkeypatch.setattr(db, "IDLE_LIMIT", db.IDLE_LIMIT.replace("30s", "500ms"))
     row = select(Owner).where(Owner.id == owner_id).with_for_update()
-    with Session(impatient) as asleep:
-        asleep.execute(row)
-        with patient() as session:
-            session.execute(row)  # waits for half a second, and not for good
-        with pytest.raises(db.AWAY):
-            asleep.scalar(select(func.now()))
+
+    def sleep() -> None:
+        with db.transaction() as asleep:
+            asleep.execute(row)
+            with patient() as session:
+                session.execute(row)  # waits for half a second, and not for good
+
+    with pytest.raises(db.AWAY):
+        sleep()
+
+
+def test_a_reading_may_take_its_time(monkeypatch: pytest.MonkeyPatch, owner_id: UUID) -> None:
+    """A plan for a million images does; it holds no lock."""
+    monkeypatch.setattr(db, "IDLE_LIMIT", db.IDLE_LIMIT.replace("30s", "100ms"))
+    with db.reading() as session:
+        assert session.get(Owner, owner_id) is not None
+        time.sleep(0.5)
+        assert session.scalar(select(func.count()).select_from(Owner)) == 1
 
 
 def test_one_that_takes_no_writes_is_away(owner_id: UUID) -> None:
