@@ -201,7 +201,7 @@ def retry(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
     # As `create` does: it can't be deleted before it shows this one going on.
     of_it = select(Protection.dataset_id).where(Protection.id == protection_id).scalar_subquery()
     locked = select(Dataset.id).where(Dataset.id == of_it)
-    # A key share: who moves a protection on asks for that of its data set, and holds it already.
+    # Key shares pass: who moves a protection on, and has it, asks for one of its data set.
     session.execute(locked.with_for_update(key_share=True))
     protection = get(session, owner_id, protection_id, lock=True)
     if protection.state is not ProtectionState.FAILED:

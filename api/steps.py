@@ -105,6 +105,8 @@ def release(session: Session, claim: Claim) -> None:
     """What needs nothing but the plan becomes ready while this step runs: to be sent afterwards."""
     if leases.held(session, claim) is not None:
         assert claim.protection_id is not None
+        # Before the steps that wait: so does whoever settles.
+        session.get(Protection, claim.protection_id, with_for_update=True)
         _make_ready(session, claim.protection_id)
 
 
@@ -193,7 +195,8 @@ def _break_off(session: Session, protection: Protection) -> None:
 
 def _failed(session: Session, protection_id: UUID) -> Sequence[Step]:
     of_it = Step.protection_id == protection_id, Step.state == StepState.FAILED
-    return session.scalars(select(Step).where(*of_it)).all()
+    fresh = select(Step).where(*of_it).execution_options(populate_existing=True)
+    return session.scalars(fresh).all()
 
 
 def _needs(kind: StepKind, index: int, other_kind: StepKind, other_index: int) -> bool:
@@ -229,9 +232,7 @@ def _inputs(session: Session, step: Step) -> list[digests.Found]:
 
 
 def _make_ready(session: Session, protection_id: UUID) -> None:
-    """Of a protection whose plan is frozen: steps that wait for nothing any more."""
-    # Before any of these steps: whoever else changes one that waits has locked it first, too.
-    session.execute(select(Protection.id).where(Protection.id == protection_id).with_for_update())
+    """Of a protection that is locked and whose plan is frozen: steps that wait for nothing more."""
     query = select(Step.id, Step.state, Step.kind, Step.index).where(
         Step.protection_id == protection_id, Step.state != StepState.DONE
     )

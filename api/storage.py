@@ -198,7 +198,7 @@ def open_blob(key: str, buffer_bytes: int = READ_BUFFER_BYTES) -> io.BufferedRea
 def remove(prefix: str) -> None:
     """Remove every blob below `prefix`, half-written ones included; twice at once is harmless."""
     with _translating():
-        for batch in obstore.list(_store(), prefix):
+        for batch in obstore.list(_store(), prefix, chunk_size=REMOVED_AT_ONCE):
             _remove_all([meta["path"] for meta in batch])
     folder = _folder()
     if folder is not None:
@@ -211,8 +211,12 @@ def remove_one(key: str) -> None:
         obstore.delete(_store(), key)
 
 
+REMOVED_AT_ONCE = 1000
+"""What S3 takes in one request."""
+
+
 def _remove_all(keys: list[str]) -> None:
-    """In a bucket a thousand a request, where nobody minds what is gone; in a folder one by one."""
+    """In a bucket by one request, where nobody minds what is gone; in a folder one by one."""
     if _folder() is None:
         obstore.delete(_store(), keys)
         return

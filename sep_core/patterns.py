@@ -86,9 +86,9 @@ def _chosen(
     ordered = labels[order]
     by_class = torch.argsort(ordered, stable=True)
     members = torch.bincount(labels)
-    place = torch.empty_like(by_class)
-    place[by_class] = torch.arange(len(order)) - (members.cumsum(0) - members)[ordered[by_class]]
-    return order[(torch.arange(len(order)) < count) | (place < LEAST)]
+    rank = torch.empty_like(by_class)
+    rank[by_class] = torch.arange(len(order)) - (members.cumsum(0) - members)[ordered[by_class]]
+    return order[(torch.arange(len(order)) < count) | (rank < LEAST)]
 
 
 def _view(

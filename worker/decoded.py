@@ -23,7 +23,7 @@ from worker.data import Job, Reader, decoded_key, open_released, open_source
 from worker.lease import store
 from worker.tensors import Part
 
-FORMAT = 1
+FORMAT = 2
 """Of the blobs: pixels of (n, 3, s, s), raw. Another way to decode is another format."""
 READ_BYTES = 2**26
 """Of a mapped blob between two signs of life."""

@@ -76,6 +76,16 @@ def sweep(*, lost: bool = True) -> None:
             part()
 
 
+def take_turn(outage: Outage) -> bool:
+    """One round, if it is this process's turn: whether it is."""
+    mine = may_sweep()  # first: a database that takes no writes is away, too
+    is_over = outage.is_over(_now())  # also while another sweeps: this one may be next
+    if mine:
+        sweep(lost=is_over)
+        outage.looked(_now())
+    return mine
+
+
 def free_lost() -> None:
     """Steps whose lease ran out become ready again: their worker is gone, or can't be reached."""
     ended: list[Owner] = []
@@ -114,11 +124,8 @@ def main() -> None:
     outage = Outage()
     while not over.wait(settings().sweep_seconds):
         try:
-            is_over = outage.is_over(_now())  # also while another sweeps: this one may be next
-            if may_sweep():
+            if take_turn(outage):
                 ours.set()
-                sweep(lost=is_over)
-                outage.looked(_now())
             else:
                 ours.clear()
         except Exception:  # database or broker away: the next round may find them

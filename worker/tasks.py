@@ -186,10 +186,13 @@ def _set_back(claim: Claim, error: Exception) -> None:
 
 def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> None:
     """A finished computation is not thrown away because the database is away for a while."""
+    began = time.monotonic()
     while True:
         try:
             return _finish(claim, output)
         except AWAY:
+            if time.monotonic() - began > settings().give_up_seconds:
+                raise
             log.exception("the step's end could not be written; trying again")
             time.sleep(FINISH_RETRY_SECONDS)
             lease.check()

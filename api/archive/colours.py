@@ -21,7 +21,7 @@ def in_srgb(image: Image.Image) -> Image.Image:
     """An RGB image's colours in sRGB, those beyond clipped; as it is where it says nothing else.
 
     Grey images are left as they are, and so are those with a profile that is broken or of another
-    kind of image: viewers do the same.
+    kind of image, as viewers do with these.
     """
     profile = image.info.get("icc_profile")
     if image.mode != "RGB" or not profile:

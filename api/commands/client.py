@@ -46,10 +46,10 @@ class Client:
             )
         )
 
-    def plan(self, dataset_id: str, asked: Mapping[str, Any]) -> Iterator[Resource | None]:
+    def plan(self, dataset_id: str, asked: Mapping[str, Any]) -> Resource:
         """What a protection would come to; nothing is made."""
         body = {"dataset_id": dataset_id, "validate_only": True} | dict(asked)
-        return _patiently(lambda: _body(self._http.post("/v1/protections", json=body)))
+        return _body(self._http.post("/v1/protections", json=body))
 
     def protect(
         self, dataset_id: str, asked: Mapping[str, Any], key: str

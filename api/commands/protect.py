@@ -58,8 +58,7 @@ def protect_file(
         console.print(told, soft_wrap=True)
         dataset = _follow(client, f"/v1/datasets/{dataset['id']}", "reading", check)
         _print_dataset(dataset)
-        for warning in _awaited(client.plan(dataset["id"], asked), check)["warnings"]:
-            console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        _print_warnings(client, dataset["id"], asked)
         protection = _awaited(client.protect(dataset["id"], asked, str(uuid4())), check)
         path = f"/v1/protections/{protection['id']}"
         console.print(f"asked for {url}{path}", soft_wrap=True)
@@ -161,6 +160,16 @@ def _print_dataset(dataset: Resource) -> None:
         console.print(f"  refused {refused['name']}: {refused['reason']}")
     if dataset["refused_count"] > REFUSED_SHOWN:
         console.print(f"  and {dataset['refused_count'] - REFUSED_SHOWN} more")
+
+
+def _print_warnings(client: Client, dataset_id: str, asked: Mapping[str, Any]) -> None:
+    """Where there is an answer: whoever asks for a protection gets it without, too."""
+    try:
+        warnings = client.plan(dataset_id, asked).get("warnings", [])
+    except (RequestFailed, httpx2.TransportError):
+        return
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
 
 
 def _protected(change: Resource) -> str:

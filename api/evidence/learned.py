@@ -31,13 +31,15 @@ def decides(row: Record, guessing: float) -> bool:
 def failing(rows: Sequence[Record], guessing: float) -> list[Record]:
     """Rows of which too much was learned.
 
-    Those too whose own baseline learned nothing, where they got more than is allowed of the best.
+    Those too whose own baseline learned nothing, where they got more than is allowed of the best
+    that did.
     """
-    best = max((_clean(row) for row in rows), default=0.0) - guessing
+    baselines = [_clean(row) for row in rows if decides(row, guessing)]
+    limit = WORKED_BELOW_SHARE * (max(baselines, default=1.0) - guessing) + ROUNDING
 
     def is_high(row: Record) -> bool:
         protected = max(_learned(row, which) for which in ("last", "peak"))
-        return protected - guessing > WORKED_BELOW_SHARE * max(best, 0.0) + ROUNDING
+        return bool(baselines) and protected - guessing > limit
 
     return [
         row

@@ -39,8 +39,8 @@ class Judged:
         test_images: that the accuracies are of.
         names: of the classes that are meant; None is all.
         withstood: no row's trainings learned much, and none is open.
-        alike: the first row where every class counts alike, however many test images it has; None
-            where that decides nothing, or little was learned.
+        alike: a row of which much was learned only where every class counts alike, however many
+            test images it has; None where there is none.
         narrow: most classes have no test image.
     """
 
@@ -93,10 +93,15 @@ def build(
     untested = [name for name, images in tested.items() if not images]
     guessing = _guessing(tested, names, len(config["target_map"]))
     narrow = not names and 2 * len(untested) > len(tested)
-    classes = len(config["target_map"]) if names else len(tested) - len(untested)
-    alike = _learned_alike(evaluation, outputs, tested, 1 / classes)
+    rows = [row for row in every if row["ratio"] is not None]
+    alike = None
+    if len({images for images in tested.values() if images}) > 1:
+        classes = len(config["target_map"]) if names else len(tested) - len(untested)
+        plainly = {_way(row) for row in learned.failing(rows, guessing)}
+        found_alike = _learned_alike(evaluation, outputs, tested, 1 / classes)
+        alike = next((row for row in found_alike if _way(row) not in plainly), None)
     judged = Judged(
-        rows=[row for row in every if row["ratio"] is not None],
+        rows=rows,
         guessing=guessing,
         test_images=sum(tested.values()),
         names=names,
@@ -133,23 +138,25 @@ def _tested(outputs: Sequence[Record], names: Sequence[str] | None) -> dict[str,
 
 def _learned_alike(
     evaluation: Evaluation, outputs: Sequence[Record], tested: Mapping[str, int], guessing: float
-) -> Record | None:
-    """The first row of which much was learned where each class counts as much as any other.
+) -> Sequence[Record]:
+    """Rows of which much was learned where each class counts as much as any other.
 
     Who has nine healthy test images for a sick one may recognise both, and name no more images
     rightly than who calls all of them healthy.
     """
     there = [output for output in outputs if "diverged" not in output]
     if not all("by_class" in output for output in there):
-        return None
+        return []
     mean = [
         output if "diverged" in output else output | _recalled(output["by_class"], tested)
         for output in outputs
     ]
-    images = sum(tested.values())
-    rows = [row | {"test_images": images} for row in matrix.build(evaluation, mean)]
-    failing = learned.failing([row for row in rows if row["ratio"] is not None], guessing)
-    return next(iter(failing), None)
+    rows = [row | {"test_images": sum(tested.values())} for row in matrix.build(evaluation, mean)]
+    return learned.failing([row for row in rows if row["ratio"] is not None], guessing)
+
+
+def _way(row: Record) -> tuple[str, str]:
+    return row["network"], row["countermeasure"]
 
 
 def _recalled(by_class: Record, tested: Mapping[str, int]) -> Record:

@@ -259,6 +259,29 @@ def test_a_rare_class_counts_as_much_as_any_other(
     assert (f"{told} where the originals give 97.2%" in verdict["sentence"]) is not worked
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_classes_of_like_size_are_looked_at_once(owner_id: UUID, ready: UUID) -> None:
+    """Another way that undoes it is told as such, and not as something about classes."""
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"])
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.95, 0.55, 0.9, 0.88]))
+    verdict = build(made)["verdict"]
+    assert not verdict["worked"]
+    assert "The protection holds against this network and recipe." in verdict["sentence"]
+    assert "does not withstand grey with small" in verdict["sentence"]
+    assert "class by class" not in verdict["sentence"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_where_no_baseline_learned_anything_nothing_is_said(owner_id: UUID, ready: UUID) -> None:
+    made = requested(owner_id, ready, countermeasures=["crop-flip", "grey"])
+    succeed(made)
+    set_outputs(made, *map(accuracy, [0.52, 0.515, 0.5, 0.515]))
+    verdict = build(made)["verdict"]
+    assert not verdict["decides"]
+    assert "does not withstand" not in verdict["sentence"]
+
+
 @pytest.mark.parametrize(("protected", "worked"), [(0.9, False), (0.55, True)])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_way_whose_own_baseline_learned_nothing(

@@ -1,5 +1,6 @@
 """A database that was away says nothing of the workers that could not reach it."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -62,6 +63,54 @@ def test_a_sweep_frees_nothing_before(lost: bool) -> None:
     sweep.sweep(lost=lost)
     with transaction() as session:
         assert bool(leases.expired(session)) is not lost
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_database_that_takes_no_writes_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be read all the time, but nobody can renew a lease."""
+    if engine().dialect.name != "postgresql":
+        pytest.skip("SQLite has no stand-by")
+    for name, seconds in (("lease", 1), ("lease_renew", 0.1), ("sweep", 0.1)):
+        monkeypatch.setattr(settings(), f"{name}_seconds", seconds)
+    jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(3))).id)
+    outage = Outage()
+    sweep.take_turn(outage)
+    for _ in range(12):  # it has long been there
+        time.sleep(0.1)
+        assert sweep.take_turn(outage)
+    jobs.begin()
+    take_writes("off")
+    for _ in range(4):
+        with pytest.raises(AWAY):
+            sweep.take_turn(outage)
+        time.sleep(0.1)
+    take_writes("on")
+    with transaction() as session:
+        running = update(Step).where(Step.state == StepState.RUNNING)
+        session.execute(running.values(lease_expires_at=now(session) - timedelta(seconds=1)))
+    sweep.take_turn(outage)
+    assert lost() == 1
+    for _ in range(12):
+        time.sleep(0.1)
+        sweep.take_turn(outage)
+    assert lost() == 0
+
+
+def take_writes(whether: str) -> None:
+    name = engine().url.database
+    read_only = {"on": "off", "off": "on"}[whether]
+    with engine().connect() as connection:
+        connection.execute(text("SET default_transaction_read_only = off"))
+        connection.commit()
+        told = f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}"
+        connection.execute(text(told))
+        connection.commit()
+    engine().dispose()  # it holds for new connections
+
+
+def lost() -> int:
+    with transaction() as session:
+        return len(leases.expired(session))
 
 
 @pytest.mark.usefixtures("environment")

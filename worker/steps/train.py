@@ -103,7 +103,8 @@ def _patterns(
         return None
     done, total = progress
     file = io.BytesIO()
-    grey = _all_grey(train[0], torch.from_numpy(job.is_protected[indices]))
+    changed = torch.from_numpy(job.is_protected[indices])
+    grey = yield from _all_grey(train[0], changed, progress)
     for event in class_patterns(
         *(*train, len(job.index.classes), ensemble, job.config, job.plan), grey=grey
     ):
@@ -115,11 +116,16 @@ def _patterns(
     return store(job.claim, patterns_key(job.protection_id), file)
 
 
-def _all_grey(pixels: UInt8[Tensor, "n 3 s s"], changed: Bool[Tensor, " n"]) -> bool:
+def _all_grey(
+    pixels: UInt8[Tensor, "n 3 s s"], changed: Bool[Tensor, " n"], progress: tuple[int, int]
+) -> Generator[tuple[int, int], None, bool]:
     """Whether all images that are to be changed are, in however many channels they came."""
-    starts = range(0, len(pixels), LOOKED_AT_ONCE)
-    parts = (slice(start, start + LOOKED_AT_ONCE) for start in starts)
-    return all(bool(is_grey(pixels[part][changed[part]]).all()) for part in parts)
+    for start in range(0, len(pixels), LOOKED_AT_ONCE):
+        part = slice(start, start + LOOKED_AT_ONCE)
+        if not is_grey(pixels[part][changed[part]]).all():
+            return False
+        yield progress
+    return True
 
 
 def _followers(claim: Claim, job: Job) -> Followers:
