@@ -3,7 +3,8 @@
 A change that moves every image of a class towards g(y) at once (a targeted universal perturbation;
 Moosavi-Dezfooli et al. 2017) is what an appropriator learns first, whatever its seed; the walk
 of each image from there makes it that image's own. Beyond a few hundred images
-or eight a class it costs the same for any number.
+or eight a class it costs the same for any number, but for what rare classes need (`LEAST`), which
+the plan does not count: a seventh more where 1,000 classes are equally frequent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
