@@ -15,6 +15,7 @@ from torch.nn import functional
 from sep_core.allocator import keep_for_the_next_batch
 from sep_core.arithmetic import autocast
 from sep_core.augmentation import augment, draw_crops
+from sep_core.channels import channel_statistics
 from sep_core.config import Countermeasure, NetworkName, Plan, SEPConfig, drawn_seed
 from sep_core.countermeasures import (
     RADIUS_LEVELS,
@@ -24,16 +25,12 @@ from sep_core.countermeasures import (
     set_trainable,
     training_config,
 )
-from sep_core.inference import inference_batches
 from sep_core.networks import Network, build
 from sep_core.optimisation import batch_count, learning_rate, new_optimiser
 from sep_core.pixels import to_images
 from sep_core.randomness import generator
 from sep_core.ranks import ALONE, LEAST_SLICE, Ranks
 from sep_core.reading import batches, place
-
-MOST_COUNTED = 2**28
-"""Pixels that channels' statistics are taken of: 262,144 images of 32 pixels, 5,349 of 224."""
 
 State = Mapping[str, Any]
 """Of a training between two batches. Its draws follow from seed, purpose and epoch; how many of the
@@ -277,25 +274,3 @@ def most_ranks(images: int, config: SEPConfig) -> int:
     """Processes that may train together: each one's slice of a batch is of `LEAST_SLICE` images."""
     batch = images // batch_count(images, config.batch_size)
     return max(1, batch // LEAST_SLICE)
-
-
-def channel_statistics(
-    pixels: UInt8[Tensor, "n 3 s s"],
-) -> tuple[Float32[Tensor, "3"], Float32[Tensor, "3"]]:
-    """Mean and standard deviation of each channel, in [0, 1]; the same, whatever the batch size.
-
-    Of all images, where they have no more than `MOST_COUNTED` pixels; else of some, evenly spaced,
-    with half as many at least: 196 GB were read without a sign of life, for a digit that no network
-    notices.
-    """
-    counts = torch.zeros(3, 256, dtype=torch.int64)
-    most = MOST_COUNTED // pixels.shape[-1] ** 2
-    pixels = pixels[:: math.ceil(len(pixels) / most)]
-    for batch in pixels.tensor_split(inference_batches(len(pixels), pixels.shape[-1])):
-        channels = batch.cpu().unbind(1)
-        counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in channels])
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    share = counts / counts.sum(1, keepdim=True).double()
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
-    return mean.float(), variance.sqrt().clamp(min=1 / 255).float()

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from sep_core import protection, surrogate
 from sep_core.arithmetic import autocast
+from sep_core.channels import channel_statistics
 from sep_core.config import Plan, SEPConfig, drawn_seed
 from sep_core.evaluation import predictions
 from sep_core.networks import Network, build
@@ -17,7 +18,6 @@ from sep_core.pixels import to_images, to_pixels
 from sep_core.protection import Images, loss_gradient, step_along
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint, freeze
-from sep_core.training import channel_statistics
 
 Pixels = UInt8[Tensor, "n 3 s s"]
 Labels = Int64[Tensor, " n"]

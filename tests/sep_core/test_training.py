@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sep_core import surrogate, training
+from sep_core import surrogate
 from sep_core.config import (
     COUNTERMEASURES,
     PRETRAINED,
@@ -26,7 +26,7 @@ from sep_core.presets import QUICK, at_side
 from sep_core.protection import protect
 from sep_core.randomness import generator
 from sep_core.surrogate import Checkpoint
-from sep_core.training import Epoch, Progress, Recipe, channel_statistics, fit
+from sep_core.training import Epoch, Progress, Recipe, fit
 from tests.sep_core import reference
 from tests.sep_core.conftest import CLASSES, SEED, Data
 from tests.sep_core.trainings import (
@@ -227,32 +227,6 @@ def test_every_countermeasure_trains_by_the_seed(
     # A projection has changed the pixels before: what is trained is the plain training.
     plain = name in {"crop-flip", "projection", "short"}
     assert torch.equal(first, weights("crop-flip", SEED)) == plain
-
-
-@pytest.mark.parametrize("images", [1, 7])
-def test_channel_statistics_are_those_of_all_pixels(images: int) -> None:
-    draws = torch.Generator().manual_seed(3)
-    pixels = torch.randint(0, 256, (images, 3, 5, 5), dtype=torch.uint8, generator=draws)
-    pixels[:, 1] //= 2
-    mean, std = channel_statistics(pixels)
-    values = pixels.double().div(255).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(mean, values.mean(1).float())
-    torch.testing.assert_close(std, values.std(1, unbiased=False).float())
-
-
-def test_channel_statistics_of_very_many_pixels_are_of_images_evenly_spaced(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    draws = torch.Generator().manual_seed(3)
-    pixels = torch.randint(0, 256, (11, 3, 4, 4), dtype=torch.uint8, generator=draws)
-    spaced = channel_statistics(pixels[[0, 3, 6, 9]])
-    monkeypatch.setattr(training, "MOST_COUNTED", 4 * 16)
-    assert all(map(torch.equal, channel_statistics(pixels), spaced))
-
-
-def test_a_constant_channel_does_not_divide_by_zero() -> None:
-    _, std = channel_statistics(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
-    assert std.min() > 0
 
 
 def test_progress_counts_batches_and_epochs_follow(

@@ -6,10 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sep_core.channels import channel_statistics
 from sep_core.config import Countermeasure, Plan, SEPConfig
 from sep_core.networks import Network, build
 from sep_core.randomness import generator
-from sep_core.training import Epoch, Progress, Recipe, channel_statistics, fit
+from sep_core.training import Epoch, Progress, Recipe, fit
 from tests.sep_core.conftest import CLASSES, SEED, SIDE, Data
 
 RECIPE = Recipe("small", 3, "test")
