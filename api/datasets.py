@@ -31,7 +31,7 @@ SOURCE = "source.zip"
 INDEX = "index.npz"
 OLDER_INDEX = "index.json"
 OURS = (
-    *("PROCESS_DIED", "WORKER_LOST", "STALLED", "OUT_OF_MEMORY", "GPU_LOST"),
+    *("PROCESS_DIED", "WORKER_LOST", "WORKER_DRAINED", "STALLED", "OUT_OF_MEMORY", "GPU_LOST"),
     *("STORAGE_FULL", "INFRASTRUCTURE", "INTERNAL"),
 )
 """Codes of what is no fault of an upload: see `endings.Setback`."""

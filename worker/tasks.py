@@ -40,6 +40,7 @@ _parent = os.getpid()  # Celery imports this before it forks its children
 FINISH_RETRY_SECONDS = 2
 LENT_SECONDS = 5
 DEAF_END_SECONDS = 30
+DRAINED = Setback("WORKER_DRAINED", "Its worker was told to end.", suspect=False)
 # Of the child that this process is, if it serves the GPU queue.
 _device: str | None = None
 _gpu: str | None = None
@@ -155,7 +156,7 @@ def _run(claim: Claim) -> None:
         endings.end(claim, partial(endings.postpone, hold_seconds=error.seconds))
     except WorkerDraining:
         log.warning("step goes back: this worker is ending")
-        endings.end(claim, endings.stop)
+        endings.end(claim, partial(endings.set_back, setback=DRAINED))
     except StorageFull as error:
         log.warning("step was broken off: %s", error.message)
         setback = Setback(error.code, error.message, suspect=False)

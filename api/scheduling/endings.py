@@ -44,7 +44,7 @@ def end(claim: Claim, ending: Callable[[Session, Step], Owner]) -> None:
 
 
 def stop(session: Session, step: Step) -> Owner:
-    """Broken off for no fault of anybody's: cancelled or drained."""
+    """Broken off since its protection is over or to be: cancelled, or a sibling has failed."""
     leases.give_back(session, step, counts=False, error_code=None, error=None)
     return _settled(session, step)
 
