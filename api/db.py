@@ -144,11 +144,22 @@ def reading() -> Iterator[Session]:
     read_only = engine().execution_options(sepgate_read_only=True)
     if read_only.dialect.name != "sqlite":
         # By default every statement there sees another state: rows vanish between two of them.
-        read_only = read_only.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        read_only = read_only.execution_options(isolation_level="REPEATABLE READ")
     with Session(read_only, expire_on_commit=False) as session:
+        if read_only.dialect.name != "sqlite":
+            # By a statement: as an option it makes the next transaction one that asks to write.
+            session.execute(text("SET TRANSACTION READ ONLY"))
         yield session
+
+
+def write_objection() -> str | None:
+    """Why nothing can be written, as in a PostgreSQL that stands by; None where it can."""
+    try:
+        with transaction() as session:
+            session.execute(text("UPDATE owners SET name = name WHERE 1 = 0"))
+    except AWAY:
+        return "Expected a database that takes writes, got one that refuses them."
+    return None
 
 
 def now(session: Session) -> datetime:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from api import storage
+from api import datasets, storage
 from api.db import now, reading
 from api.models import (
     QUEUES,
@@ -34,6 +34,8 @@ from api.scheduling.locks import SWEEP
 
 LATELY = timedelta(hours=1)
 """What durations and speeds are of."""
+TURN = timedelta(minutes=15)
+"""What has waited longer since it was to be tried again waits for its turn, not for a mend."""
 Sample = tuple[tuple[Any, ...], float]
 Column = InstrumentedAttribute[Any]
 
@@ -71,7 +73,9 @@ def _families(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
 
 
 def _queues(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
-    counted = _counts(session, [Step.kind, Step.state])
+    # Of what has failed or was cancelled steps stay as they were, and nobody waits for them.
+    to_come = Step.state.in_((StepState.WAITING, StepState.READY))
+    counted = _counts(session, [Step.kind, Step.state], ~to_come | turns.WANTED)
     steps = [((QUEUES[kind], kind, state), number) for (kind, state), number in counted]
     yield _gauge("steps", "Steps by queue, kind and state.", ["queue", "kind", "state"], steps)
     due = func.min(case((Step.not_before > Step.ready_at, Step.not_before), else_=Step.ready_at))
@@ -102,11 +106,20 @@ def _states(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     text = "Protections that failed in the last hour by reason."
     lately = _counts(session, [Protection.error_code], and_(*since))
     yield _gauge("protections_failed_last_hour", text, ["code"], lately)
-    # One that runs and has got on since is over it.
-    stuck = or_(Step.state == StepState.READY, Step.progress_done <= Step.progress_begun)
-    going = Step.state.in_((StepState.READY, StepState.RUNNING)) & Step.error_code.is_not(None)
+    ours = Dataset.error_code.in_(datasets.OURS), Dataset.finished_at > at - LATELY
+    text = "Data sets rejected in the last hour for no fault of theirs, by reason."
+    lately = _counts(session, [Dataset.error_code], and_(*ours))
+    yield _gauge("datasets_failed_last_hour", text, ["code"], lately)
     text = "Steps that are tried again and have not got on, by the reason of the last setback."
-    yield _gauge("setbacks", text, ["code"], _counts(session, [Step.error_code], going & stuck))
+    yield _gauge("setbacks", text, ["code"], _counts(session, [Step.error_code], _set_back(at)))
+
+
+def _set_back(at: datetime) -> ColumnElement[bool]:
+    """One that runs and has got on since is over it; one that waits for its turn may be."""
+    held = func.coalesce(Step.not_before, Step.ready_at) > at - TURN
+    waits = and_(Step.state == StepState.READY, held)
+    runs = and_(Step.state == StepState.RUNNING, Step.progress_done <= Step.progress_begun)
+    return and_(Step.error_code.is_not(None), turns.WANTED, or_(waits, runs))
 
 
 def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
 from api import adoption, datasets, protections, storage
 from api.atomic import HALF_WRITTEN
@@ -58,9 +59,11 @@ def _collect_blobs() -> None:
     with transaction() as session:
         overdue = _overdue(session, idle - _kept(session))
     for key in overdue:
-        log.warning("removing %s: no row keeps it", key)
-        with careful(f"{key} was not removed"):
-            storage.remove(key)
+        kind, _, owner = key.partition("/")
+        with bound_contextvars(**{f"{kind.removesuffix('s')}_id": owner}):
+            log.warning("removing %s: no row keeps it", key)
+            with careful(f"{key} was not removed"):
+                storage.remove(key)
 
 
 def _overdue(session: Session, orphans: set[str]) -> list[str]:
@@ -80,8 +83,7 @@ def _overdue(session: Session, orphans: set[str]) -> list[str]:
 
 def _kept(session: Session) -> set[str]:
     """Keys of the owners whose blobs rows want."""
-    # For an hour more than that: a retry is refused before anything is removed.
-    limit = now(session) - timedelta(seconds=settings().failed_keep_seconds + 3600)
+    limit = now(session) - timedelta(seconds=settings().failed_keep_seconds)
     retriable = and_(Dataset.error_code.in_(datasets.OURS), Dataset.finished_at > limit)
     wanted = or_(Dataset.error_code.is_(None), retriable)
     of_datasets = session.scalars(select(Dataset.id).where(wanted))

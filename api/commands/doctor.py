@@ -12,7 +12,7 @@ from uuid import uuid4
 from sqlalchemy import func, select
 
 from api import adoption, datasets, protections, queue, revision, storage, workers
-from api.db import missing_file, now, reading
+from api.db import missing_file, now, reading, write_objection
 from api.models import (
     Dataset,
     Lock,
@@ -93,7 +93,7 @@ _MEND = {
 def _database() -> Iterator[Finding]:
     with reading() as session:
         name = session.get_bind().dialect.name
-        objection = revision.objection(session.connection())
+        objection = revision.objection(session.connection()) or write_objection()
         if objection is not None:
             yield Finding("database", "fail", objection)
             return

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api import metrics, queue, revision, storage
-from api.db import reading
+from api.db import reading, write_objection
 from api.errors import AppError
 from api.routes.problems import responses
 from api.routes.schemas import Health
@@ -16,7 +16,8 @@ router = APIRouter(tags=["health"])
 
 def _check_database() -> str | None:
     with reading() as session:
-        return revision.objection(session.connection())
+        objection = revision.objection(session.connection())
+    return objection or write_objection()
 
 
 PARTS: dict[str, Callable[[], str | None]] = {
@@ -35,7 +36,7 @@ def live() -> Health:
 
 @router.get("/readyz", responses=responses(503))
 def ready() -> Health:
-    """Database, queue and storage answer, and the tables are those of this version."""
+    """Database, queue and storage answer and take writes, and the tables are of this version."""
     for part, check in PARTS.items():
         try:
             objection = check()

@@ -42,7 +42,8 @@ _active = select(Protection.id).where(
     Protection.id.not_in(_failed),
 )
 # Made once: to make it takes SQLAlchemy longer than the database takes to answer.
-_WANTED = or_(Step.protection_id.is_(None), Step.protection_id.in_(_active))
+WANTED = or_(Step.protection_id.is_(None), Step.protection_id.in_(_active))
+"""Steps of data sets, and of protections that are to go on."""
 
 
 def claim_next(
@@ -82,7 +83,7 @@ def is_overdue(session: Session, queue: Queue, device: str | None, seconds: floa
 def claimable(at: datetime) -> ColumnElement[bool]:
     """Ready and not held back, and of a data set or of a protection that is to go on."""
     due = or_(Step.not_before.is_(None), Step.not_before <= at)
-    return and_(Step.state == StepState.READY, due, _WANTED)
+    return and_(Step.state == StepState.READY, due, WANTED)
 
 
 def kinds_of(queue: Queue) -> list[StepKind]:

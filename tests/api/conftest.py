@@ -14,6 +14,7 @@ from uuid import UUID
 import httpx2
 import pytest
 import uvicorn
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from api import db, keys, main, queue, storage
@@ -260,3 +261,16 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.join(60)
     return results
+
+
+def take_writes(whether: str) -> None:
+    """`off`: as after a failover to a PostgreSQL that stands by, until `on`."""
+    name = db.engine().url.database
+    read_only = {"on": "off", "off": "on"}[whether]
+    with db.engine().connect() as connection:
+        connection.execute(text("SET default_transaction_read_only = off"))
+        connection.commit()
+        told = f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}"
+        connection.execute(text(told))
+        connection.commit()
+    db.engine().dispose()  # it holds for new connections

@@ -7,15 +7,19 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+import pytest
 from alembic import command
 from redis import Redis
+from typer.testing import CliRunner
 
 from api import main, queue, revision
+from api.cli import app
+from api.db import engine
 from api.models import Queue
 from api.routes.requests import Requests
 from api.scheduling import outbox
 from tests import servers
-from tests.api.conftest import Change, keyed, serving, together
+from tests.api.conftest import Change, keyed, serving, take_writes, together
 from tests.api.lives import small_zip
 from tests.api.test_routes_datasets import problem
 
@@ -44,6 +48,23 @@ def test_the_database_is_away(client: httpx2.Client, change: Change) -> None:
     assert "127.0.0.1" not in problem(answer, 503, "UNAVAILABLE")["detail"]
     assert int(answer.headers["Retry-After"]) > 0
     assert client.get("/livez").status_code == 200
+
+
+def test_the_database_takes_no_writes(client: httpx2.Client) -> None:
+    if engine().dialect.name != "postgresql":
+        pytest.skip("SQLite has no stand-by")
+    take_writes("off")
+    try:
+        found = problem(quickly(client, "GET", "/readyz"), 503, "NOT_READY")
+        assert (
+            found["detail"] == "Expected a database that takes writes, got one that refuses them."
+        )
+        problem(quickly(client, "POST", "/v1/datasets", content=small_zip()), 503, "UNAVAILABLE")
+        told = CliRunner().invoke(app, ["doctor"])
+        assert (told.exit_code, "takes writes" in told.output) == (1, True)
+    finally:
+        take_writes("on")
+    assert client.get("/readyz").status_code == 200
 
 
 def test_the_database_has_no_tables(

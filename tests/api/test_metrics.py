@@ -14,13 +14,14 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
+from api import datasets
 from api.db import now, transaction
 from api.models import Protection, ProtectionState, Step, StepKind
 from api.scheduling import endings, leases, locks
 from api.scheduling.endings import Setback
 from tests import servers
 from tests.api.conftest import Change, beat, protected, uploaded
-from tests.api.lives import must_claim, step, succeed
+from tests.api.lives import claimed, must_claim, small_zip, step, succeed
 from tests.api.test_routes_datasets import problem
 
 Samples = dict[tuple[str, ...], float]
@@ -73,20 +74,32 @@ def test_what_waits_and_for_how_long(client: httpx2.Client, asked: UUID) -> None
 
 @pytest.fixture
 def gone_wrong(client: httpx2.Client, ready_dataset: str, asked: UUID) -> None:
-    """A protection has failed, the step of another was set back, an upload was rejected."""
+    """A protection and the reading of an upload have failed, the step of another protection was
+    set back, an upload was rejected."""
     broken = UUID(protected(client, ready_dataset)["id"])
     claim = must_claim(broken, StepKind.TRAIN)
     endings.end(claim, partial(endings.fail, code="BROKEN", message="It broke."))
     lost = Setback("WORKER_LOST", "It was lost.", suspect=False)
     endings.end(must_claim(asked, StepKind.TRAIN), partial(endings.set_back, setback=lost))
     uploaded(client, b"no zip")
+    made = UUID(client.post("/v1/datasets", content=small_zip()).json()["id"])
+    with transaction() as session:
+        reading_it = datasets.ingest_step(session, made).id
+    unread = claimed(reading_it)
+    assert unread is not None
+    endings.end(unread, partial(endings.fail, code="INTERNAL", message="It is a defect."))
 
 
 @pytest.mark.usefixtures("gone_wrong")
 def test_failures_and_setbacks_by_reason(client: httpx2.Client) -> None:
     found = read(client)
-    assert found["sepgate_failures"] == {("BROKEN", "protection"): 1, ("NOT_A_ZIP", "dataset"): 1}
+    assert found["sepgate_failures"] == {
+        ("BROKEN", "protection"): 1,
+        ("NOT_A_ZIP", "dataset"): 1,
+        ("INTERNAL", "dataset"): 1,
+    }
     assert found["sepgate_protections_failed_last_hour"] == {("BROKEN",): 1}
+    assert found["sepgate_datasets_failed_last_hour"] == {("INTERNAL",): 1}
     assert found["sepgate_setbacks"] == {("WORKER_LOST",): 1}
     assert found["sepgate_oldest_ready_seconds"]["gpu",] == 0  # it is not to be done yet
 
@@ -105,6 +118,25 @@ def test_what_is_over_is_told_no_more(client: httpx2.Client, asked: UUID) -> Non
     assert found["sepgate_setbacks"] == {("WORKER_LOST",): 1}  # it may hang again
     with transaction() as session:
         leases.report(session, claim, 3, 10)
+    assert read(client)["sepgate_setbacks"] == {}
+
+
+@pytest.mark.usefixtures("gone_wrong")
+def test_steps_of_what_is_over_wait_for_nobody(client: httpx2.Client, asked: UUID) -> None:
+    """They stay as they were, what they were set back for included."""
+    steps = read(client)["sepgate_steps"]
+    assert (steps["train", "gpu", "ready"], steps["evaluate", "gpu", "waiting"]) == (1, 2)
+    assert client.post(f"/v1/protections/{asked}/cancel").is_success
+    found = read(client)
+    assert {state for _, _, state in found["sepgate_steps"]} == {"done", "failed"}
+    assert found["sepgate_setbacks"] == {}
+
+
+@pytest.mark.usefixtures("gone_wrong")
+def test_what_waits_for_its_turn_is_set_back_no_more(client: httpx2.Client) -> None:
+    with transaction() as session:
+        ago = now(session) - timedelta(minutes=16)
+        session.execute(update(Step).where(Step.not_before.is_not(None)).values(not_before=ago))
     assert read(client)["sepgate_setbacks"] == {}
 
 

@@ -12,10 +12,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session
 
-from api import db, protections
+from api import db
 from api.errors import AppError
-from api.models import Owner, Protection, Queue
-from api.scheduling import turns
+from api.models import Owner, Protection
 from tests.api.lives import requested, train
 from tests.api.test_retry import retry
 from tests.servers import wait_for
@@ -70,17 +69,6 @@ def test_one_that_takes_no_writes_is_away(owner_id: UUID) -> None:
             session.flush()
         assert isinstance(caught.value, db.AWAY)
         session.rollback()
-
-
-def test_who_cancels_does_not_wait_for_the_lock_of_an_owner(owner_id: UUID, ready: UUID) -> None:
-    """A claim has it, and waits for the protection."""
-    made = requested(owner_id, ready)
-    with db.transaction() as session:
-        session.get_one(Owner, owner_id).max_running = 4
-    with db.transaction() as claiming:
-        assert turns._has_room(claiming, owner_id, Queue.GPU)
-        with patient() as session:
-            protections.cancel(session, owner_id, made)
 
 
 def test_a_retry_waits_for_a_protection_that_goes_on(owner_id: UUID, ready: UUID) -> None:

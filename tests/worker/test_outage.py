@@ -11,6 +11,7 @@ from api.models import Step, StepState
 from api.scheduling import leases
 from api.settings import settings
 from tests import pictures
+from tests.api.conftest import take_writes
 from tests.worker import jobs
 from worker import faults, sweep
 from worker.sweep import Outage
@@ -94,18 +95,6 @@ def test_a_database_that_takes_no_writes_is_away(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.1)
         sweep.take_turn(outage)
     assert lost() == 0
-
-
-def take_writes(whether: str) -> None:
-    name = engine().url.database
-    read_only = {"on": "off", "off": "on"}[whether]
-    with engine().connect() as connection:
-        connection.execute(text("SET default_transaction_read_only = off"))
-        connection.commit()
-        told = f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}"
-        connection.execute(text(told))
-        connection.commit()
-    engine().dispose()  # it holds for new connections
 
 
 def lost() -> int:

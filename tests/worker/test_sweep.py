@@ -6,12 +6,21 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, select, update
 
 from api import datasets, protections, storage
-from api.db import now, transaction
+from api.db import now, reading, transaction
 from api.errors import AppError
-from api.models import ACTIVE, Dataset, DatasetState, Protection, ProtectionState, Step, StepState
+from api.models import (
+    ACTIVE,
+    Dataset,
+    DatasetState,
+    Event,
+    Protection,
+    ProtectionState,
+    Step,
+    StepState,
+)
 from api.scheduling import leases, locks
 from api.scheduling.leases import Claim
 from api.settings import settings
@@ -22,6 +31,13 @@ from worker import facts, siblings, sweep
 pytestmark = pytest.mark.usefixtures("environment")
 
 ARCHIVE = pictures.zipped(pictures.class_folders(3))
+
+
+def removals(of: ColumnElement[bool]) -> list[object]:
+    """Why blobs were removed, as events tell."""
+    with reading() as session:
+        told = session.scalars(select(Event).where(of, Event.what.like("%.blobs_removed")))
+        return [event.data["why"] for event in told]
 
 
 def lose(step_id: UUID) -> Claim:
@@ -84,9 +100,12 @@ def test_a_step_lost_for_too_long_fails_with_a_reason_and_leaves_nothing(
     monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
     sweep.collect()
     assert storage.idle_owners("protections", 0) == {protection_id}  # it may be tried again
-    monkeypatch.setattr(settings(), "failed_keep_seconds", -3601)
-    sweep.collect()
-    assert storage.idle_owners("protections", 0) == set()
+    monkeypatch.setattr(settings(), "orphan_grace_seconds", 86_400)
+    monkeypatch.setattr(settings(), "failed_keep_seconds", 0)
+    for _ in range(2):
+        sweep.collect()
+    assert storage.idle_owners("protections", -1) == set()
+    assert removals(Event.protection_id == protection_id) == ["It failed, and was kept for 0 days."]
     with pytest.raises(AppError) as refused, transaction() as session:
         protections.retry(session, jobs.owner(), protection_id)
     assert refused.value.code == "RETRY_TOO_LATE"
@@ -113,9 +132,12 @@ def test_an_upload_whose_workers_are_lost_for_too_long_is_kept_to_be_read_again(
 def test_it_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
     dataset_id, who = lost_upload(monkeypatch)
-    monkeypatch.setattr(settings(), "failed_keep_seconds", -3601)
-    sweep.collect()
-    assert storage.idle_owners("datasets", 0) == set()
+    monkeypatch.setattr(settings(), "orphan_grace_seconds", 86_400)
+    monkeypatch.setattr(settings(), "failed_keep_seconds", 0)
+    for _ in range(2):
+        sweep.collect()
+    assert storage.idle_owners("datasets", -1) == set()
+    assert removals(Event.dataset_id == dataset_id) == ["It failed, and was kept for 0 days."]
     with pytest.raises(AppError) as refused, transaction() as session:
         datasets.retry(session, who, dataset_id)
     assert refused.value.code == "RETRY_TOO_LATE"
