@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.figures import show
 from benchmarks.files import versions
 from benchmarks.options import changes
+from benchmarks.resumable import code_sha256
 
 Resource = dict[str, Any]
 WAIT_SECONDS = 2
@@ -167,6 +168,7 @@ def record(done: Done, data: Path, folder: Path) -> None:
         "seconds": round(done.seconds),
         "foreseen_seconds": done.foreseen,
         "versions": versions(),
+        "code_sha256": code_sha256(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{data.stem}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ and its statements of forward and backward pass are run from there, in its float
 other side is our own network as PyTorch runs it untouched: batch norm not folded, contiguous,
 float32. Both sides have the same weights and the same images, in memory, and take turns. Figures
 come last, one a line, `name: value unit`; a ratio is the median over the rounds. The matrix
-rate is what the device gives for products of large bfloat16 matrices, in turns with them. Exits 1
+rate is what the device gives for products of large matrices, in turns with them. Exits 1
 where a ratio is below `--min-float32` or `--min-bfloat16` (the latter judged where the device has
 bfloat16). `--record` keeps the figures for docs/results.md.
 """
@@ -30,6 +30,7 @@ from torch.nn import functional
 from benchmarks import authors
 from benchmarks.figures import show
 from benchmarks.files import versions
+from benchmarks.resumable import code_sha256
 from sep_core.arithmetic import prepare
 from sep_core.config import Plan, Precision, SEPConfig, Variant, resolve
 from sep_core.costs import forward_gflop
@@ -62,7 +63,7 @@ def main() -> int:
         name = f"{variant} {threads} thread{'s' * (threads > 1)}"
         passes = gradient_passes(variant, options)
         _check_same_gradient(passes)
-        passes["product"] = matrix_product(options.device)
+        passes |= {f"{p} product": matrix_product(options.device, p) for p in PRECISIONS}
         seconds = in_turns(passes, options.rounds, options.device)
         measured["reference " + name] = _throughput(options.batch, seconds["reference"])
         for precision in PRECISIONS:
@@ -70,11 +71,12 @@ def main() -> int:
             measured[f"{precision} {name}"] = _throughput(options.batch, seconds[precision])
             measured[f"{precision} {name} gradient pass ratio"] = _ratio(each)
             low |= _least(precision, options) > statistics.median(each)
-        rate = 2 * MATRIX_SIDE[options.device] ** 3 / 1e9 / statistics.median(seconds["product"])
-        measured[f"bfloat16 matrix rate beside {name}"] = rate, "GFLOP/s"
-        images_per_second, _ = measured[f"bfloat16 {name}"]
-        share = 2 * forward_gflop(options.network, SIDE) * images_per_second / rate
-        measured[f"bfloat16 {name} share of the matrix rate"] = share, "1"
+            product = statistics.median(seconds[f"{precision} product"])
+            rate = 2 * MATRIX_SIDE[options.device] ** 3 / 1e9 / product
+            measured[f"{precision} matrix rate beside {name}"] = rate, "GFLOP/s"
+            images_per_second, _ = measured[f"{precision} {name}"]
+            share = 2 * forward_gflop(options.network, SIDE) * images_per_second / rate
+            measured[f"{precision} {name} share of the matrix rate"] = share, "1"
     for precision, threads in itertools.product(PRECISIONS, options.threads):
         prepare(Plan(device=options.device, precision=precision, threads=threads))
         name = f"{precision} surrogate training {threads} thread{'s' * (threads > 1)}"
@@ -94,6 +96,7 @@ def _record(measured: Measured, options: argparse.Namespace) -> None:
         "batch": options.batch,
         "device": options.device,
         "versions": versions(options.device),
+        "code_sha256": code_sha256(),
         "figures": figures,
     }
     options.record.parent.mkdir(parents=True, exist_ok=True)
@@ -153,11 +156,11 @@ def in_turns(passes: dict[str, Pass], rounds: int, device: str) -> dict[str, lis
     return seconds
 
 
-def matrix_product(device: str) -> Pass:
-    """Of square bfloat16 matrices: the most that the device gives."""
+def matrix_product(device: str, precision: Precision) -> Pass:
+    """Of square matrices: what the device gives where nothing else is in the way."""
     side = MATRIX_SIDE[device]
     matrix = torch.rand(side, side, generator=generator(SEED, "matrix"))
-    matrix = matrix.to(device, torch.bfloat16)
+    matrix = matrix.to(device, getattr(torch, precision))
     return lambda: matrix @ matrix
 
 

@@ -50,7 +50,11 @@ _CONFIG_NOTES = {
 _PRESET: dict[str, Any] = {
     "preset": (
         Literal["auto", "quick", "fast", "hardened", "paper"],
-        Field("auto", description="`auto`: chosen from the data and the workers when planned"),
+        Field(
+            "auto",
+            description="`auto`: chosen from the data and the workers when planned; `hardened`: "
+            "stronger than `fast` against grey, projection and tuned backbones, weaker elsewhere",
+        ),
     )
 }
 ConfigIn = create_model(

@@ -25,7 +25,7 @@ from benchmarks.paper.trials import (
     surrogate_of,
     trained_by,
 )
-from benchmarks.resumable import trained
+from benchmarks.resumable import code_sha256, trained
 from benchmarks.strength.recipes import CLEAN
 from sep_core import evaluation, protection, surrogate
 from sep_core.config import Plan, SEPConfig, as_dict, checkpoint_epochs
@@ -247,4 +247,5 @@ def _result(bench: Bench, trial: Trial, config: SEPConfig, curve: list[float]) -
         "plan": as_dict(bench.plan),
         "release": {"passes": gradient_passes(changed) if trial.levels else 0},
         "versions": versions(bench.plan.device),
+        "code_sha256": code_sha256(),
     }

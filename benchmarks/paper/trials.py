@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from benchmarks.strength.recipes import CLEAN, hex_seed
+from benchmarks.strength.recipes import CLEAN, OWN, hex_seed
 from sep_core.config import NetworkName, SEPConfig
 from sep_core.optimisation import SGD_RATES
 from sep_core.presets import FAST, at_budget, at_side, for_images
@@ -12,8 +12,6 @@ from sep_core.presets import FAST, at_budget, at_side, for_images
 SURROGATE_SEED, APPROPRIATOR_SEED = 1, 11
 CIFAR_IMAGES = 50_000
 OTHERS: tuple[NetworkName, ...] = ("senet18", "vgg16", "densenet121", "googlenet")
-OWN = "fast-own"
-"""`fast` as it is, through its own small surrogate; the trainings on it are the paper's."""
 # What `fast` does to the images through the surrogate of all other recipes.
 WALK = (
     "variant",

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.data import Data, Split
 from benchmarks.files import save, versions, write_whole
-from benchmarks.resumable import result_of, trained
+from benchmarks.resumable import code_sha256, result_of, trained
 from benchmarks.strength.recipes import CLEAN, NOISES, configure, hex_seed
 from benchmarks.strength.weights import Weights
 from sep_core import evaluation, protection, surrogate, views
@@ -145,6 +145,7 @@ def measure(cell: Cell, bench: Bench) -> bool:
             "seconds": round(seconds, 1),
             "release": made,
             "versions": versions(bench.plan.device),
+            "code_sha256": code_sha256(),
         }
         if weights := bench.of(cell):
             result["weights_sha256"] = weights.sha256

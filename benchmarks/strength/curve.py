@@ -33,7 +33,7 @@ TEMPLATE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=T
 <path d="M{{ x }} {{ top }}V{{ bottom }}" stroke="#e4e4e4"/>
 <text x="{{ x }}" y="{{ bottom + 18 }}" text-anchor="middle">{{ label }}</text>
 {% endfor %}
-<text x="{{ right }}" y="{{ bottom + 38 }}" text-anchor="end">gradient passes an image, of {{ gflop }} GFLOP each</text>
+<text x="{{ right }}" y="{{ bottom + 38 }}" text-anchor="end">{{ costs }}</text>
 <text x="{{ left }}" y="42">accuracy in percent: last (filled), peak (hollow)</text>
 {% if clean %}
 <path d="M{{ left }} {{ clean }}H{{ right }}" stroke="#333" stroke-dasharray="4 4"/>
@@ -57,27 +57,27 @@ TEMPLATE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=T
 
 @dataclass(frozen=True)
 class Point:
-    """A recipe: gradient passes an image, at least 1, and accuracies in percent."""
+    """A recipe: what it costs an image, above 0, and accuracies in percent."""
 
     name: str
-    passes: float
+    cost: float
     last: float
     peak: float
 
 
-def draw(points: Sequence[Point], clean: float | None, title: str, gflop: float) -> str:
-    """Passes to the right, on a logarithmic axis, accuracy upwards; `clean` is a dashed line.
+def draw(points: Sequence[Point], clean: float | None, title: str, costs: str) -> str:
+    """Cost to the right, on a logarithmic axis, accuracy upwards; `clean` is a dashed line.
 
     Args:
-        gflop: of one gradient pass of one image.
+        costs: what the costs are of, in words.
     """
-    x = _axis([point.passes for point in points])
+    x = _axis([point.cost for point in points])
     top = 10 * math.ceil(max([clean or 0, *(point.peak for point in points)]) / 10)
     marks = [
         {
             "name": point.name,
             "colour": next((c for n, c in COLOURS.items() if _is_of(n, point)), OTHER),
-            "x": x(point.passes),
+            "x": x(point.cost),
             "last": _y(point.last, top),
             "peak": _y(point.peak, top),
         }
@@ -88,7 +88,7 @@ def draw(points: Sequence[Point], clean: float | None, title: str, gflop: float)
     return TEMPLATE.render(
         BOX,
         title=title.replace("`", ""),
-        gflop=f"{gflop:.2g}",
+        costs=costs,
         rows=[(_y(value, top), value) for value in range(0, top + 1, 10)],
         columns=[(x(tick), tick) for tick in TICKS if LEFT <= x(tick) <= RIGHT],
         clean=None if clean is None else _y(clean, top),
@@ -100,9 +100,9 @@ def _is_of(family: str, point: Point) -> bool:
     return point.name == family or point.name.startswith(f"{family}-")
 
 
-def _axis(passes: Sequence[float]) -> Callable[[float], float]:
+def _axis(costs: Sequence[float]) -> Callable[[float], float]:
     """Logarithmic, a third of a decade of room on either side."""
-    low, high = math.log10(min(passes)) - 1 / 3, math.log10(max(passes)) + 1 / 3
+    low, high = math.log10(min(costs)) - 1 / 3, math.log10(max(costs)) + 1 / 3
     return lambda value: round(LEFT + (math.log10(value) - low) / (high - low) * (RIGHT - LEFT), 1)
 
 

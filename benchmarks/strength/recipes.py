@@ -10,6 +10,9 @@ from sep_core.config import SEPConfig, resolve
 from sep_core.presets import PRESETS
 
 CLEAN = "clean"
+OWN = "fast-own"
+"""Of `benchmarks.paper`: `fast` as it is, through its own small surrogate; the trainings on it are
+the paper's."""
 
 # Both sides of every comparison: the small network, 15 checkpoints, 30 epochs.
 COMMON: dict[str, Any] = {

@@ -6,6 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.strength.recipes import CLEAN
 from benchmarks.strength.results import Measured
 from benchmarks.strength.sections import table
 from benchmarks.strength.tables import TABLES, pretrained
@@ -75,16 +76,29 @@ def times(results: Sequence[Measured]) -> Iterator[str]:
         (f"`{r.cell.network}` on {r.images:,} images", r.record.get("seconds", 0.0))
         for r in results
     ]
-    changes = [
-        (f"the changes by `{r.cell.recipe}`", r.record["release"]["seconds"]) for r in results
-    ]
-    if long := sum(seconds > LONG_SECONDS for _, seconds in trainings):
-        longest = dict(sorted([*trainings, *changes], key=itemgetter(1)))
-        told = (f"{name} {s:,.0f} s" for name, s in longest.items() if s > LONG_SECONDS)
+    releases = {
+        (r.cell.half, r.cell.recipe, r.cell.levels, r.cell.surrogate_seed): r
+        for r in results
+        if r.cell.recipe != CLEAN
+    }
+    changes = [(_changes(r), r.record["release"].get("seconds", 0.0)) for r in releases.values()]
+    long = [[each for each in took if each[1] > LONG_SECONDS] for took in (trainings, changes)]
+    if any(long):
+        longest = dict(sorted([*long[0], *long[1]], key=itemgetter(1)))
+        ordered = sorted(longest.items(), key=itemgetter(1))
+        told = (f"{name} {seconds:,.0f} s" for name, seconds in ordered)
         yield (
-            f"{long} of {len(results)} trainings took more than 30 minutes by the clock, on cores "
-            f"that other work shared. The longest of each: {', '.join(told)}."
+            f"{len(long[0])} of {len(results)} trainings and {len(long[1])} of {len(releases)} "
+            "changes took more than 30 minutes by the clock, partly since other work shared the "
+            f"cores. The longest of each: {', '.join(told)}."
         )
+
+
+def _changes(result: Measured) -> str:
+    made = f"the changes of {result.images:,} images by `{result.cell.recipe}`"
+    if result.gflop is None:
+        return made
+    return f"{made} ({result.gflop * result.images / 1000:,.0f} TFLOP)"
 
 
 def commands() -> Iterator[str]:

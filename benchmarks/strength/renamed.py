@@ -37,7 +37,7 @@ def _row(results: list[Measured]) -> list[str]:
     row += [f"`{cell.countermeasure}`", f"`{cell.recipe}`", str(len(results))]
     for before in ("", "renamed_"):
         figures = (
-            100 * fmean(r[f"{before}{which}"] for r in records) for which in ("last", "peak")
+            fmean(100 * r[f"{before}{which}"] for r in records) for which in ("last", "peak")
         )
         row.append(" / ".join(f"{figure:.1f}" for figure in figures))
     return row

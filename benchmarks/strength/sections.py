@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 
 from benchmarks.strength.curve import Point, draw
-from benchmarks.strength.recipes import CLEAN, NOISES, OTHERWISE, known
+from benchmarks.strength.recipes import CLEAN, NOISES, OTHERWISE, OWN, known
 from benchmarks.strength.results import (
     DASH,
     FIGURES,
@@ -46,7 +46,7 @@ preset `fast`; decision 0011 says how it and its judges were chosen."""
 COLUMN_NOTE = "Each column is what the images were changed by, each row what was tried against it."
 UNTRIED_NOTE = """Nothing is tried against the change: networks are trained with the recipe's own
 augmentation (`crop-flip`), or with none. DenseNet-121 and GoogLeNet, the slowest of all, are
-measured with `--full` alone."""
+measured by `--full` alone, and have not been yet."""
 
 Group = tuple[str, int, str]
 """Half of the images, budget in levels, appropriator."""
@@ -141,12 +141,15 @@ def _total(cells: Cells, group: Group) -> str:
     totals = {
         result.cell.recipe: (result.surrogate_gflop + result.gflop) * result.images / 1e6
         for result in measured
-        if result.cell.recipe in (FULL, "last", FAST) and result.gflop is not None
+        if result.cell.recipe in (FULL, "last", FAST, OWN) and result.gflop is not None
     }
     told = ", ".join(f"`{recipe}` {total:.2g} PFLOP" for recipe, total in totals.items())
     images = measured[0].images
+    others = [result for result in measured if result.cell.recipe == OWN]
+    own = "".join(f" (`{OWN}`'s {result.surrogate_gflop:,.1f})" for result in others)
+    beside = next((result for result in measured if result not in others), measured[0])
     return (
-        f"The surrogate's training costs {measured[0].surrogate_gflop:,.1f} GFLOP an image beside "
+        f"The surrogate's training costs {beside.surrogate_gflop:,.1f} GFLOP an image{own} beside "
         + (f"that: for these {images:,} images {told} all told." if told else "that.")
         + (f" The paper's, through ResNet-18, costs {PAPER}." if group[0] == "whole" else "")
     )
@@ -156,16 +159,21 @@ def curves(cells: Cells) -> Iterator[tuple[Group, str]]:
     """Of every group in which recipes of more than one cost were measured."""
     for group in _plain_groups(cells):
         measured = {name: cells.at(group, name) for name in cells.recipes(group)}
+        paid = {name: results for name, results in measured.items() if results[0].passes}
+        passes = {2 * results[0].forward_gflop for results in paid.values()}
+        # Passes through several surrogates are not alike.
+        costs = "GFLOP of gradient passes an image"
+        if len(passes) == 1:
+            costs = f"gradient passes an image, of {passes.pop():.2g} GFLOP each"
         points = [
-            Point(name, passes, mean(results, "last"), mean(results, "peak"))
-            for name, results in measured.items()
-            if (passes := results[0].passes)
+            Point(name, cost, mean(results, "last"), mean(results, "peak"))
+            for name, results in paid.items()
+            if (cost := results[0].gflop if passes else results[0].passes)
         ]
-        if len({point.passes for point in points}) > 1:
+        if len({point.cost for point in points}) > 1:
             clean = measured.get(CLEAN)
-            (first, *_) = (result for results in measured.values() for result in results)
             line = mean(clean, "last") if clean else None
-            yield group, draw(points, line, _title(group), 2 * first.forward_gflop)
+            yield group, draw(points, line, _title(group), costs)
 
 
 def matrix(cells: Cells) -> Iterator[str]:

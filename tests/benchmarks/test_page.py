@@ -201,7 +201,7 @@ def test_curve_places_points_by_passes_and_accuracy(folder: Path) -> None:
     assert folder / "curve-judge-8-small.svg" in files
     assert "(results/curve-judge-8-small.svg)" in files[folder.parent / "results.md"]
 
-    drawn = draw([Point("sep", 10, 20, 30), Point("last", 1000, 0, 0)], 40, "t < u", 0.14)
+    drawn = draw([Point("sep", 10, 20, 30), Point("last", 1000, 0, 0)], 40, "t < u", "passes")
     assert "t &lt; u" in drawn
     # A third of a decade left of 10 and right of 1000, 2 2/3 in all: 1/8 and 7/8 of 60 to 588;
     # 20 % is half of the height between 460 and 50, whose top is 40 %.
@@ -215,7 +215,7 @@ def test_names_meet_neither_each_other_nor_points() -> None:
     points = [
         Point(f"name-{n}", draws.choice((57, 60, 76)), draws.uniform(20, 40), 40) for n in range(12)
     ]
-    drawn = draw(points, None, "t", 0.14)
+    drawn = draw(points, None, "t", "passes")
     circles = re.findall(r'<circle cx="(\S+)" cy="(\S+)"', drawn)
     texts = re.findall(r'<text x="(\S+)" y="(\S+)" text-anchor="(\S+)" stroke="none">', drawn)
     assert (len(circles), len(texts)) == (24, 12)

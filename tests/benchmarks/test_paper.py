@@ -1,6 +1,7 @@
 """benchmarks.paper at toy size: killed, resumed, read back."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -23,9 +24,10 @@ from benchmarks.paper import __main__ as paper
 from benchmarks.paper import pieces
 from benchmarks.paper.data import read, write
 from benchmarks.paper.pieces import Piece
-from benchmarks.paper.trials import OWN, STAGES, Trial, configure, surrogate_of, trained_by
-from benchmarks.strength import results
+from benchmarks.paper.trials import STAGES, Trial, configure, surrogate_of, trained_by
+from benchmarks.strength import page, results
 from benchmarks.strength.cells import PERTURBATION
+from benchmarks.strength.recipes import OWN
 from sep_core.config import NetworkName, Plan, checkpoint_epochs, resolve
 from sep_core.costs import gradient_passes
 from sep_core.optimisation import learning_rate
@@ -173,6 +175,21 @@ def test_results_are_those_of_the_page_and_within_the_budget(npz: Path, whole: P
         assert [path.name for path in shards] == ["000000.pt", "000025.pt", "000050.pt"]
         released = torch.cat([torch.load(path, weights_only=True) for path in shards])
         assert (released.int() - clean).abs().amax() == 2
+
+
+def test_results_are_shown_each_recipe_with_its_own_surrogate(whole: Path, tmp_path: Path) -> None:
+    """Here all have the small one; on a GPU it is `fast-own`'s alone."""
+    folder = shutil.copytree(whole / "results", tmp_path / "results")
+    for path in folder.rglob("*.json"):
+        record = json.loads(path.read_text())
+        record["config"]["surrogate"] = "small" if record["recipe"] == OWN else "resnet18"
+        path.write_text(json.dumps(record))
+    shown = page.build(folder, tmp_path / "results.md")
+    told = shown[tmp_path / "results.md"]
+    assert re.search(r"costs [\d.]+ GFLOP an image \(`fast-own`'s [\d.]+\) beside that", told)
+    assert re.search(r"`fast` [\d.e-]+ PFLOP, `fast-own` [\d.e-]+ PFLOP all told", told)
+    (curve,) = (text for path, text in shown.items() if path.suffix == ".svg")
+    assert ">GFLOP of gradient passes an image<" in curve
 
 
 def test_stops_at_the_limit_and_says_what_is_left(

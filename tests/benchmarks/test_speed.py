@@ -95,17 +95,17 @@ def test_compares_with_the_checkout_named(
     for variant in ("sep", "sep-fa"):
         for precision in ("float32", "bfloat16"):
             assert f"{precision} {variant} 1 thread gradient pass ratio: " in printed
-        name = f"{variant} 1 thread"
-        found = re.search(
-            rf"^bfloat16 {name}: (\S+) images/s$.*"
-            rf"^bfloat16 matrix rate beside {name}: (\S+) GFLOP/s$.*"
-            rf"^bfloat16 {name} share of the matrix rate: (\S+) 1$",
-            printed,
-            re.MULTILINE | re.DOTALL,
-        )
-        assert found
-        images, rate, share = map(float, found.groups())
-        assert share * rate == pytest.approx(2 * 0.07 * images, rel=0.02)
+            name = f"{variant} 1 thread"
+            found = re.search(
+                rf"^{precision} {name}: (\S+) images/s$.*"
+                rf"^{precision} matrix rate beside {name}: (\S+) GFLOP/s$.*"
+                rf"^{precision} {name} share of the matrix rate: (\S+) 1$",
+                printed,
+                re.MULTILINE | re.DOTALL,
+            )
+            assert found
+            images, rate, share = map(float, found.groups())
+            assert share * rate == pytest.approx(2 * 0.07 * images, rel=0.02)
     assert "bfloat16 surrogate training 1 thread: " in printed
 
 
