@@ -34,8 +34,11 @@ from api.scheduling.locks import SWEEP
 
 LATELY = timedelta(hours=1)
 """What durations and speeds are of."""
-TURN = timedelta(minutes=15)
-"""What has waited longer since it was to be tried again waits for its turn, not for a mend."""
+TURN = timedelta(minutes=5)
+"""What has waited longer since it was to be tried again waits for its turn, not for a mend.
+
+With the longest back-off and what `SepgateSetBack` looks back at it is less than what that waits.
+"""
 Sample = tuple[tuple[Any, ...], float]
 Column = InstrumentedAttribute[Any]
 

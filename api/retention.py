@@ -1,5 +1,4 @@
-"""What is deleted by the operator's policy, as its owner could delete it: by default nothing; and
-what failed, once it may not be tried again: its blobs go, its row stays."""
+"""What is deleted by the operator's policy, as its owner could delete it: by default nothing."""
 
 import logging
 from datetime import datetime, timedelta
@@ -9,10 +8,10 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import datasets, events, protections, storage
+from api import datasets, protections, storage
 from api.db import now, reading, transaction
 from api.errors import AppError
-from api.models import ACTIVE, Dataset, DatasetState, Event, Protection, ProtectionState
+from api.models import ACTIVE, Dataset, Event, Protection
 from api.settings import settings
 
 log = logging.getLogger(__name__)
@@ -44,37 +43,6 @@ def expire() -> None:
                 delete(row_id, days)
             except AppError as error:  # its owner was faster, or uses it again
                 log.info("%s", error.message)
-
-
-def remove_failed() -> None:
-    """Remove the blobs of what failed so long ago that it may not be tried again any more."""
-    for model, failed, remove in (
-        (Protection, _failed, _remove_protection_blobs),
-        (Dataset, _rejected, _remove_dataset_blobs),
-    ):
-        with reading() as session:
-            found = session.scalars(select(model.id).where(failed(session))).all()
-        for row_id in found:
-            remove(row_id)
-
-
-def _failed(session: Session) -> ColumnElement[bool]:
-    since = Event.protection_id == Protection.id, Event.at > Protection.finished_at
-    removed = exists().where(*since, Event.what == "protection.blobs_removed")
-    state = Protection.state == ProtectionState.FAILED
-    return and_(state, Protection.finished_at < _retry_limit(session), ~removed)
-
-
-def _rejected(session: Session) -> ColumnElement[bool]:
-    """For no fault of theirs; the others had nothing left to be removed."""
-    since = Event.dataset_id == Dataset.id, Event.at > Dataset.finished_at
-    removed = exists().where(*since, Event.what == "dataset.blobs_removed")
-    rejected = Dataset.state == DatasetState.REJECTED, Dataset.error_code.in_(datasets.OURS)
-    return and_(*rejected, Dataset.finished_at < _retry_limit(session), ~removed)
-
-
-def _retry_limit(session: Session) -> datetime:
-    return now(session) - timedelta(seconds=settings().failed_keep_seconds)
 
 
 def _protections(session: Session, days: float) -> ColumnElement[bool]:
@@ -120,37 +88,5 @@ def _delete_dataset(dataset_id: UUID, days: float) -> None:
         log.warning("deleted: %s", _why(days))
 
 
-def _remove_protection_blobs(protection_id: UUID) -> None:
-    with transaction() as session:
-        # Locked and looked at again, as below: it may have been deleted since it was found.
-        session.get(Protection, protection_id, with_for_update=True)
-        query = select(Protection).where(Protection.id == protection_id)
-        row = session.scalar(query.where(_failed(session)))
-        if row is None:
-            return
-        events.record(session, "protection.blobs_removed", row, why=_why_failed())
-    storage.remove(storage.protection_key(protection_id))
-    with bound_contextvars(protection_id=str(protection_id)):
-        log.warning("removed what was kept to try it again: %s", _why_failed())
-
-
-def _remove_dataset_blobs(dataset_id: UUID) -> None:
-    with transaction() as session:
-        datasets.lock(session, dataset_id)
-        row = session.scalar(
-            select(Dataset).where(Dataset.id == dataset_id).where(_rejected(session))
-        )
-        if row is None:
-            return
-        events.record(session, "dataset.blobs_removed", row, why=_why_failed())
-    datasets.clean(row)
-    with bound_contextvars(dataset_id=str(dataset_id)):
-        log.warning("removed what was kept to read it again: %s", _why_failed())
-
-
 def _why(days: float) -> str:
     return f"It was kept for {days:g} days."
-
-
-def _why_failed() -> str:
-    return f"It failed, and was kept for {settings().failed_keep_seconds / 86_400:g} days."

@@ -1,19 +1,21 @@
-"""What is left over goes: blobs that no row keeps, half-written ones, rows of workers long gone."""
+"""What is left over goes: blobs that no row keeps, those of what may not be tried again any more,
+half-written ones, rows of workers long gone."""
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from api import adoption, datasets, protections, storage
+from api import adoption, datasets, events, protections, storage
 from api.atomic import HALF_WRITTEN
 from api.db import now, reading, transaction
-from api.models import ACTIVE, Dataset, Orphan, Protection, ProtectionState, Worker
+from api.models import ACTIVE, Dataset, Event, Orphan, Protection, ProtectionState, Worker
 from api.settings import settings
 
 WORKER_FORGOTTEN_AFTER_SECONDS = 86_400
@@ -36,6 +38,7 @@ def collect() -> None:
         log.error(objection)
         return
     adoption.adopt()
+    _remove_failed()
     _collect_blobs()
     _clean_succeeded()
     for pattern in HALF:
@@ -52,6 +55,50 @@ def careful(what: str) -> Iterator[None]:
         log.exception(what)
 
 
+def _remove_failed() -> None:
+    """Remove the blobs of what failed so long ago; its row stays, and an event tells."""
+    for model, kind, key in (
+        (Protection, "protection", storage.protection_key),
+        (Dataset, "dataset", storage.dataset_key),
+    ):
+        with reading() as session:
+            over = select(model.id).where(_may_not_be_retried(session, model))
+            found = session.scalars(over).all()
+        for row_id in found:
+            about = {f"{kind}_id": str(row_id)}
+            with bound_contextvars(**about), careful("its blobs were not removed"):
+                _remove_blobs(model, row_id, key(row_id), f"{kind}.blobs_removed")
+
+
+def _remove_blobs(model: type[Protection | Dataset], row_id: UUID, key: str, what: str) -> None:
+    with transaction() as session:
+        # Waits for whoever was just allowed to try it again; from now on nobody is.
+        session.get(model, row_id, with_for_update=True)
+        ours = model.id == row_id, _may_not_be_retried(session, model)
+        if session.scalar(select(model.id).where(*ours)) is None:
+            return
+    why = f"It failed, and was kept for {settings().failed_keep_seconds / 86_400:g} days."
+    log.warning("removing blobs: %s", why)
+    storage.remove(key)
+    with transaction() as session:
+        row = session.get(model, row_id)
+        if isinstance(row, model):
+            events.record(session, what, row, why=why)
+
+
+def _may_not_be_retried(session: Session, model: type[Protection | Dataset]) -> ColumnElement[bool]:
+    """Failed too long ago, with blobs that were kept for that."""
+    of = Event.protection_id if model is Protection else Event.dataset_id
+    since = of == model.id, Event.at > model.finished_at
+    removed = exists().where(*since, Event.what.like("%.blobs_removed"))
+    limit = now(session) - timedelta(seconds=settings().failed_keep_seconds)
+    # What failed and has lost its data set lost its blobs then.
+    failed = and_(Protection.state == ProtectionState.FAILED, Protection.dataset_id.is_not(None))
+    if model is Dataset:
+        failed = Dataset.error_code.in_(datasets.OURS)
+    return and_(failed, model.finished_at < limit, ~removed)
+
+
 def _collect_blobs() -> None:
     """Remove what no row has kept for the grace, and nobody has changed: it might be an upload."""
     grace = settings().orphan_grace_seconds
@@ -59,11 +106,9 @@ def _collect_blobs() -> None:
     with transaction() as session:
         overdue = _overdue(session, idle - _kept(session))
     for key in overdue:
-        kind, _, owner = key.partition("/")
-        with bound_contextvars(**{f"{kind.removesuffix('s')}_id": owner}):
-            log.warning("removing %s: no row keeps it", key)
-            with careful(f"{key} was not removed"):
-                storage.remove(key)
+        log.warning("removing %s: no row keeps it", key)
+        with careful(f"{key} was not removed"):
+            storage.remove(key)
 
 
 def _overdue(session: Session, orphans: set[str]) -> list[str]:

@@ -60,17 +60,19 @@ def claim_next(
     """
     _wait_in_line(session, queue)
     at = now(session)
-    steps = _next(queue, at, device).with_for_update(skip_locked=True, of=Step)
-    while (found := session.execute(steps).first()) is not None:
-        step, owner_id = found
+    passed: list[UUID] = []
+    query = _next(queue, at, device)
+    while (found := session.execute(query.where(Step.id.not_in(passed))).first()) is not None:
+        step_id, owner_id = found
         # Who waited for one protection's lock in vain lets go of it before asking for another's.
         with session.begin_nested() as attempt:
-            claim = leases.claim(session, step.id, worker)
-            if claim is not None:
-                session.merge(Turn(owner_id=owner_id, queue=queue, served_at=at))
-                return claim
+            if _lock(session, step_id):
+                claim = leases.claim(session, step_id, worker)
+                if claim is not None:
+                    session.merge(Turn(owner_id=owner_id, queue=queue, served_at=at))
+                    return claim
             attempt.rollback()
-        session.expire_all()  # it was cancelled or has failed just now, which is to be seen
+        passed.append(step_id)
     return None
 
 
@@ -102,11 +104,20 @@ def _wait_in_line(session: Session, queue: Queue) -> None:
         session.execute(select(func.pg_advisory_xact_lock(line)))
 
 
-def _next(queue: Queue, at: datetime, device: str | None) -> Select[Step, UUID]:
+def _lock(session: Session, step_id: UUID) -> bool:
+    """Not what has just been marked as sent, or a host that sleeps has locked: nobody waits there.
+
+    Apart from the choice: PostgreSQL would sort all that there is, and whole rows, to lock one.
+    """
+    step = select(Step).where(Step.id == step_id).with_for_update(skip_locked=True)
+    return session.scalar(step.execution_options(populate_existing=True)) is not None
+
+
+def _next(queue: Queue, at: datetime, device: str | None) -> Select[UUID, UUID]:
     running = _running(queue)
     number = func.coalesce(running.c.number, 0)
     return (
-        select(Step, Owner.id)
+        select(Step.id, Owner.id)
         .outerjoin(Protection, Step.protection_id == Protection.id)
         .outerjoin(Dataset, Step.dataset_id == Dataset.id)
         .join(Owner, Owner.id == _owner_id)

@@ -160,15 +160,15 @@ def curves(cells: Cells) -> Iterator[tuple[Group, str]]:
     for group in _plain_groups(cells):
         measured = {name: cells.at(group, name) for name in cells.recipes(group)}
         paid = {name: results for name, results in measured.items() if results[0].passes}
-        passes = {2 * results[0].forward_gflop for results in paid.values()}
-        # Passes through several surrogates are not alike.
+        each = {2 * results[0].forward_gflop for results in paid.values()}
+        alike = len(each) == 1  # passes through several surrogates are not
         costs = "GFLOP of gradient passes an image"
-        if len(passes) == 1:
-            costs = f"gradient passes an image, of {passes.pop():.2g} GFLOP each"
+        if alike:
+            costs = f"gradient passes an image, of {max(each):.2g} GFLOP each"
         points = [
             Point(name, cost, mean(results, "last"), mean(results, "peak"))
             for name, results in paid.items()
-            if (cost := results[0].gflop if passes else results[0].passes)
+            if (cost := results[0].passes if alike else results[0].gflop)
         ]
         if len({point.cost for point in points}) > 1:
             clean = measured.get(CLEAN)

@@ -113,11 +113,11 @@ def test_an_attempt_that_kept_something_does_not_count(queued: UUID) -> None:
             leases.keep(session, claim, kept)
         lose(claim)
         assert step(queued, StepKind.TRAIN).attempt == attempt
-    drained = must_claim(queued, StepKind.TRAIN)
-    assert drained.attempt == 2
+    stopped = must_claim(queued, StepKind.TRAIN)
+    assert stopped.attempt == 2
     with transaction() as session:
-        leases.keep(session, drained, 12)
-    stop(drained)
+        leases.keep(session, stopped, 12)
+    stop(stopped)
     assert must_claim(queued, StepKind.TRAIN).attempt == 1
 
 

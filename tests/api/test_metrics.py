@@ -135,7 +135,7 @@ def test_steps_of_what_is_over_wait_for_nobody(client: httpx2.Client, asked: UUI
 @pytest.mark.usefixtures("gone_wrong")
 def test_what_waits_for_its_turn_is_set_back_no_more(client: httpx2.Client) -> None:
     with transaction() as session:
-        ago = now(session) - timedelta(minutes=16)
+        ago = now(session) - timedelta(minutes=6)
         session.execute(update(Step).where(Step.not_before.is_not(None)).values(not_before=ago))
     assert read(client)["sepgate_setbacks"] == {}
 

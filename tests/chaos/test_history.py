@@ -29,10 +29,11 @@ DONE = ended("step.done", 2, "b")
 
 
 def test_a_lost_lease_and_a_result_of_who_was_given_the_step() -> None:
-    waiting, drained = event("step.ready"), ended("step.ready", 3, "c")
+    waiting = event("step.ready")
+    drained = ended("step.ready", 3, "c", error_code="WORKER_DRAINED")
     told = history.told([waiting, running(3, "c"), drained, FIRST, LOST, SECOND, DONE])
     assert told.done == {("train", 0): 1}
-    assert (told.setbacks, told.lost) == ({"WORKER_LOST": 1}, {"a"})
+    assert (told.setbacks, told.lost) == ({"WORKER_DRAINED": 1, "WORKER_LOST": 1}, {"a"})
 
 
 @pytest.mark.parametrize(
