@@ -24,6 +24,12 @@ MEASURED_NETWORKS: Mapping[str, tuple[NetworkName, ...]] = {
 }
 """Which networks' speed they measure. A GPU is many times as fast through a large network as
 through a small one, whose layers are done before the next are launched."""
+SHARES: Mapping[str, Mapping[NetworkName, float]] = {
+    "cpu": {"linear": 0.03, "mlp": 0.6, "vit": 0.6},
+    "cuda": {},
+}
+"""Of the speed of training that was measured, what networks get that do more than multiply large
+matrices: of `small`'s in docs/results, on one core and 2,500 images of 32 pixels."""
 SMALL_NETWORKS: frozenset[NetworkName] = frozenset({"small", "linear", "mlp"})
 
 
@@ -107,4 +113,5 @@ def seconds(kind: StepKind, load: Load, input_pixels: int, device: Device) -> fl
     if kind is StepKind.PERTURB:
         walked = speed.walked_pixels or WALKED_PIXELS[device.device]
         return load.gflop / speed.gradient_gflops + load.pixels / walked
-    return load.gflop / speed.training_gflops
+    share = SHARES[device.device].get(load.network, 1.0)
+    return load.gflop / (share * speed.training_gflops)

@@ -188,8 +188,8 @@ class PlanOut(BaseModel):
         "32 pixels, and at 64 for all from there on; and of images of a megapixel at their own "
         "size), if they had nothing else to do, `encode` beside `perturb`, and the trainings of "
         "one network after those of another; null where none is calibrated. CPUs measure `small`, "
-        "GPUs `resnet18` too, and others are taken to be as fast for their work: on a CPU `vit` "
-        "takes twice as long as foretold, and `linear` many times; `encode` and `package` are "
+        "GPUs `resnet18` too; others are taken to be as fast for their work, and on a CPU "
+        "`linear`, `mlp` and `vit` as much slower as they once were; `encode` and `package` are "
         "taken to be as fast as on one core of a Xeon"
     )
 

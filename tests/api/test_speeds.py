@@ -37,3 +37,10 @@ def test_what_was_not_measured_is_assumed() -> None:
         before = replace(nothing, speeds=(replace(SMALL, walked_pixels=None),))
         expected = [80 / 40 + 2e6 / walked]
         assert costs(perturb, 32, before)[StepKind.PERTURB] == pytest.approx(expected)
+
+
+def test_networks_that_do_more_than_multiply_train_slower_on_a_cpu() -> None:
+    train = {StepKind.TRAIN: [Load(name, gflop=80.0) for name in ("small", "vit", "linear")]}
+    here = replace(MEASURED, device="cpu", speeds=(SMALL,))
+    assert costs(train, 32, here)[StepKind.TRAIN] == pytest.approx([4, 4 / 0.6, 4 / 0.03])
+    assert costs(train, 32, replace(here, device="cuda"))[StepKind.TRAIN] == [4, 4, 4]
