@@ -21,15 +21,16 @@ LONG_SECONDS = 1800
 
 def speed(folder: Path) -> Iterator[str]:
     """What `benchmarks.speed` recorded, each processor in a file of its own."""
-    records = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
-    ]
+    records = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    }
     if records:
         yield "The aim is a ratio of at least 1.3 in float32, and 2.2 in bfloat16."
-    for record in records:
-        made = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    for name, record in records.items():
+        made = ", ".join(f"{of} {value}" for of, value in record["versions"].items())
         yield (
-            f"Reference: {record['reference']}. `{record['network']}`, batches of "
+            f"`{name}`. Reference: {record['reference']}. `{record['network']}`, batches of "
             f"{record['batch']}, {record['device']}; both sides in turns; {made}."
             f"{' ' + record['note'] if 'note' in record else ''}"
         )
