@@ -12,9 +12,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session
 
-from api import db
+from api import db, protections
 from api.errors import AppError
-from api.models import Owner, Protection
+from api.models import Owner, Protection, Queue
+from api.scheduling import turns
 from tests.api.lives import requested, train
 from tests.api.test_retry import retry
 from tests.servers import wait_for
@@ -69,6 +70,18 @@ def test_one_that_takes_no_writes_is_away(owner_id: UUID) -> None:
             session.flush()
         assert isinstance(caught.value, db.AWAY)
         session.rollback()
+
+
+def test_who_cancels_does_not_wait_for_who_claims(owner_id: UUID, ready: UUID) -> None:
+    """One that is in line, and would have a step of another owner's next."""
+    made = requested(owner_id, ready)
+    with db.transaction() as session:
+        session.get_one(Owner, owner_id).max_running = 4
+    with db.transaction() as claiming:
+        turns._wait_in_line(claiming, Queue.GPU)
+        with patient() as session:
+            protections.cancel(session, owner_id, made)
+        assert turns.claim_next(claiming, Queue.GPU, "a worker") is None
 
 
 def test_a_retry_waits_for_a_protection_that_goes_on(owner_id: UUID, ready: UUID) -> None:

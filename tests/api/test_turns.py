@@ -1,12 +1,14 @@
 """Owners take turns; each has its own protections in order of priority; nobody exceeds a limit."""
 
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from api import keys, protections, steps
 from api.db import now, transaction
@@ -24,6 +26,7 @@ from tests.api.lives import (
     train,
     uploaded,
 )
+from tests.servers import wait_for
 
 
 @pytest.fixture
@@ -151,6 +154,37 @@ def test_a_limit_holds_however_many_claim_at_once(owner_id: UUID, ready: UUID) -
     assert limit(name, 2)
     claims = together(*[claim_next] * 6)
     assert len([claim for claim in claims if claim is not None]) == 2
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_finds_an_owner_full_lets_go_of_it(others: list[UUID], ready: UUID) -> None:
+    """Nor has it kept anybody from that owner's row. SQLite has one writer at a time."""
+    first, second, _ = others
+    for owner, dataset in ((first, ready), (first, ready), (second, ingested(second))):
+        asked(owner, dataset)
+    with transaction() as session:
+        name = session.get_one(Owner, first).name
+    limit(name, 1)
+    claimed, looked_at = threading.Event(), threading.Event()
+
+    def claim_and_hold() -> UUID:
+        with transaction() as session:
+            claim = turns.claim_next(session, Queue.GPU, "behind")
+            claimed.set()
+            assert looked_at.wait(10)
+        return owner_of(claim)
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction() as ahead:
+            turns.claim_next(ahead, Queue.GPU, "ahead")
+            behind = pool.submit(claim_and_hold)
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            wait_for(lambda: ahead.scalar(waiting) == 1, 10, "a claim that waits")
+        assert claimed.wait(10)
+        with transaction() as session:
+            session.get_one(Owner, first, with_for_update={"nowait": True})
+        looked_at.set()
+        assert behind.result() == second
 
 
 def test_owners_have_equal_shares_however_many_claim_at_once(others: list[UUID]) -> None:
