@@ -32,7 +32,7 @@ INDEX = "index.npz"
 OLDER_INDEX = "index.json"
 OURS = (
     *("PROCESS_DIED", "WORKER_LOST", "WORKER_DRAINED", "STALLED", "OUT_OF_MEMORY", "GPU_LOST"),
-    *("STORAGE_FULL", "INFRASTRUCTURE", "INTERNAL"),
+    *("STORAGE_FULL", "INFRASTRUCTURE", "BLOB_MISSING", "INTERNAL"),
 )
 """Codes of what is no fault of an upload: see `endings.Setback`."""
 RETRY_AFTER_SECONDS = 2

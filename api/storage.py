@@ -245,7 +245,7 @@ def check() -> None:
     """Raise unless a blob can be written and removed: what readiness asks."""
     probe = uuid4()
     with _translating():
-        obstore.put(_store(), probe_key(probe, "empty"), b"")
+        obstore.put(_store(), probe_key(probe, "page"), bytes(4096))  # none is taken by a full disk
     remove(probe_key(probe))
 
 

@@ -6,7 +6,9 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable
 
+from api import adoption
 from api.db import AWAY
+from api.errors import StorageFull
 from api.scheduling.endings import Setback
 
 # PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's and a library's.
@@ -22,6 +24,7 @@ _NO_GPU = (
 
 
 EXIT_STALLED, EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY, EXIT_RANK_LOST = 75, 76, 77, 78
+EXIT_STORAGE_FULL, EXIT_INFRASTRUCTURE = 79, 80
 
 
 class RankLost(Exception):
@@ -35,9 +38,15 @@ class RankLost(Exception):
 
 def exit_status(error: Exception) -> int:
     """By which a process that trains along tells why it ends."""
-    if is_gpu_lost(error):
-        return EXIT_GPU_LOST
-    return EXIT_OUT_OF_MEMORY if is_out_of_memory(error) else 1
+    return _EXITS.get(setback(error).code, 1)
+
+
+_EXITS = {
+    "GPU_LOST": EXIT_GPU_LOST,
+    "OUT_OF_MEMORY": EXIT_OUT_OF_MEMORY,
+    "STORAGE_FULL": EXIT_STORAGE_FULL,
+    "INFRASTRUCTURE": EXIT_INFRASTRUCTURE,
+}
 
 
 # Of these the card is to blame. Of the others a step may be as well: a wrong index, say.
@@ -79,12 +88,13 @@ def setback(error: Exception) -> Setback:
 def _of_surroundings(error: Exception) -> Setback | None:
     if is_out_of_memory(error):  # of which an OSError may tell, too
         return None
+    if isinstance(error, StorageFull):
+        return Setback(error.code, error.message, False)
     if _is_disk_full(error):
         folder = _full_folder(error)
         return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)
     if isinstance(error, FileNotFoundError):
-        what = f"Expected what an earlier step has stored, got {_first_line(error)}."
-        return Setback("BLOB_MISSING", what, True)
+        return _of_missing(error)
     if isinstance(error, (*AWAY, OSError)) or _is_of_temporary_database(error):
         what = "Expected database, storage, network and disk to answer"
         what = f"{what}, got {type(error).__name__}: {_first_line(error)}."
@@ -92,8 +102,21 @@ def _of_surroundings(error: Exception) -> Setback | None:
     return None
 
 
+def _of_missing(error: FileNotFoundError) -> Setback:
+    """Of a step's own only where other blobs are there: a volume may not be mounted."""
+    try:
+        at_hand = adoption.at_hand()
+    except (*AWAY, OSError):
+        at_hand = False
+    if at_hand:
+        what = f"Expected what an earlier step has stored, got {_first_line(error)}."
+        return Setback("BLOB_MISSING", what, True)
+    what = "Expected this database's blobs where this worker looks for them (SEPGATE_STORAGE_URL)"
+    return Setback("INFRASTRUCTURE", f"{what}, got none: {_first_line(error)}.", False)
+
+
 def _full_folder(error: Exception) -> str:
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not _is_without_folder(error):
         return str(error.filename or tempfile.gettempdir())
     return os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108  where SQLite looks first
 
@@ -106,14 +129,22 @@ def _is_of_temporary_database(error: Exception) -> bool:
 def _is_disk_full(error: Exception) -> bool:
     if _is_of_temporary_database(error):
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    if _is_without_folder(error):
+        return True
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def _is_without_folder(error: Exception) -> bool:
+    """How `tempfile` says that it could write in no folder, whatever each of them said."""
+    return isinstance(error, FileNotFoundError) and "temporary directory" in str(error)
 
 
 def _of_process(error: Exception) -> Setback:
     if isinstance(error, RankLost):
-        known = {EXIT_GPU_LOST: "GPU_LOST", EXIT_OUT_OF_MEMORY: "OUT_OF_MEMORY", None: "STALLED"}
+        known = {status: code for code, status in _EXITS.items()} | {None: "STALLED"}
         code = known.get(error.code, "PROCESS_DIED")
-        return Setback(code, str(error), suspect=code != "GPU_LOST")
+        ours = code in {"OUT_OF_MEMORY", "STALLED", "PROCESS_DIED"}
+        return Setback(code, str(error), suspect=ours)
     if is_out_of_memory(error):
         what = "The device has too little memory for this configuration."
         return Setback("OUT_OF_MEMORY", what, True)

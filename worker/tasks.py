@@ -4,11 +4,13 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 from celery import signals
+from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from api import datasets, logs, steps
@@ -106,9 +108,11 @@ def run_step(step_id: str) -> None:
         with reading() as session:
             knocked = session.get(Step, UUID(step_id))
         queue = QUEUES[knocked.kind] if knocked else Queue(settings().worker_queue)
-        while not draining.is_set() and (claim := _claim_next(queue)) is not None:
-            run_claimed(claim)
-        resident.forget()
+        try:
+            while not draining.is_set() and (claim := _claim_next(queue)) is not None:
+                run_claimed(claim)
+        finally:
+            resident.forget()
 
 
 def _claim_next(queue: Queue) -> Claim | None:
@@ -150,23 +154,22 @@ def _run(claim: Claim) -> None:
     except LeaseLost:
         raise
     except StepStopped:
-        endings.end(claim, endings.stop)
+        _end(claim, endings.stop)
     except StepPostponed as error:
         log.debug("step goes back: another one is at the same training")
-        endings.end(claim, partial(endings.postpone, hold_seconds=error.seconds))
+        _end(claim, partial(endings.postpone, hold_seconds=error.seconds))
     except WorkerDraining:
         log.warning("step goes back: this worker is ending")
-        endings.end(claim, partial(endings.set_back, setback=DRAINED))
+        _end(claim, partial(endings.set_back, setback=DRAINED))
     except StorageFull as error:
         log.warning("step was broken off: %s", error.message)
-        setback = Setback(error.code, error.message, suspect=False)
-        endings.end(claim, partial(endings.set_back, setback=setback))
+        _end(claim, partial(endings.set_back, setback=faults.setback(error)))
     except AppError as error:
         log.warning("step failed: %s", error.message)
-        endings.end(claim, partial(endings.fail, code=error.code, message=error.message))
+        _end(claim, partial(endings.fail, code=error.code, message=error.message))
     except FloatingPointError as error:
         log.warning("step failed: %s", error)
-        endings.end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
+        _end(claim, partial(endings.fail, code="TRAINING_DIVERGED", message=str(error)))
     except Exception as error:
         if isinstance(error, FileNotFoundError):  # which it has to be where its data were deleted
             check_held(claim)
@@ -177,12 +180,27 @@ def _run(claim: Claim) -> None:
 def _set_back(claim: Claim, error: Exception) -> None:
     if faults.is_out_of_memory(error) and replan.halve(claim):
         return
-    try:
-        endings.end(claim, partial(endings.set_back, setback=faults.setback(error)))
-    except Exception:  # the database is away, say: then the lease runs out
-        log.exception("the step's end could not be written; its lease will run out")
+    _end(claim, partial(endings.set_back, setback=faults.setback(error)))
     if faults.is_gpu_lost(error):  # nothing of CUDA works in this process any more
         os._exit(faults.EXIT_GPU_LOST)
+
+
+def _end(claim: Claim, ending: Callable[[Session, Step], endings.Owner]) -> None:
+    """Without a result. Where the database stays away the lease runs out, and somebody is lost."""
+    until = time.monotonic() + settings().lease_seconds
+    while True:
+        try:
+            endings.end(claim, ending)
+        except AWAY:
+            log.exception("the step's end could not be written")
+            if time.monotonic() > until:
+                return
+            time.sleep(FINISH_RETRY_SECONDS)
+        except Exception:
+            log.exception("the step's end could not be written; its lease will run out")
+            return
+        else:
+            return
 
 
 def _finish_patiently(claim: Claim, output: dict[str, object], lease: Lease) -> None:

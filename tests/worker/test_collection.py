@@ -1,6 +1,7 @@
 """What is left over goes, in time; what may be somebody else's stays."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from api import adoption, datasets, protections, storage
 from api.cli import app
 from api.db import now, transaction
-from api.models import Dataset, Identity, Orphan, Queue, Worker
+from api.models import Dataset, DatasetState, Identity, Orphan, Queue, Worker
 from api.settings import settings
 from tests import pictures
 from tests.api.conftest import beat
@@ -137,6 +138,25 @@ def test_blobs_from_before_there_were_markers_are_whose_rows_know_one() -> None:
     assert not there(key)
     assert there(storage.dataset_key(dataset_id))
     assert storage.read_if_there(adoption.MARKER)
+
+
+def test_no_blobs_at_all_are_not_those_of_rows_that_have_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An empty folder, where a volume should be: workers would take everything to be lost there."""
+    dataset_id = upload()
+    with transaction() as session:
+        read = {"state": DatasetState.READY, "finished_at": now(session) - timedelta(days=2)}
+        session.execute(update(Dataset).values(read))
+    away = path_of("").rename(path_of("").with_name("away"))
+    collection.collect()
+    assert storage.read_if_there(adoption.MARKER) is None
+    assert any("got none" in r.message for r in caplog.records if r.levelname == "ERROR")
+    shutil.rmtree(path_of(""), ignore_errors=True)
+    away.rename(path_of(""))
+    collection.collect()
+    assert storage.read_if_there(adoption.MARKER)
+    assert there(storage.dataset_key(dataset_id))
 
 
 def test_what_was_never_whole_goes_and_what_it_lies_beside_stays() -> None:

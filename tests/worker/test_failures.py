@@ -1,8 +1,9 @@
 """How what goes wrong ends: a disk or a storage waits for the operator, a defect of ours fails."""
 
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -11,15 +12,15 @@ from uuid import UUID
 
 import pytest
 
-from api import archive, datasets, steps, storage
+from api import adoption, archive, datasets, steps, storage
 from api.db import reading, transaction
 from api.models import Dataset, DatasetState, ProtectionState, Step, StepKind, StepState
 from api.settings import settings
 from sep_core import surrogate
 from tests import pictures
 from tests.worker import jobs
-from worker import metrics
-from worker.data import checkpoint_key
+from worker import collection, metrics
+from worker.data import checkpoint_key, load_index
 from worker.steps import evaluate, perturb
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -90,6 +91,25 @@ def test_a_full_temporary_folder_is_tried_again_and_then_named(
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
 
 
+def test_no_folder_for_temporary_files_is_a_full_disk(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process finds it that has none yet: Python says then that there is no such file."""
+    (small_disk / "filler").write_bytes(bytes(4096))
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    for number in range(1, settings().max_attempts + 2):
+        jobs.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", None)
+            patch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(small_disk)])
+            jobs.work()
+        step = part(made, StepKind.TRAIN)
+        assert (step.attempt, step.setbacks, step.error_code) == (0, number, "STORAGE_FULL")
+    jobs.wait()
+    jobs.work()
+    assert jobs.show(made).state is ProtectionState.SUCCEEDED
+
+
 @pytest.mark.parametrize(
     ("kind", "where", "name"),
     [
@@ -145,36 +165,66 @@ def test_an_upload_that_met_a_defect_of_ours_may_be_read_again(
     assert shown().state is DatasetState.READY
 
 
+def test_an_upload_that_is_gone_may_be_read_when_it_is_back() -> None:
+    adoption.adopt()
+    uploaded = jobs.upload(ARCHIVE)
+    key = storage.dataset_key(uploaded.id, datasets.SOURCE)
+    content = storage.read(key)
+    with transaction() as session:
+        dataset = session.get_one(Dataset, uploaded.id)
+        dataset.state = DatasetState.INGESTING
+        datasets.ingest_step(session, dataset.id).state = StepState.READY
+    storage.remove_one(key)
+    for _ in range(settings().max_attempts):
+        try_again()
+    with reading() as session:
+        shown = session.get_one(Dataset, uploaded.id)
+    assert (shown.state, shown.error_code) == (DatasetState.REJECTED, "BLOB_MISSING")
+    collection.collect()  # which keeps what may be tried again
+    storage.write(key, content)
+    with transaction() as session:
+        datasets.retry(session, jobs.owner(), uploaded.id)
+    jobs.work()
+    with reading() as session:
+        assert session.get_one(Dataset, uploaded.id).state is DatasetState.READY
+
+
 @contextmanager
-def out_of_reach() -> Iterator[None]:
-    """For a while there is a file where the storage's folder was."""
+def out_of_reach(instead: Callable[[Path], None]) -> Iterator[None]:
+    """For a while there is something else where the storage's folder was."""
     folder = storage.local_path("")
     assert folder is not None
     away = folder.rename(folder.with_name("away"))
-    folder.touch()
+    instead(folder)
     try:
         yield
     finally:
-        folder.unlink()
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         away.rename(folder)
 
 
+@pytest.mark.parametrize("instead", [Path.touch, Path.mkdir], ids=["a file", "nothing mounted"])
 @pytest.mark.parametrize("kind", [StepKind.TRAIN, StepKind.ENCODE, StepKind.PACKAGE])
-def test_a_storage_that_does_not_answer_is_waited_for(kind: StepKind) -> None:
+def test_a_storage_that_is_not_there_is_waited_for(
+    kind: StepKind, instead: Callable[[Path], None]
+) -> None:
+    adoption.adopt()
     made = jobs.ask(jobs.upload(ARCHIVE).id)
     jobs.work(until=kind)
     for number in range(1, settings().max_attempts + 2):
-        with out_of_reach():
+        load_index.cache_clear()
+        with out_of_reach(instead):
             try_again()
         waits = part(made, kind)
         assert (waits.attempt, waits.setbacks) == (0, number)
         assert waits.error_code == "INFRASTRUCTURE"
-        assert str(waits.error).startswith("Expected database, storage, network and disk to answer")
+        assert str(waits.error).startswith("Expected ")
     try_again()
     assert jobs.show(made).state is ProtectionState.SUCCEEDED
 
 
 def test_a_blob_that_is_gone_is_tried_again_and_named() -> None:
+    adoption.adopt()
     made = jobs.ask(jobs.upload(ARCHIVE).id)
     jobs.work(until=StepKind.PERTURB)
     key = checkpoint_key(made, 0)

@@ -1,7 +1,9 @@
 """A database that was away says nothing of the workers that could not reach it."""
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy import text, update
@@ -10,6 +12,7 @@ from api.db import AWAY, engine, now, transaction
 from api.models import Step, StepState
 from api.scheduling import leases
 from api.settings import settings
+from sep_core import surrogate
 from tests import pictures
 from tests.api.conftest import take_writes
 from tests.worker import jobs
@@ -95,6 +98,26 @@ def test_a_database_that_takes_no_writes_is_away(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.1)
         sweep.take_turn(outage)
     assert lost() == 0
+
+
+@pytest.mark.usefixtures("environment")
+def test_why_a_step_failed_is_told_when_the_database_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if engine().dialect.name != "postgresql":
+        pytest.skip("SQLite has no stand-by")
+    timers = [threading.Timer(1, take_writes, ["on"])]
+
+    def diverge(*_: Any, **__: Any) -> NoReturn:
+        take_writes("off")
+        timers[0].start()
+        raise FloatingPointError("The loss is not finite.")
+
+    monkeypatch.setattr(surrogate, "train", diverge)
+    made = jobs.ask(jobs.upload(pictures.zipped(pictures.class_folders(3))).id)
+    jobs.work()
+    timers[0].join()
+    assert jobs.show(made).error_code == "TRAINING_DIVERGED"
 
 
 def lost() -> int:

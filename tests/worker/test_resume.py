@@ -1,5 +1,6 @@
 """When the state of a training is kept: now and then, and once more when the worker is to end."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -79,7 +80,7 @@ def test_one_that_is_to_end_keeps_a_state_as_soon_as_storage_takes_it(
     assert not keeper.is_due()
     draining.set()
     assert keeper.is_due()
-    with out_of_reach():
+    with out_of_reach(Path.touch):
         keeper.save({"training": 1}, 7)
     assert storage.read_if_there(key) is None
     assert not keeper.is_due()

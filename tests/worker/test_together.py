@@ -22,7 +22,14 @@ from tests.servers import wait_for
 from tests.worker import jobs
 from worker import facts, resume, tasks
 from worker.data import checkpoint_key, load_job
-from worker.faults import EXIT_GPU_LOST, EXIT_OUT_OF_MEMORY, EXIT_RANK_LOST, RankLost
+from worker.faults import (
+    EXIT_GPU_LOST,
+    EXIT_INFRASTRUCTURE,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_RANK_LOST,
+    EXIT_STORAGE_FULL,
+    RankLost,
+)
 from worker.steps import Work, train
 from worker.together import Followers
 
@@ -160,6 +167,8 @@ def test_who_trains_along_does_not_outlive_its_leader() -> None:
         (1, "PROCESS_DIED", "postgresql"),
         (EXIT_GPU_LOST, "GPU_LOST", "sqlite"),
         (EXIT_OUT_OF_MEMORY, "OUT_OF_MEMORY", "sqlite"),
+        (EXIT_STORAGE_FULL, "STORAGE_FULL", "sqlite"),
+        (EXIT_INFRASTRUCTURE, "INFRASTRUCTURE", "sqlite"),
     ],
     indirect=["database_url"],
 )
@@ -175,7 +184,7 @@ def test_nobody_waits_for_one_that_died_before_they_met(
     assert leader.returncode == EXIT_RANK_LOST, leader.stderr
     (ready,) = (step for step in jobs.ready() if step.kind is StepKind.TRAIN)
     assert ready.error_code == code
-    assert ready.attempt == (0 if code == "GPU_LOST" else 1)
+    assert ready.attempt == (1 if code in {"PROCESS_DIED", "OUT_OF_MEMORY"} else 0)
     (line,) = (text for text in leader.stderr.splitlines() if "This process ends" in text)
     assert f"step_id={ready.id}" in line
 
@@ -207,8 +216,9 @@ def test_lines_of_who_trains_along_name_the_step_and_its_request(
     storage.remove(storage.dataset_key(job.dataset_id))  # so that it has something to say
     about = logs.about(claimed) | {"request_id": "theirs"}
     with bound_contextvars(**about):  # noqa: SIM117  first of all
-        with Followers(job, [], print) as others, pytest.raises(RankLost):
+        with Followers(job, [], print) as others, pytest.raises(RankLost) as lost:
             list(others.start())
+    assert lost.value.code == EXIT_INFRASTRUCTURE  # nothing says whose the storage is
     (line,) = (text for text in capfd.readouterr().err.splitlines() if "broken off" in text)
     assert "request_id=theirs" in line
     assert f"step_id={claimed.step_id}" in line
