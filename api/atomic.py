@@ -33,13 +33,13 @@ def atomically(folder: Path | None, key: str) -> Iterator[tuple[str, Callable[[]
 
 def _replace(folder: Path, written: Path, path: Path) -> None:
     """Flush and rename; then the folders' entries, up to the store's own: they may be new."""
-    with suppress(FileNotFoundError):  # removed meanwhile
-        _flush(written)
-        written.rename(path)
-        for parent in path.parents:
+    _flush(written)
+    written.rename(path)
+    for parent in path.parents:
+        with suppress(FileNotFoundError):  # with all that was in it: a data set that was deleted
             _flush(parent)
-            if parent == folder:
-                return
+        if parent == folder:
+            return
 
 
 def _flush(path: Path) -> None:

@@ -131,17 +131,19 @@ def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
     done = session.execute(
         select(Step.kind, Step.started_at, Step.finished_at, Step.cost)
         .add_columns(Step.output["reused"].as_boolean(), func.coalesce(*images_of))
+        .add_columns(Step.progress_begun, Step.progress_total)
         .outerjoin(Dataset, Dataset.id == Step.dataset_id)
         .where(Step.state == StepState.DONE, Step.finished_at > at - LATELY)
     ).all()
     totals: dict[str, dict[str, float]] = {}
-    for kind, began, ended, cost, reused, images in done:
+    for kind, began, ended, cost, reused, images, before, whole in done:
         if began is None or ended is None or reused:
             continue
         values = {
             "finished": 1,
             "seconds": (ended - began).total_seconds(),
-            "expected_seconds": cost,
+            # The last attempt went on from there.
+            "expected_seconds": cost * (1 - before / whole if whole else 1),
         }
         if images is not None:
             values["images"] = images
@@ -150,8 +152,8 @@ def _lately(session: Session, at: datetime) -> Iterator[GaugeMetricFamily]:
             total[name] = total.get(name, 0.0) + value
     for name, text in (
         ("finished", "Steps finished in the last hour, but for trainings found done before."),
-        ("seconds", "Seconds that these steps took, in all."),
-        ("expected_seconds", "Seconds that the worker which planned them expected of these steps."),
+        ("seconds", "Seconds that their last attempts took, in all."),
+        ("expected_seconds", "Seconds that the worker which planned them expected of that."),
         ("images", "Images of these steps; none of trainings, which see each many times."),
     ):
         samples: list[Sample] = [

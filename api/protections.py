@@ -186,9 +186,10 @@ def cancel(session: Session, owner_id: UUID, protection_id: UUID) -> Protection:
             "PROTECTION_FINISHED",
             f"Expected a queued or running protection, {protection_id} is {protection.state}.",
         )
-    protection.cancel_requested = True
-    session.flush()
-    events.record(session, "protection.cancel_requested", protection)
+    if not protection.cancel_requested:
+        protection.cancel_requested = True
+        session.flush()
+        events.record(session, "protection.cancel_requested", protection)
     return steps.settle(session, protection_id)
 
 

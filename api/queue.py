@@ -4,15 +4,21 @@ Early acknowledgement without prefetch ran every message once where late acknowl
 ones again (docs/decisions/0003-queue.md); what is lost all the same, the sweep finds.
 """
 
+import logging
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import ResponseError
 
 from api.models import Queue
 from api.settings import settings
 
 RUN_STEP = "sepgate.run_step"
+CHECKED, CHECKED_SECONDS = "sepgate.checked", 60
+"""A key that is written to see whether one can be."""
+
+log = logging.getLogger(__name__)
 
 
 def _configuration() -> dict[str, Any]:
@@ -47,7 +53,8 @@ def send(step_id: object, queue: Queue) -> bool:
     """Knock for one step. False if the broker is away or full: the sweep will knock again."""
     try:
         app.send_task(RUN_STEP, args=[str(step_id)], queue=str(queue), retry=False)
-    except OperationalError:
+    except OperationalError as error:
+        log.warning("the broker takes no messages: %s", error)
         return False
     return True
 
@@ -67,6 +74,15 @@ def waiting(queue: Queue) -> int:
         return int(declared.message_count)
 
 
-def check() -> None:
-    """Raise unless the broker answers: what readiness asks."""
-    waiting(Queue.CPU)
+def check() -> str | None:
+    """Why the broker takes no messages; None if it does. Raises where it does not answer.
+
+    One that is full, or follows another, still answers whoever only asks.
+    """
+    with app.connection_for_write() as connection:
+        channel: Any = connection.default_channel
+        try:
+            channel.client.set(CHECKED, "", ex=CHECKED_SECONDS)
+        except ResponseError as error:
+            return f"The queue takes no messages: {error}"
+    return None

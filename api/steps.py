@@ -23,7 +23,7 @@ from api.models import (
 )
 from api.scheduling import leases
 from api.scheduling.leases import Claim
-from api.scheduling.moves import make_ready, move
+from api.scheduling.moves import hold_back, make_ready, move
 from sep_core.cells import Evaluation, is_clean
 from sep_core.config import Plan, SEPConfig, as_dict
 
@@ -184,6 +184,7 @@ def _go_on(session: Session, protection: Protection, states: set[StepState]) -> 
 
 
 def _break_off(session: Session, protection: Protection) -> None:
+    _hold(session, protection.id)
     at, failed = now(session), _failed(session, protection.id)
     if protection.cancel_requested or not failed:
         move(session, protection, ProtectionState.CANCELLED, finished_at=at)
@@ -191,6 +192,17 @@ def _break_off(session: Session, protection: Protection) -> None:
     first = min(failed, key=lambda step: (ORDER.index(step.kind), step.index))
     why = {"error_code": first.error_code, "error": first.error}
     move(session, protection, ProtectionState.FAILED, finished_at=at, **why)
+
+
+def _hold(session: Session, protection_id: UUID) -> None:
+    """ready -> waiting: what may never be done is not to be in the way of whoever claims.
+
+    Not what somebody is about to claim, and finds to be over: who waited for that would be waited
+    for. `revive` makes ready again what may be.
+    """
+    ready = Step.protection_id == protection_id, Step.state == StepState.READY
+    locked = select(Step.id).where(*ready).order_by(Step.id).with_for_update(skip_locked=True)
+    hold_back(session, session.scalars(locked).all())
 
 
 def _failed(session: Session, protection_id: UUID) -> Sequence[Step]:

@@ -25,8 +25,12 @@ HALF = ("*#*", *(f"{kind}/**/*#*" for kind in KINDS))
 log = logging.getLogger(__name__)
 
 
-def collect() -> None:
-    """One round."""
+def collect(*, aged: bool = True) -> None:
+    """One round.
+
+    Args:
+        aged: whether blobs of what failed go, too, when they may not be tried again any more.
+    """
     with transaction() as session:
         limit = now(session) - timedelta(seconds=WORKER_FORGOTTEN_AFTER_SECONDS)
         old = select(Worker.name).where(Worker.heartbeat_at < limit)
@@ -38,7 +42,8 @@ def collect() -> None:
         log.error(objection)
         return
     adoption.adopt()
-    _remove_failed()
+    if aged:
+        _remove_failed()
     _collect_blobs()
     _clean_succeeded()
     for pattern in HALF:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import IO, Self
+from uuid import UUID
 
 from api import storage
 from api.db import AWAY, transaction
@@ -21,6 +22,7 @@ from worker.faults import EXIT_STALLED
 REPORT_SECONDS, RARELY, RARELY_SECONDS = 1.0, 5, 300
 """Between two reports at first, and how many times as long from so many seconds on: each commits to
 the database, and what computes waits for that."""
+LOOK_AGAIN_SECONDS = 2
 TELL_SECONDS = 30
 """That a process which hangs has to say so before it ends."""
 
@@ -50,19 +52,39 @@ class LeaseLost(Exception):
 def check_held(claim: Claim) -> None:
     """Before a blob is stored or removed that whoever has the step by now may have stored already.
 
-    Who is cut off from the database goes on: see `Lease`.
+    Who is cut off from the database goes on for as long as the step can't be another's, and then
+    waits: on another kind of device the other's bytes may differ.
 
     Raises:
         LeaseLost: break off.
+        OperationalError, InterfaceError, InternalError: the database stays away.
     """
-    try:
-        with transaction() as session:
-            lost = leases.held(session, claim) is None
-    except AWAY:
-        log.exception("could not look whether the step is still held")
-        return
+    until = time.monotonic() + settings().stall_seconds / 2
+    while True:
+        began = time.monotonic()
+        try:
+            with transaction() as session:
+                lost = leases.held(session, claim) is None
+        except AWAY:
+            log.exception("could not look whether the step is still held")
+            if began - _ours_at.get(claim.token, began) < _safe_seconds():
+                return
+            if began > until:
+                raise
+            time.sleep(LOOK_AGAIN_SECONDS)
+        else:
+            break
     if lost:
         raise LeaseLost
+
+
+def _safe_seconds() -> float:
+    """After a renewal, in which nobody else can have the step."""
+    return settings().lease_seconds - settings().lease_renew_seconds
+
+
+_ours_at: dict[UUID, float] = {}
+"""When the leases that this process has were last renewed, by the monotonic clock."""
 
 
 def store(claim: Claim | None, key: str, data: bytes | IO[bytes]) -> str:
@@ -87,8 +109,8 @@ class Lease:
     which waits for no database.
 
     Who is cut off from the database goes on computing, since it can't tell that from one that is
-    away for everybody: what it stores has the bytes that whoever has the step by now stores, or is
-    an older state on the way there, and it writes no row without being asked for its token.
+    away for everybody; it writes no row without being asked for its token, and before it stores
+    what another may have stored by now it waits (`check_held`).
     """
 
     def __init__(self, claim: Claim, drain: "DrainFlag") -> None:
@@ -97,6 +119,7 @@ class Lease:
         self._reported = 0.0
         self._lost = False
         self._over = threading.Event()
+        _ours_at[claim.token] = self._began
         self._threads = [_thread(self._renew), _thread(self._watch)]
 
     def __enter__(self) -> Self:
@@ -108,6 +131,7 @@ class Lease:
         self._over.set()
         for thread in self._threads:
             thread.join()
+        _ours_at.pop(self._claim.token, None)
 
     def tick(self, done: int, total: int) -> None:
         """Report progress, at most once a second and ever more rarely, and look whether to go on.
@@ -144,20 +168,31 @@ class Lease:
             raise LeaseLost
 
     def _watch(self) -> None:
-        while not self._over.wait(settings().lease_renew_seconds):
+        while not self._waited():
             if self._has_stalled():
                 log.critical("has stalled: this process ends")
                 self._tell_of_stall()
                 os._exit(EXIT_STALLED)
+
+    def _waited(self) -> bool:
+        """Whether it is over; a host that was asleep meanwhile is nobody's stall."""
+        began = time.monotonic()
+        over = self._over.wait(settings().lease_renew_seconds)
+        late = time.monotonic() - began - settings().lease_renew_seconds
+        if late > settings().stall_seconds / 2:
+            self._ticked = time.monotonic()
+        return over
 
     def _has_stalled(self) -> bool:
         return time.monotonic() - self._ticked > settings().stall_seconds
 
     def _renew(self) -> None:
         while not self._over.wait(settings().lease_renew_seconds):
+            began = time.monotonic()
             try:
                 with transaction() as session:
                     self._lost = not leases.renew(session, self._claim)
+                _ours_at[self._claim.token] = began
             except Exception:  # the database is away: the lease outlives a few missed renewals
                 log.exception("the lease was not renewed")
 

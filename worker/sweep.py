@@ -23,6 +23,7 @@ from api.scheduling.locks import SWEEP
 from api.settings import settings
 from worker import collection, facts
 from worker.collection import careful
+from worker.steady import SteadyClock
 
 COLLECT_EVERY_SECONDS = 300
 ROUNDS = 2
@@ -105,11 +106,16 @@ def _set_back(session: Session, step: Step) -> Owner:
     return endings.set_back(session, step, Setback("WORKER_LOST", message, suspect=False))
 
 
-def collect() -> None:
-    """Delete what the operator's policy does not keep, and remove what is left over."""
-    with careful("what is kept too long was not deleted"):
-        retention.expire()
-    collection.collect()
+def collect(*, aged: bool = True) -> None:
+    """Delete what the operator's policy does not keep, and remove what is left over.
+
+    Args:
+        aged: whether what rows keep is deleted when it is old enough; see `SteadyClock`.
+    """
+    if aged:
+        with careful("what is kept too long was not deleted"):
+            retention.expire()
+    collection.collect(aged=aged)
 
 
 def main() -> None:
@@ -140,9 +146,10 @@ def _now() -> datetime:
 
 
 def _collect_at_times(ours: threading.Event) -> None:
+    clock = SteadyClock()
     while ours.wait():
         try:
-            collect()
+            collect(aged=clock.is_trusted(_now()))
         except Exception:  # database or storage away
             log.exception("a collection failed")
         time.sleep(COLLECT_EVERY_SECONDS)

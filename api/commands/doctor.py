@@ -104,6 +104,10 @@ def _database() -> Iterator[Finding]:
 
 
 def _queue() -> Iterator[Finding]:
+    objection = queue.check()
+    if objection is not None:
+        yield Finding("queue", "fail", objection)
+        return
     waiting = {str(name): queue.waiting(name) for name in Queue}
     told = ", ".join(f"{number} messages in {name}" for name, number in waiting.items())
     yield Finding("queue", "ok", told)

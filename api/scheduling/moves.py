@@ -43,7 +43,7 @@ LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProx
         },
         Step: {
             StepState.WAITING: frozenset({StepState.READY}),
-            StepState.READY: frozenset({StepState.RUNNING}),
+            StepState.READY: frozenset({StepState.RUNNING, StepState.WAITING}),
             StepState.RUNNING: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
             StepState.FAILED: frozenset({StepState.READY}),
         },
@@ -91,6 +91,14 @@ def make_ready(session: Session, protection_id: UUID, step_ids: Sequence[UUID]) 
         told = {key: {"kind": kind, "index": index} for key, kind, index in moved}
         data = [told[key] for key in some if key in told]
         events.record_many(session, f"step.{StepState.READY}", protection_id, data)
+
+
+def hold_back(session: Session, step_ids: Sequence[UUID]) -> None:
+    """ready -> waiting, of a protection that is over: its event says so for them all."""
+    for first in range(0, len(step_ids), AT_ONCE):
+        some = Step.id.in_(step_ids[first : first + AT_ONCE]), Step.state == StepState.READY
+        values = {"state": StepState.WAITING, "sent_at": None, "not_before": None}
+        session.execute(update(Step).where(*some).values(values))
 
 
 def lease_name(token: UUID) -> str:

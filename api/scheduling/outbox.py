@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from kombu.exceptions import OperationalError
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
 
 from api import queue
 from api.db import now, reading, transaction
-from api.models import QUEUES, Queue, Step, StepState
+from api.models import QUEUES, Queue, Step, StepState, Worker, fresh_since
 from api.scheduling import turns
 from api.settings import settings
 
@@ -44,22 +45,33 @@ def try_to_send() -> None:
 def send_lost() -> None:
     """Knock again for steps whose message is gone: sent a while ago, and the queue lies empty.
 
-    A step that merely waits its turn has its message in the queue, so nothing piles up.
+    A step that merely waits its turn has its message in the queue, so nothing piles up. One message
+    a worker: it takes whatever may be done until there is nothing, which may be at once, since
+    steps that wait for their owner's limit, or for a device that nobody has, are never claimed.
     """
     with reading() as session:
         at = now(session)
         was_sent = Step.sent_at < at - timedelta(seconds=settings().resend_seconds)
         query = select(Step.id).where(turns.claimable(at), was_sent)
-        query = query.order_by(Step.created_at, Step.index).limit(BATCH)
+        query = query.order_by(Step.created_at, Step.index)
         if session.scalar(query.limit(1)) is None:  # most often, and one query says so
             return
         late = {
-            name: session.scalars(query.where(Step.kind.in_(turns.kinds_of(name)))).all()
+            name: session.scalars(
+                query.where(Step.kind.in_(turns.kinds_of(name))).limit(_workers(session, name))
+            ).all()
             for name in Queue
         }
     for name, step_ids in late.items():
         if step_ids and _is_empty(name):
             _send([(step_id, name) for step_id in step_ids], was_sent, at)
+
+
+def _workers(session: Session, name: Queue) -> int:
+    """How many serve a queue now, and 1 where none does: who comes next."""
+    fresh = Worker.heartbeat_at > fresh_since(now(session))
+    alive = select(func.count()).select_from(Worker).where(Worker.queue == name, fresh)
+    return max(session.scalars(alive).one(), 1)
 
 
 def _is_empty(name: Queue) -> bool:

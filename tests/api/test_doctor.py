@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from fastapi import FastAPI, Request, Response
+from redis import Redis
 
 from api import keys
 from api.commands import doctor
@@ -101,6 +102,18 @@ def test_parts_that_are_away(change: Change) -> None:
     assert found["queue"][0].startswith("fail Expected a Redis at SEPGATE_REDIS_URL")
     assert found["storage"][0].startswith("fail Expected to write and read")
     assert found["workers"][0].startswith("ok")
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_queue_that_follows_another_takes_no_messages(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as broker:
+        broker.replicaof("127.0.0.1", str(servers.free_port()))
+        try:
+            status, found = examined()
+        finally:
+            broker.replicaof("NO", "ONE")
+    assert status == 1
+    assert found["queue"][0].startswith("fail The queue takes no messages: ")
 
 
 @pytest.mark.usefixtures("whole")

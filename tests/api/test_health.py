@@ -106,6 +106,8 @@ def test_the_broker_is_full(client: httpx2.Client, redis_url: str) -> None:
             answer = quickly(client, "POST", "/v1/datasets", content=small_zip())
             assert answer.status_code == 202
             assert quickly(client, "GET", answer.headers["Location"]).status_code == 200
+            found = problem(quickly(client, "GET", "/readyz"), 503, "NOT_READY")
+            assert found["detail"].startswith("The queue takes no messages: ")
         finally:
             broker.config_set("maxmemory", "0")
     assert queue.waiting(Queue.CPU) == 0

@@ -16,7 +16,7 @@ from api.models import Queue, Step, StepKind, StepState
 from api.scheduling import endings, outbox
 from api.settings import settings
 from tests import servers
-from tests.api.conftest import Change, protected, queued
+from tests.api.conftest import Change, beat, protected, queued
 from tests.api.lives import claimed, finish, freeze, ingested, must_claim, requested, step, train
 
 
@@ -97,6 +97,18 @@ def test_a_queue_that_is_busy_does_not_keep_another_from_being_sent_again(
     assert (queued(Queue.GPU), queued(Queue.CPU)) == (1, 1)
     assert owner_id
     assert asked
+
+
+def test_as_many_are_sent_again_as_workers_are_there(asked: UUID, change: Change) -> None:
+    """Steps that wait for a limit would else be found and left by them all, again and again."""
+    train(asked)
+    change(RESEND_SECONDS=0)
+    outbox.send_ready()
+    for alive, silent_seconds in ((1, 3600), (1, 0), (2, 1)):
+        beat(silent_seconds=silent_seconds)
+        flush()
+        outbox.send_lost()
+        assert queued(Queue.GPU) == alive
 
 
 def test_nobody_knocks_for_what_is_over(owner_id: UUID, ready: UUID, change: Change) -> None:

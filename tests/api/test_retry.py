@@ -139,6 +139,18 @@ def test_it_goes_on_where_it_failed(owner_id: UUID, failed: UUID) -> None:
     assert step(failed, StepKind.PACKAGE).state is StepState.READY
 
 
+def test_what_is_over_is_in_nobody_s_way(owner_id: UUID, failed: UUID, ready: UUID) -> None:
+    """Thousands of steps that are never to be done would be looked through at every claim."""
+    cancelled = requested(owner_id, ready)
+    train(cancelled)
+    with transaction() as session:
+        protections.cancel(session, owner_id, cancelled)
+    for over in (failed, cancelled):
+        assert StepState.READY not in {state for _, state in states(over)}
+    retry(owner_id, failed)
+    assert StepState.READY in {state for _, state in states(failed)}
+
+
 def test_what_has_not_failed_is_not_tried_again(owner_id: UUID, ready: UUID) -> None:
     runs, done, over = (requested(owner_id, ready) for _ in range(3))
     succeed(done)

@@ -238,7 +238,11 @@ def test_what_a_killed_process_left_is_collected_or_goes_with_the_data_set(
 ) -> None:
     protection, _ = jobs.protect(pictures.zipped(FILES))
     monkeypatch.setattr(settings(), "orphan_grace_seconds", 0)
-    for clean in (sweep.collect, lambda: protections.clean_originals([protection.id])):
+    cleaners: list[Callable[[], None]] = [
+        sweep.collect,
+        lambda: protections.clean_originals([protection.id]),
+    ]
+    for clean in cleaners:
         job = job_of(protection.id)
         end(decoded.originals(job, part(job)))
         (blob,) = kept(protection.id)

@@ -4,21 +4,26 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 
-from api import protections
-from api.db import reading, transaction
+from api import db, protections
+from api.db import AWAY, reading, transaction
 from api.models import Step, StepState
 from api.scheduling import leases
 from api.scheduling.leases import Claim
 from api.settings import settings
-from tests import pictures
+from tests import pictures, servers
 from tests.worker import jobs
 from worker import faults, lease
 from worker.lease import DrainFlag, Lease, LeaseLost, StepStopped, WorkerDraining
+
+NOWHERE = f"postgresql+psycopg://nobody@127.0.0.1:{servers.free_port()}/none"
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -108,6 +113,69 @@ def test_the_thread_renews_while_ticks_come(claim: Claim, monkeypatch: pytest.Mo
     assert before is not None
     assert after is not None
     assert after > before
+
+
+@pytest.fixture
+def cut_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """For a while this process finds no database; whoever else there is does."""
+    there = settings().database
+
+    def cut(off: bool) -> None:
+        db.engine().dispose()
+        monkeypatch.setattr(settings(), "database_url", NOWHERE if off else there)
+        db.engine.cache_clear()
+
+    yield cut
+    cut(False)
+
+
+def test_who_is_cut_off_stores_while_nobody_else_can_have_the_step(
+    claim: Claim, cut_off: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings(), "stall_seconds", 0)
+    with Lease(claim, DrainFlag()):
+        cut_off(True)
+        lease.check_held(claim)
+        lease._ours_at[claim.token] -= 76  # of 90, of which 15 pass between two renewals
+        with pytest.raises(AWAY):
+            lease.check_held(claim)
+        cut_off(False)
+        lease.check_held(claim)
+
+
+def test_and_waits_for_the_database_after_that(
+    claim: Claim, cut_off: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LOOK_AGAIN_SECONDS", 0.1)
+    with Lease(claim, DrainFlag()):
+        lease._ours_at[claim.token] -= 76
+        cut_off(True)
+        back = threading.Timer(1, cut_off, [False])
+        back.start()
+        lease.check_held(claim)
+        back.join()
+        with transaction() as session:
+            leases.give_back(session, session.get_one(Step, claim.step_id), counts=True)
+        with pytest.raises(LeaseLost):
+            lease.check_held(claim)
+
+
+@pytest.mark.parametrize("asleep", [True, False])
+def test_a_host_that_was_asleep_has_not_stalled(
+    claim: Claim, monkeypatch: pytest.MonkeyPatch, asleep: bool
+) -> None:
+    class Waiting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            clock.now += (timeout or 0) + settings().stall_seconds * asleep
+            return False
+
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    held = Lease(claim, DrainFlag())
+    held._over = Waiting()
+    clock.now += settings().stall_seconds
+    held._waited()
+    assert held._has_stalled() is not asleep
 
 
 def hanging(claim: Claim, more: str = "") -> "subprocess.CompletedProcess[bytes]":
