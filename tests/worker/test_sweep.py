@@ -19,7 +19,6 @@ from api.models import (
     Protection,
     ProtectionState,
     Step,
-    StepState,
 )
 from api.scheduling import leases, locks
 from api.scheduling.leases import Claim
