@@ -3,6 +3,7 @@
 One that was rejected for no fault of its upload may be read again: rejected -> ingesting.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -84,6 +85,12 @@ def get(session: Session, owner_id: UUID, dataset_id: UUID, *, lock: bool = Fals
 def ingest_step(session: Session, dataset_id: UUID) -> Step:
     """The step that reads the archive."""
     return session.scalars(select(Step).where(Step.dataset_id == dataset_id)).one()
+
+
+def ingest_steps(session: Session, dataset_ids: Sequence[UUID]) -> dict[UUID, Step]:
+    """The same of several, by data set."""
+    steps = session.scalars(select(Step).where(Step.dataset_id.in_(dataset_ids)))
+    return {step.dataset_id: step for step in steps if step.dataset_id is not None}
 
 
 def ready(session: Session, claim: Claim, output: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -9,7 +10,6 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
 from api import datasets, progress, protections, storage
@@ -81,9 +81,8 @@ def listing(caller: CallerDep, wanted: Annotated[DatasetQuery, Query()]) -> Data
     limit = wanted.limit
     with reading() as session:
         rows = session.scalars(after(statement, Dataset, wanted.cursor).limit(limit + 1)).all()
-        items = [
-            _shown(session, row, datasets.ingest_step(session, row.id)) for row in rows[:limit]
-        ]
+        steps, at = datasets.ingest_steps(session, [row.id for row in rows]), now(session)
+        items = [_shown(row, steps[row.id], at) for row in rows[:limit]]
     return DatasetPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
@@ -93,7 +92,7 @@ def show(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetDeta
     with reading() as session:
         dataset = datasets.get(session, caller.owner_id, dataset_id)
         session.refresh(dataset, ["refused"])
-        shown = _shown(session, dataset, datasets.ingest_step(session, dataset_id))
+        shown = _shown(dataset, datasets.ingest_step(session, dataset_id), now(session))
     poll_again(response, done=shown.done, eta_seconds=shown.eta_seconds)
     return DatasetDetail.model_validate(shown.model_dump() | {"refused": dataset.refused})
 
@@ -104,7 +103,7 @@ def retry(dataset_id: UUID, caller: CallerDep, response: Response) -> DatasetOut
     disk, a defect. It is kept for a week, unless the operator has set another time."""
     with transaction() as session:
         dataset = datasets.retry(session, caller.owner_id, dataset_id)
-        shown = _shown(session, dataset, datasets.ingest_step(session, dataset_id))
+        shown = _shown(dataset, datasets.ingest_step(session, dataset_id), now(session))
     outbox.try_to_send()
     poll_again(response, done=shown.done)
     return shown
@@ -196,10 +195,10 @@ def _too_large(size: str) -> AppError:
 def _record(owner_id: UUID, dataset_id: UUID, name: str, body: _Body) -> DatasetOut:
     with transaction() as session:
         dataset = datasets.create(session, owner_id, dataset_id, name, body.sha256, body.size_bytes)
-        return _shown(session, dataset, datasets.ingest_step(session, dataset_id))
+        return _shown(dataset, datasets.ingest_step(session, dataset_id), now(session))
 
 
-def _shown(session: Session, dataset: Dataset, step: Step) -> DatasetOut:
+def _shown(dataset: Dataset, step: Step, at: datetime) -> DatasetOut:
     summary = dataset.summary or {}
     return DatasetOut(
         id=dataset.id,
@@ -215,7 +214,7 @@ def _shown(session: Session, dataset: Dataset, step: Step) -> DatasetOut:
         sizes=summary.get("sizes"),
         median_side=summary.get("median_side"),
         progress=round(progress.share_done(step), 4),
-        eta_seconds=progress.step_eta_seconds(step, now(session)),
+        eta_seconds=progress.step_eta_seconds(step, at),
         error_code=dataset.error_code,
         error=dataset.error,
         created_at=dataset.created_at,

@@ -15,7 +15,7 @@ from api.plans import planning
 from api.scheduling import leases
 from sep_core.cells import named
 from tests.api.conftest import protected, uploaded
-from tests.api.lives import CPU, fail, finish, must_claim, requested, step
+from tests.api.lives import CPU, fail, finish, ingested, must_claim, requested, step
 from tests.api.test_retry import retry
 
 SHARDS = 60
@@ -124,3 +124,11 @@ def check(protection_id: UUID) -> None:
     assert found.share_kept == pytest.approx(kept / total)
     assert found.there == {(step.kind, step.state) for step in each}
     assert 0 < found.share < 1
+
+
+def test_data_sets_are_listed_together(client: httpx2.Client, owner_id: UUID) -> None:
+    for _ in range(10):
+        ingested(owner_id)
+    with statements() as sent:
+        assert len(client.get("/v1/datasets").json()["items"]) == 10
+    assert len(sent) < 10
