@@ -3,13 +3,11 @@
 An empty database, or another's, knows none of them: what it does not know is not to be removed.
 """
 
-from datetime import timedelta
-
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from api import storage
-from api.db import now, reading, transaction
+from api import datasets, storage
+from api.db import reading, transaction
 from api.models import Dataset, DatasetState, Identity, Orphan, Protection
 from api.settings import settings
 
@@ -21,8 +19,8 @@ def objection(session: Session) -> str | None:
     """Why these may be another database's blobs, and what to do; None if they are this one's.
 
     Without a marker they are where rows know one of them, or there is none but young ones: before
-    there were markers there was none either. No blobs are not those of rows that should have some:
-    a volume may not be mounted.
+    there were markers there was none either. Not where the oldest data set's upload is not there: a
+    volume may not be mounted.
     """
     ours, marker = _ours(session), storage.read_if_there(MARKER)
     if marker == ours or (marker is None and _may_be_ours(session)):
@@ -56,6 +54,20 @@ def at_hand() -> bool:
     return storage.read_if_there(MARKER) == ours
 
 
+def absence() -> str | None:
+    """Why nothing may be stored here; None where it may.
+
+    What is written into the folder where a volume should be is gone when the volume is back.
+    """
+    with reading() as session:
+        if storage.read_if_there(MARKER) == _ours(session) or not _is_elsewhere(session):
+            return None
+    return (
+        "Expected this database's blobs at SEPGATE_STORAGE_URL, got none of them: "
+        "a volume may not be mounted."
+    )
+
+
 def _ours(session: Session) -> bytes:
     return str(session.scalars(select(Identity.id)).one()).encode()
 
@@ -64,21 +76,23 @@ def _may_be_ours(session: Session) -> bool:
     # What is young may be an upload, whose row is still to come.
     grace = settings().orphan_grace_seconds
     stored = [storage.idle_owners(kind, grace) for kind in KINDS]
+    if _is_elsewhere(session):
+        return False
     if not any(stored):
-        return _is_stored() or not _is_expected(session, timedelta(seconds=grace))
+        return True
     known = [set(session.scalars(select(model.id))) for model in (Dataset, Protection)]
     return any(a & b for a, b in zip(stored, known, strict=True))
 
 
 def _unknown() -> str:
-    return "some that it does not know" if _is_stored() else "none"
+    stored = any(storage.idle_owners(kind, 0) for kind in KINDS)
+    return "some that it does not know" if stored else "none"
 
 
-def _is_stored() -> bool:
-    return any(storage.idle_owners(kind, 0) for kind in KINDS)
-
-
-def _is_expected(session: Session, grace: timedelta) -> bool:
-    """Whether a data set was read so long ago, and is kept."""
-    old = Dataset.state == DatasetState.READY, Dataset.finished_at < now(session) - grace
-    return session.scalar(select(Dataset.id).where(*old).limit(1)) is not None
+def _is_elsewhere(session: Session) -> bool:
+    """Whether the upload that was read first is not there; what was stored since may be."""
+    ready = select(Dataset.id).where(Dataset.state == DatasetState.READY)
+    first = session.scalar(ready.order_by(Dataset.created_at).limit(1))
+    if first is None:
+        return False
+    return storage.size_if_there(storage.dataset_key(first, datasets.SOURCE)) is None

@@ -209,8 +209,8 @@ def load_index(dataset_id: UUID) -> archive.IngestResult:
     Raises:
         FileNotFoundError: the data set was deleted.
     """
-    key = storage.dataset_key(dataset_id, INDEX)
-    if storage.size_if_there(key) is None:
-        key = storage.dataset_key(dataset_id, OLDER_INDEX)
+    key, older = (storage.dataset_key(dataset_id, name) for name in (INDEX, OLDER_INDEX))
+    if storage.size_if_there(key) is None and storage.size_if_there(older) is not None:
+        key = older
     with storage.copied(key) as file:
         return archive.load_index(file)

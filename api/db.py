@@ -1,5 +1,7 @@
 """The engine and the two ways to use it: `transaction()` writes, `reading()` reads."""
 
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import DateTime, Engine, MetaData, create_engine, event, text
-from sqlalchemy.engine import Connection, Dialect, make_url
+from sqlalchemy.engine import Connection, Dialect, ExceptionContext, make_url
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
@@ -89,6 +91,7 @@ def make_engine(url: str) -> Engine:
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "handle_error", _give_up_sqlite)
     return engine
 
 
@@ -112,6 +115,13 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _give_up_sqlite(context: ExceptionContext) -> None:
+    """Who has opened the file while it could not be written never can by that connection."""
+    code = getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
+        context.is_disconnect = True
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -155,10 +165,12 @@ def reading() -> Iterator[Session]:
 def write_objection() -> str | None:
     """Why nothing can be written, as in a PostgreSQL that stands by; None where it can.
 
-    Of SQLite it is not asked: it would have to wait until nobody writes.
+    Of SQLite the file is looked at: it would have to wait until nobody writes.
     """
     if engine().dialect.name == "sqlite":
-        return None
+        file = str(engine().url.database)
+        kept = os.access(file, os.W_OK)
+        return None if kept else f"Expected a database that takes writes, got {file}: read-only."
     with transaction() as session:
         refused = session.scalar(text("SHOW transaction_read_only")) == "on"
     return "Expected a database that takes writes, got one that refuses them." if refused else None

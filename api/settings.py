@@ -4,9 +4,9 @@ import hashlib
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # A unix socket's path must fit into sockaddr_un: 108 bytes with the final NUL.
@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(512 * 2**20, description="room that uploads must leave on the disk")
 
     lease_seconds: float = Field(90, description="a step whose lease is not renewed is given away")
-    lease_renew_seconds: float = 15
+    lease_renew_seconds: float = Field(15, description="a third of a lease at most")
     stall_seconds: float = Field(900, description="no progress for so long is a hang")
     drain_seconds: float = Field(
         60,
@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="of the lines that parts log")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     threads: int = Field(0, ge=0, description="of PyTorch on a CPU; 0 is every core")
+
+    @model_validator(mode="after")
+    def _renew_in_time(self) -> Self:
+        """A lease is renewed three times in its time, or healthy workers would lose theirs."""
+        self.lease_renew_seconds = min(self.lease_renew_seconds, self.lease_seconds / 3)
+        return self
 
     @property
     def database(self) -> str:

@@ -174,7 +174,7 @@ def _serve() -> Peaks:
         named = {"api": pids["api"], "sweep": pids["sweep"], "parent": pids["worker-cpu"]}
         with _Peaks(named) as peaks:
             curl = Curl(running.url, launcher.new_key("tester"))
-            uploaded = curl.json("/v1/datasets", "--data-binary", f"@{folder / 'data.zip'}")
+            uploaded = curl.json("/v1/datasets", "-X", "POST", "-T", str(folder / "data.zip"))
             *_, ingested = curl.poll(f"/v1/datasets/{uploaded['id']}")
             assert ingested["state"] == "ready", ingested
             for name in ("", "/events", "/archive", "/report", "/report.html", "/before-after.png"):

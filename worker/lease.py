@@ -11,7 +11,7 @@ from multiprocessing.sharedctypes import RawValue
 from typing import IO, Self
 from uuid import UUID
 
-from api import storage
+from api import adoption, storage
 from api.db import AWAY, transaction
 from api.scheduling import endings, leases
 from api.scheduling.endings import Setback
@@ -95,9 +95,13 @@ def store(claim: Claim | None, key: str, data: bytes | IO[bytes]) -> str:
     Raises:
         LeaseLost: break off.
         StorageFull: no room left.
+        OSError: this is not where the database's blobs are.
     """
     if claim is not None:
         check_held(claim)
+        absence = adoption.absence()
+        if absence is not None:
+            raise OSError(absence)
     return storage.write(key, data)
 
 

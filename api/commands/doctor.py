@@ -1,11 +1,13 @@
 """`sepgate doctor`: whether a set-up can do its work, and what to mend where it can't."""
 
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
@@ -129,7 +131,10 @@ def _storage() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    folder = tempfile.gettempdir()
+    folder, told = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    if told and Path(told).absolute() != Path(folder):
+        yield Finding("disk", "fail", f"Expected to write in {told} (TMPDIR), and could not.")
+        return
     yield _room("disk", folder, shutil.disk_usage(folder).free)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy import select
 from starlette.requests import ClientDisconnect
 
-from api import datasets, progress, protections, storage
+from api import adoption, datasets, progress, protections, storage
 from api.db import now, reading, transaction
 from api.errors import AppError, StorageFull
 from api.models import Dataset, DatasetState, Step
@@ -179,6 +179,9 @@ def _check_room(request: Request) -> None:
 
 
 def _check_free(size: int) -> None:
+    absence = adoption.absence()
+    if absence is not None:
+        raise AppError(503, "UNAVAILABLE", absence)
     free = storage.free_bytes()
     if free is not None and size + settings().min_free_bytes > free:
         raise StorageFull(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api import metrics, queue, revision, storage
+from api import adoption, metrics, queue, revision, storage
 from api.db import reading, write_objection
 from api.errors import AppError
 from api.routes.problems import responses
@@ -20,10 +20,15 @@ def _check_database() -> str | None:
     return objection or write_objection()
 
 
+def _check_storage() -> str | None:
+    storage.check()
+    return adoption.absence()
+
+
 PARTS: dict[str, Callable[[], str | None]] = {
     "database": _check_database,
     "queue": queue.check,
-    "storage": storage.check,
+    "storage": _check_storage,
 }
 """What raises does not answer; what answers may object."""
 

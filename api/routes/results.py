@@ -115,6 +115,11 @@ def _while_it_lasts(protection_id: UUID) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        with reading() as session:
+            is_kept = session.get(Protection, protection_id) is not None
+        if is_kept:
+            lost = f"The storage does not have the result of protection {protection_id} now."
+            raise AppError(503, "UNAVAILABLE", f"{lost} Its operator can tell why.") from error
         raise not_found("result of protection", protection_id) from error
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from api import db, revision
 from api.cli import app
-from api.settings import settings
+from api.settings import Settings, settings
 from tests import servers
 
 # Hardly anything of it gets as far as the tables.
@@ -165,3 +165,9 @@ def test_a_port_is_one() -> None:
     result = sepgate("serve", "--port", "99999")
     assert result.exit_code == 2
     assert "65535" in result.stderr
+
+
+def test_a_lease_is_renewed_in_its_time() -> None:
+    """A short one would else be taken from healthy workers, again and again."""
+    assert Settings(lease_seconds=9).lease_renew_seconds == 3
+    assert Settings().lease_renew_seconds == 15

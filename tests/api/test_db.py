@@ -1,15 +1,17 @@
 """Transactions as both databases are made to keep them."""
 
+import subprocess
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from api.db import engine, reading, transaction
-from api.models import Dataset, Owner
+from api import db
+from api.db import AWAY, engine, reading, transaction
+from api.models import Dataset, Owner, Step
 from tests.api.conftest import together
 from tests.api.lives import dataset, ingested
 
@@ -81,3 +83,34 @@ def test_a_host_that_does_not_answer_is_given_up_within_half_a_minute() -> None:
         int(given[f"keepalives_{name}"]) for name in ("idle", "interval", "count")
     )
     assert idle + interval * count <= 30
+
+
+def test_a_connection_that_could_not_write_is_not_used_again(environment: dict[str, str]) -> None:
+    """SQLite opens a file that can't be written to read it, and stays at that."""
+    if db.engine().dialect.name != "sqlite":
+        pytest.skip("PostgreSQL says for each transaction whether it may write")
+    assert environment
+    with db.engine().connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+    with pytest.raises(AWAY), transaction() as session:
+        session.execute(update(Step).values(sent_at=None))
+    with transaction() as session:
+        session.execute(update(Step).values(sent_at=None))
+
+
+def test_a_file_that_can_t_be_written_is_no_database_that_takes_writes(
+    environment: dict[str, str],
+) -> None:
+    if db.engine().dialect.name != "sqlite":
+        pytest.skip("of PostgreSQL see test_health")
+    assert environment
+    assert db.write_objection() is None
+    with transaction():  # another's: it takes writes, one after the other
+        assert db.write_objection() is None
+    file = str(db.engine().url.database)
+    if subprocess.run(["chattr", "+i", file], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to make a file immutable")
+    try:
+        assert str(db.write_objection()).endswith(f"got {file}: read-only.")
+    finally:
+        subprocess.run(["chattr", "-i", file], check=True)

@@ -117,6 +117,20 @@ def test_a_queue_that_follows_another_takes_no_messages(redis_url: str) -> None:
 
 
 @pytest.mark.usefixtures("whole")
+def test_a_folder_for_temporary_files_that_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python takes another in silence, which may be memory, or small."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    status, found = examined()
+    assert status == 1
+    assert found["disk"] == [
+        f"fail Expected to write in {tmp_path / 'none'} (TMPDIR), and could not."
+    ]
+
+
+@pytest.mark.usefixtures("whole")
 def test_little_room(change: Change, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = (tiny_disk / "blobs").as_uri()
     change(STORAGE_URL=blobs)

@@ -1,5 +1,6 @@
 """Liveness and readiness, with a part away; what a client sees of outages and of defects."""
 
+import shutil
 import socket
 import time
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from alembic import command
 from redis import Redis
 from typer.testing import CliRunner
 
-from api import main, queue, revision
+from api import main, queue, revision, storage
 from api.cli import app
 from api.db import engine
 from api.models import Queue
@@ -97,6 +98,20 @@ def test_the_broker_is_away(client: httpx2.Client, change: Change, redis_url: st
     assert client.post("/v1/datasets", content=small_zip()).status_code == 202
     assert queue.waiting(Queue.CPU) == 4  # what was not sent comes with the next
     assert client.get("/readyz").status_code == 200
+
+
+def test_the_storage_is_not_mounted(client: httpx2.Client, ready_dataset: str) -> None:
+    folder = storage.local_path("")
+    assert folder is not None
+    away = folder.rename(folder.with_name("away"))
+    found = problem(client.get("/readyz"), 503, "NOT_READY")
+    assert found["detail"].endswith("a volume may not be mounted.")
+    refused = client.post("/v1/datasets", content=small_zip())
+    assert "a volume may not be mounted" in problem(refused, 503, "UNAVAILABLE")["detail"]
+    shutil.rmtree(folder)
+    away.rename(folder)
+    assert client.get("/readyz").status_code == 200
+    assert client.get(f"/v1/datasets/{ready_dataset}").status_code == 200
 
 
 def test_the_broker_is_full(client: httpx2.Client, redis_url: str) -> None:

@@ -15,12 +15,14 @@ import pytest
 from api import adoption, archive, datasets, steps, storage
 from api.db import reading, transaction
 from api.models import Dataset, DatasetState, ProtectionState, Step, StepKind, StepState
+from api.scheduling import leases
 from api.settings import settings
 from sep_core import surrogate
 from tests import pictures
 from tests.worker import jobs
-from worker import collection, metrics
+from worker import collection, facts, metrics
 from worker.data import checkpoint_key, load_index
+from worker.lease import store
 from worker.steps import evaluate, perturb
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -221,6 +223,23 @@ def test_a_storage_that_is_not_there_is_waited_for(
         assert str(waits.error).startswith("Expected ")
     try_again()
     assert jobs.show(made).state is ProtectionState.SUCCEEDED
+
+
+def test_nothing_is_stored_where_a_volume_should_be() -> None:
+    """It would be hidden by the volume, and be missed when that is back."""
+    adoption.adopt()
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    (step,) = jobs.ready()
+    with transaction() as session:
+        claim = leases.claim(session, step.id, facts.name())
+    assert claim is not None
+    with out_of_reach(Path.mkdir):
+        with pytest.raises(OSError, match="a volume may not be mounted"):
+            store(claim, checkpoint_key(made, 0), b"")
+        collection.collect()
+        assert not storage.idle_owners("protections", -1)
+        assert storage.read_if_there(adoption.MARKER) is None  # however young the database is
+    store(claim, checkpoint_key(made, 0), b"")
 
 
 def test_a_blob_that_is_gone_is_tried_again_and_named() -> None:
