@@ -169,8 +169,9 @@ def write_objection() -> str | None:
     """
     if engine().dialect.name == "sqlite":
         file = str(engine().url.database)
-        kept = os.access(file, os.W_OK)
-        return None if kept else f"Expected a database that takes writes, got {file}: read-only."
+        if os.access(file, os.W_OK) or not Path(file).exists():  # a URI, say
+            return None
+        return f"Expected a database that takes writes, got {file}: read-only."
     with transaction() as session:
         refused = session.scalar(text("SHOW transaction_read_only")) == "on"
     return "Expected a database that takes writes, got one that refuses them." if refused else None
