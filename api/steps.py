@@ -21,19 +21,19 @@ from api.models import (
     StepKind,
     StepState,
 )
-from api.scheduling import leases
+from api.scheduling import joins, leases
 from api.scheduling.leases import Claim
 from api.scheduling.moves import hold_back, make_ready, move
-from sep_core.cells import Evaluation, is_clean
+from sep_core.cells import Evaluation
 from sep_core.config import Plan, SEPConfig, as_dict
 
-# Joins: a step becomes ready when all steps whose results it needs are done; see `_needs`.
-ORDER = (
-    *(StepKind.TRAIN, StepKind.PERTURB, StepKind.ENCODE),
-    *(StepKind.PACKAGE, StepKind.EVALUATE),
-)
 PLANNED = StepKind.PERTURB, StepKind.ENCODE
 """Of which the plan says how many there are."""
+NOT_THE_SAME = (
+    "Expected what was lost to come out as before when it is made again, got something else, and "
+    "others have used what was lost. Another kind of device or another version may be why: ask for "
+    "a new protection."
+)
 CLEAN, PROTECTED = 0, 1
 """Indices of the first cell's two `evaluate` steps; see `sep_core.cells.cells`."""
 
@@ -69,7 +69,7 @@ def of(session: Session, protection_id: UUID, *, outputs: bool = True) -> list[S
         query = query.options(defer(Step.output, raiseload=True))
     # What this transaction has looked at before it locked the protection may have changed since.
     steps = session.scalars(query.execution_options(populate_existing=True)).all()
-    return sorted(steps, key=lambda step: (ORDER.index(step.kind), step.index))
+    return sorted(steps, key=lambda step: (joins.ORDER.index(step.kind), step.index))
 
 
 def start(session: Session, claim: Claim) -> None:
@@ -137,13 +137,20 @@ def replan(
 
 
 def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection | None:
-    """A step is done; None if its lease was lost, and then nothing is written."""
+    """A step is done; None if its lease was lost, and then nothing is written.
+
+    One that was made again fails where it found something else than before and that was used.
+    """
     step = leases.held(session, claim)
     if step is None:
         return None
     protection = session.get_one(Protection, step.protection_id)
     given = digests.given(protection, step, _inputs(session, step))
-    leases.finish(session, step, output, given)
+    before = step.output_sha256
+    if before not in {None, digests.of(output)} and joins.is_used(session, step):
+        leases.fail(session, step, "BLOB_CHANGED", NOT_THE_SAME)
+    else:
+        leases.finish(session, step, output, given)
     return settle(session, protection.id)
 
 
@@ -189,7 +196,7 @@ def _break_off(session: Session, protection: Protection) -> None:
     if protection.cancel_requested or not failed:
         move(session, protection, ProtectionState.CANCELLED, finished_at=at)
         return
-    first = min(failed, key=lambda step: (ORDER.index(step.kind), step.index))
+    first = min(failed, key=lambda step: (joins.ORDER.index(step.kind), step.index))
     why = {"error_code": first.error_code, "error": first.error}
     move(session, protection, ProtectionState.FAILED, finished_at=at, **why)
 
@@ -211,25 +218,12 @@ def _failed(session: Session, protection_id: UUID) -> Sequence[Step]:
     return session.scalars(fresh).all()
 
 
-def _needs(kind: StepKind, index: int, other_kind: StepKind, other_index: int) -> bool:
-    """Whether a step needs the results of another of its protection, whose plan is frozen.
-
-    Encoding needs one shard, or where its images leave as they came only that others may follow; a
-    training on the originals needs nothing.
-    """
-    if kind is StepKind.ENCODE and other_kind is StepKind.PERTURB:
-        return other_index == index
-    if kind is StepKind.EVALUATE and is_clean(index):
-        return False
-    return ORDER.index(other_kind) < ORDER.index(kind)
-
-
 # There may be thousands of steps, and this comes at the end of each: no whole rows are read.
 
 
 def _inputs(session: Session, step: Step) -> list[digests.Found]:
     """What the steps that a step needs have found, in their order."""
-    earlier = Step.kind.in_(ORDER[: ORDER.index(step.kind)])
+    earlier = Step.kind.in_(joins.ORDER[: joins.ORDER.index(step.kind)])
     query = select(Step.kind, Step.index, Step.output).where(
         Step.protection_id == step.protection_id, earlier
     )
@@ -238,9 +232,9 @@ def _inputs(session: Session, step: Step) -> list[digests.Found]:
     found = [
         (kind, index, output)
         for kind, index, output in session.execute(query)
-        if _needs(step.kind, step.index, kind, index)
+        if joins.needs(step.kind, step.index, kind, index)
     ]
-    return sorted(found, key=lambda each: (ORDER.index(each[0]), each[1]))
+    return sorted(found, key=lambda each: (joins.ORDER.index(each[0]), each[1]))
 
 
 def _make_ready(session: Session, protection_id: UUID) -> None:
@@ -249,14 +243,12 @@ def _make_ready(session: Session, protection_id: UUID) -> None:
         Step.protection_id == protection_id, Step.state != StepState.DONE
     )
     undone = session.execute(query).all()
-    shards = {index for _, _, kind, index in undone if kind is StepKind.PERTURB}
-    one_of_each = {kind: index for _, _, kind, index in undone}
-    ready = []
-    for key, state, kind, index in undone:
-        own = {StepKind.PERTURB: index} if index in shards else {}
-        others = (one_of_each | own).items()
-        if state is StepState.WAITING and not any(_needs(kind, index, *other) for other in others):
-            ready.append((ORDER.index(kind), index, key))
+    needs = joins.needs_any([(kind, index) for _, _, kind, index in undone])
+    ready = [
+        (joins.ORDER.index(kind), index, key)
+        for key, state, kind, index in undone
+        if state is StepState.WAITING and not needs(kind, index)
+    ]
     make_ready(session, protection_id, [key for *_, key in sorted(ready)])
 
 

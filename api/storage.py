@@ -224,6 +224,12 @@ def _remove_all(keys: list[str]) -> None:
         remove_one(key)
 
 
+def keys(prefix: str) -> set[str]:
+    """Of all blobs below `prefix`."""
+    with _translating():
+        return {meta["path"] for batch in obstore.list(_store(), prefix) for meta in batch}
+
+
 def idle_owners(kind: str, grace_seconds: float) -> set[UUID]:
     """Ids below `kind` (`datasets`, `protections`, `probes`) without a blob younger than that."""
     return set(idle_names(kind, grace_seconds))

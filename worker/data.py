@@ -130,15 +130,23 @@ def check_digest(key: str, found: str, sha256: str) -> None:
     """SHA-256 of a blob that another step has left, and of what that step has stored.
 
     Raises:
-        AppError: BLOB_CHANGED, it is not what that step has stored.
+        BlobChanged: it is not what that step has stored.
     """
     if found != sha256:
-        raise AppError(
+        raise BlobChanged(key, found, sha256)
+
+
+class BlobChanged(AppError):
+    """What lies there is not what an earlier step has stored."""
+
+    def __init__(self, key: str, found: str, sha256: str) -> None:
+        super().__init__(
             500,
             "BLOB_CHANGED",
             f"{key}: expected what an earlier step has stored, of SHA-256 {sha256}, got {found}. "
-            "Look after the storage, and ask for a new protection.",
+            "Look after the storage.",
         )
+        self.key = key
 
 
 class Reader:

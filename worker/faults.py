@@ -10,6 +10,7 @@ from api import adoption
 from api.db import AWAY
 from api.errors import StorageFull
 from api.scheduling.endings import Setback
+from worker.data import BlobChanged
 
 # PyTorch has an exception for a GPU's memory, and a RuntimeError for the host's and a library's.
 _NO_MEMORY = (
@@ -88,8 +89,8 @@ def setback(error: Exception) -> Setback:
 def _of_surroundings(error: Exception) -> Setback | None:
     if is_out_of_memory(error):  # of which an OSError may tell, too
         return None
-    if isinstance(error, StorageFull):
-        return Setback(error.code, error.message, False)
+    if isinstance(error, StorageFull | BlobChanged):
+        return Setback(error.code, error.message, suspect=isinstance(error, BlobChanged))
     if _is_disk_full(error):
         folder = _full_folder(error)
         return Setback("STORAGE_FULL", f"Expected room on the disk of {folder}, got none.", False)

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
@@ -21,10 +21,11 @@ from api.processes import die_with_parent
 from api.queue import RUN_STEP, app
 from api.scheduling import endings, lending, outbox, turns
 from api.scheduling.endings import Setback
+from api.scheduling.joins import Named
 from api.scheduling.leases import Claim
 from api.settings import settings
-from worker import facts, faults, replan, resident, siblings
-from worker.data import remove_used
+from worker import facts, faults, losses, replan, resident, siblings
+from worker.data import BlobChanged, remove_used
 from worker.hearing import ear
 from worker.lease import (
     Lease,
@@ -161,9 +162,9 @@ def _run(claim: Claim) -> None:
     except WorkerDraining:
         log.warning("step goes back: this worker is ending")
         _end(claim, partial(endings.set_back, setback=DRAINED))
-    except StorageFull as error:
+    except (StorageFull, BlobChanged) as error:
         log.warning("step was broken off: %s", error.message)
-        _end(claim, partial(endings.set_back, setback=faults.setback(error)))
+        _set_back(claim, error)
     except AppError as error:
         log.warning("step failed: %s", error.message)
         _end(claim, partial(endings.fail, code=error.code, message=error.message))
@@ -180,17 +181,23 @@ def _run(claim: Claim) -> None:
 def _set_back(claim: Claim, error: Exception) -> None:
     if faults.is_out_of_memory(error) and replan.halve(claim):
         return
-    _end(claim, partial(endings.set_back, setback=faults.setback(error)))
+    setback = faults.setback(error)
+    lost = losses.before(claim, error) if setback.code in losses.CODES else ()
+    _end(claim, partial(endings.set_back, setback=setback), lost)
     if faults.is_gpu_lost(error):  # nothing of CUDA works in this process any more
         os._exit(faults.EXIT_GPU_LOST)
 
 
-def _end(claim: Claim, ending: Callable[[Session, Step], endings.Owner]) -> None:
+def _end(
+    claim: Claim,
+    ending: Callable[[Session, Step], endings.Owner],
+    lost: Collection[Named] = (),
+) -> None:
     """Without a result. Where the database stays away the lease runs out, and somebody is lost."""
     until = time.monotonic() + settings().lease_seconds
     while True:
         try:
-            endings.end(claim, ending)
+            endings.end(claim, ending, lost)
         except AWAY:
             log.exception("the step's end could not be written")
             if time.monotonic() > until:

@@ -3,7 +3,7 @@
 It goes back to the queue, at once or later, or it fails and its owner with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from api import datasets, protections, steps
 from api.db import now, transaction
 from api.models import Dataset, Protection, Step
-from api.scheduling import leases
+from api.scheduling import again, leases
+from api.scheduling.joins import Named
 from api.scheduling.leases import Claim
 from api.settings import settings
 
@@ -35,11 +36,22 @@ Owner = Dataset | Protection | None
 """Whose step it is, as it is afterwards; None where nothing about it has changed."""
 
 
-def end(claim: Claim, ending: Callable[[Session, Step], Owner]) -> None:
-    """End an attempt in one of the ways below, unless its lease was lost."""
+def end(
+    claim: Claim, ending: Callable[[Session, Step], Owner], lost: Collection[Named] = ()
+) -> None:
+    """End an attempt in one of the ways below, unless its lease was lost.
+
+    Args:
+        lost: the steps before it whose results it misses, which it waits for anew.
+    """
     with transaction() as session:
+        makers = again.locked(session, claim, lost)
         step = leases.held(session, claim)
-        ended = ending(session, step) if step is not None else None
+        if step is None:
+            return
+        again.take_back(session, claim, makers)
+        ended = ending(session, step)
+        again.hold_back(session, claim, lost)
     clean(ended)
 
 

@@ -26,6 +26,8 @@ from api.models import (
 # By table: states of two tables that share a name are equal, and would be one key.
 AT_ONCE = 5000
 """Steps in one statement, which takes no more than 32,766 values on SQLite."""
+MADE_AGAIN = "What it had stored was lost or damaged: it is made again."
+_PROGRESS = "progress_begun", "progress_done", "progress_kept"
 LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProxyType(
     {
         Dataset: {
@@ -46,6 +48,7 @@ LEGAL_MOVES: Mapping[type[Base], Mapping[State, frozenset[State]]] = MappingProx
             StepState.READY: frozenset({StepState.RUNNING, StepState.WAITING}),
             StepState.RUNNING: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
             StepState.FAILED: frozenset({StepState.READY}),
+            StepState.DONE: frozenset({StepState.WAITING}),
         },
     }
 )
@@ -99,6 +102,22 @@ def hold_back(session: Session, step_ids: Sequence[UUID]) -> None:
         some = Step.id.in_(step_ids[first : first + AT_ONCE]), Step.state == StepState.READY
         values = {"state": StepState.WAITING, "sent_at": None, "not_before": None}
         session.execute(update(Step).where(*some).values(values))
+
+
+def take_back(session: Session, protection_id: UUID, step_ids: Sequence[UUID]) -> None:
+    """done -> waiting, of one protection: what they had stored is lost, and is made again.
+
+    What they had found stays on the row, for the same is to come of it.
+    """
+    fresh: dict[str, Any] = dict.fromkeys(("attempt", "setbacks", *_PROGRESS), 0)
+    fresh |= dict.fromkeys(("setback_at", "not_before", "sent_at", "finished_at"))
+    fresh |= {"state": StepState.WAITING, "error_code": "BLOB_MISSING", "error": MADE_AGAIN}
+    for first in range(0, len(step_ids), AT_ONCE):
+        done = Step.id.in_(step_ids[first : first + AT_ONCE]), Step.state == StepState.DONE
+        moved = update(Step).where(*done).values(fresh).returning(Step.kind, Step.index)
+        why = {"error_code": "BLOB_MISSING", "error": MADE_AGAIN}
+        told = [{"kind": kind, "index": index} | why for kind, index in session.execute(moved)]
+        events.record_many(session, f"step.{StepState.WAITING}", protection_id, told)
 
 
 def lease_name(token: UUID) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import steps
+from api.scheduling.joins import ORDER
 from tests import pictures
 from tests.acceptance.stack import PARTS, SMALL_JOB, Stack, running
 from tests.conftest import DATABASES, fresh_database, service_environment
@@ -67,7 +67,7 @@ def _check_logs(lines: list[dict[str, Any]], protection_id: str) -> None:
     of_steps = [line for line in lines if line["logger"] == "worker.tasks"]
     assert all("step_id" in line for line in of_steps)
     begun = [line["step"] for line in of_steps if line.get("protection_id") == protection_id]
-    assert {f"{kind} 0" for kind in steps.ORDER} | {"evaluate 1"} <= set(begun)
+    assert {f"{kind} 0" for kind in ORDER} | {"evaluate 1"} <= set(begun)
     asked = [line for line in lines if line["logger"] == "sepgate.requests"]
     (made,) = (line["request_id"] for line in asked if "POST /v1/protections:" in line["event"])
     ours = [line for line in of_steps if line.get("protection_id") == protection_id]

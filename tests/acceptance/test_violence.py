@@ -13,15 +13,16 @@ import pytest
 from redis import Redis
 from sqlalchemy import and_, or_, select
 
-from api import queue, steps
+from api import queue
 from api.db import reading
 from api.models import QUEUES, Event, Step, StepKind, StepState
 from api.scheduling import turns
+from api.scheduling.joins import ORDER
 from tests import pictures
 from tests.acceptance.stack import Stack, pid_of, running
 from tests.servers import wait_for
 
-KINDS = [StepKind.INGEST, *steps.ORDER]
+KINDS = [StepKind.INGEST, *ORDER]
 STEP_SECONDS = 120
 
 

@@ -18,12 +18,13 @@ from api.models import Dataset, Owner, Protection, Step, StepKind, StepState
 from api.plans import weights
 from api.plans.planning import load_plan
 from api.scheduling import leases
+from api.scheduling.joins import ORDER
 from sep_core.config import NetworkName
 from worker import facts, tasks
 from worker.data import encoded_key, shard_key
 
 SEED = "0123456789abcdef0123456789abcdef"
-KINDS = (StepKind.INGEST, *steps.ORDER)
+KINDS = (StepKind.INGEST, *ORDER)
 CONFIG = {
     "seed": SEED,
     "epochs": 3,

@@ -240,21 +240,3 @@ def test_nothing_is_stored_where_a_volume_should_be() -> None:
         assert not storage.idle_owners("protections", -1)
         assert storage.read_if_there(adoption.MARKER) is None  # however young the database is
     store(claim, checkpoint_key(made, 0), b"")
-
-
-def test_a_blob_that_is_gone_is_tried_again_and_named() -> None:
-    adoption.adopt()
-    made = jobs.ask(jobs.upload(ARCHIVE).id)
-    jobs.work(until=StepKind.PERTURB)
-    key = checkpoint_key(made, 0)
-    storage.remove_one(key)
-    for number in range(1, settings().max_attempts):
-        try_again()
-        waits = part(made, StepKind.PERTURB)
-        assert (waits.attempt, waits.error_code) == (number, "BLOB_MISSING")
-    try_again()
-    failed = jobs.show(made)
-    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "BLOB_MISSING")
-    assert str(failed.error).startswith("Expected what an earlier step has stored, got ")
-    assert key in str(failed.error)
-    assert str(failed.error).endswith(IN_A_ROW)

@@ -1,0 +1,63 @@
+"""What steps have stored and is lost, or damaged, is made again by the steps that made it."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from api import events
+from api.models import Event, Step, StepKind, StepState
+from api.scheduling import moves
+from api.scheduling.joins import Named, needs_any
+from api.scheduling.leases import Claim
+from api.settings import settings
+
+
+def locked(session: Session, claim: Claim, lost: Collection[Named]) -> Sequence[UUID]:
+    """The steps that are to make again what is lost, before the step that misses it is locked.
+
+    Shards come before what encodes them: as all others lock. What was lost `max_attempts` times is
+    not made again: then whatever misses it fails, too, and names it.
+    """
+    if not lost:
+        return []
+    kinds = {kind for kind, _ in lost}
+    of_these = or_(Step.kind.in_(kinds), Step.id == claim.step_id)
+    query = select(Step.id, Step.kind, Step.index).where(
+        Step.protection_id == claim.protection_id, of_these
+    )
+    rows = session.execute(query.order_by(Step.kind.desc(), Step.id).with_for_update()).all()
+    times, most = _times(session, claim), settings().max_attempts
+    named = {name for name in lost if times[name] < most}
+    return [key for key, kind, index in rows if (kind, index) in named]
+
+
+def _times(session: Session, claim: Claim) -> Counter[Named]:
+    """How often each has been taken back since the protection began, or was tried again."""
+    assert claim.protection_id is not None
+    retry = events.last(session, claim.protection_id, events.RETRY_REQUESTED)
+    back = Event.what == f"step.{StepState.WAITING}", Event.id > (retry.id if retry else 0)
+    told = select(Event.data).where(Event.protection_id == claim.protection_id, *back)
+    return Counter((StepKind(data["kind"]), data["index"]) for data in session.scalars(told))
+
+
+def take_back(session: Session, claim: Claim, step_ids: Sequence[UUID]) -> None:
+    """done -> waiting, where they are still done: somebody else may have missed the same."""
+    if step_ids and claim.protection_id is not None:
+        moves.take_back(session, claim.protection_id, step_ids)
+
+
+def hold_back(session: Session, claim: Claim, lost: Collection[Named]) -> None:
+    """ready -> waiting: what would only find out, too, that something is lost.
+
+    Not what somebody is about to claim: who waited for that would be waited for.
+    """
+    if not lost:
+        return
+    ready = Step.protection_id == claim.protection_id, Step.state == StepState.READY
+    query = select(Step.id, Step.kind, Step.index).where(*ready).order_by(Step.id)
+    needs = needs_any(lost)
+    rows = session.execute(query.with_for_update(skip_locked=True)).all()
+    moves.hold_back(session, [key for key, kind, index in rows if needs(kind, index)])
