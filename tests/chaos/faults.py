@@ -5,27 +5,40 @@ A fault tells what it did, or gives None where it found nothing to do harm to.
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.models import Queue, Step, StepState
+from api.models import Queue, Step, StepKind, StepState
 from api.scheduling.moves import lease_name
 from tests.acceptance.stack import pid_of
 from tests.chaos.world import MAX_ATTEMPTS, World
 
 Fault = Callable[[World, random.Random], str | None]
 TAKEN_SECONDS = 90
+READ = re.compile(r"/(?P<folder>checkpoints|shards|encoded)/(\d+/)?(?P<index>\d+)\.(pt|bin|npy)$")
+READERS = {
+    "checkpoints": StepKind.PERTURB,
+    "shards": StepKind.ENCODE,
+    "encoded": StepKind.PACKAGE,
+}
+DAMAGED_SHARE = 0.5
+UNDONE = StepState.WAITING, StepState.READY, StepState.RUNNING
 
 
 def child_killed(world: World, draws: random.Random) -> str | None:
     """The process that computes, unless its step would be blamed for it once too often."""
-    running = [found for found in world.running() if found[1].attempt < MAX_ATTEMPTS]
+    running = [
+        found for found in world.running() if found[1].attempt < _most_attempts(found[1], world)
+    ]
     if not running:
         return None
     part, step = draws.choice(running)
@@ -155,6 +168,68 @@ def disk_filled(world: World, draws: random.Random) -> str | None:
     return f"for {seconds:.1f} s" if is_full else None
 
 
+def blob_lost(world: World, draws: random.Random) -> str | None:
+    """Or damaged: what a step has stored and another is still to read; once in a protection."""
+    blobs = [path for path in world.blobs.rglob("*") if _is_to_be_read(path, world)]
+    if not blobs:
+        return None
+    path = draws.choice(sorted(blobs))
+    damaged = draws.random() < DAMAGED_SHARE
+    try:
+        _damage(path) if damaged else path.unlink()
+    except FileNotFoundError:  # it was read meanwhile
+        return None
+    world.robbed.add(_protection_of(path, world))
+    return f"{'/'.join(path.parts[-3:])} {'damaged' if damaged else 'lost'}"
+
+
+def _is_to_be_read(path: Path, world: World) -> bool:
+    """By a step that has not begun, of a protection that was not harmed so before.
+
+    What it is to be of depends on the protection: else it would always be what is stored first.
+    """
+    found = READ.search(str(path))
+    if found is None or _protection_of(path, world) in world.robbed:
+        return False
+    if found["folder"] != list(READERS)[_protection_of(path, world).int % len(READERS)]:
+        return False
+    kind, index = READERS[found["folder"]], int(found["index"])
+    steps = [
+        step
+        for state in UNDONE
+        for step in world.steps(state)
+        if step.protection_id == _protection_of(path, world)
+    ]
+    readers = [
+        step.state is not StepState.RUNNING
+        for step in steps
+        if step.kind is kind and (kind is not StepKind.ENCODE or step.index == index)
+    ]
+    return bool(readers) and all(readers) and all(_may_be_blamed(step, world) for step in steps)
+
+
+def _protection_of(path: Path, world: World) -> UUID:
+    return UUID(path.relative_to(world.blobs).parts[1])
+
+
+def _damage(path: Path) -> None:
+    """Not in place: who has mapped it or has read half of it has what was there."""
+    content, other = path.read_bytes(), path.with_name("damaged")
+    other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    other.rename(path)
+
+
+def _may_be_blamed(step: Step, world: World) -> bool:
+    """Whether it may have one more attempt for nothing, and after that another."""
+    begun = step.attempt + (step.state is not StepState.RUNNING)
+    return begun < _most_attempts(step, world)
+
+
+def _most_attempts(step: Step, world: World) -> int:
+    """Of which one more may come to nothing; one is left to what its protection has lost."""
+    return MAX_ATTEMPTS - (step.protection_id in world.robbed)
+
+
 FAULTS: tuple[Fault, ...] = (
     child_killed,
     worker_killed,
@@ -168,6 +243,7 @@ FAULTS: tuple[Fault, ...] = (
     messages_dropped,
     database_restarted,
     disk_filled,
+    blob_lost,
 )
 
 

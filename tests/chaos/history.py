@@ -22,8 +22,8 @@ class History:
         claims: those that have not ended, as `step.running` told of them, by the step's name.
         leases: the names of all there were.
         lost: the names of those that ran out.
-        done: how often a result of a step was accepted.
-        setbacks: why steps were begun again.
+        done: how often a result of a step was accepted that counts.
+        setbacks: why steps were begun again, or made again.
     """
 
     claims: dict[Name, dict[str, Any]] = field(default_factory=dict)
@@ -43,6 +43,8 @@ def told(events: Iterable[dict[str, Any]]) -> History:
     for event in events:
         if event["what"] == "step.running":
             _begin(history, event["data"])
+        elif event["what"] == "step.waiting":
+            _take_back(history, event["data"])
         elif "lease" in event["data"]:
             _end(history, event["what"], event["data"])
     return history
@@ -54,6 +56,14 @@ def _begin(history: History, data: dict[str, Any]) -> None:
     assert data["lease"] not in history.leases, f"{step}: not a lease of its own: {data}"
     history.leases.add(data["lease"])
     history.claims[step] = data
+
+
+def _take_back(history: History, data: dict[str, Any]) -> None:
+    """What it had stored is lost: its result counts no more, and another is accepted."""
+    step = (data["kind"], data["index"])
+    assert history.done[step] == 1, f"{step} was taken back and had not been accepted: {data}"
+    history.done[step] = 0
+    history.setbacks.update(["made again"])
 
 
 def _end(history: History, what: str, data: dict[str, Any]) -> None:

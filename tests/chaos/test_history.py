@@ -26,6 +26,7 @@ def ended(what: str, pid: int, lease: str, **more: object) -> Event:
 FIRST, SECOND = running(1, "a"), running(2, "b")
 LOST = ended("step.ready", 9, "a", error_code="WORKER_LOST")
 DONE = ended("step.done", 2, "b")
+BACK = event("step.waiting", error_code="BLOB_MISSING")
 
 
 def test_a_lost_lease_and_a_result_of_who_was_given_the_step() -> None:
@@ -36,6 +37,11 @@ def test_a_lost_lease_and_a_result_of_who_was_given_the_step() -> None:
     assert (told.setbacks, told.lost) == ({"WORKER_DRAINED": 1, "WORKER_LOST": 1}, {"a"})
 
 
+def test_what_was_lost_is_made_again_and_accepted_once() -> None:
+    told = history.told([FIRST, ended("step.done", 1, "a"), BACK, SECOND, DONE])
+    assert (told.done, told.setbacks) == ({("train", 0): 1}, {"made again": 1})
+
+
 @pytest.mark.parametrize(
     "then",
     [
@@ -43,6 +49,8 @@ def test_a_lost_lease_and_a_result_of_who_was_given_the_step() -> None:
         [ended("step.done", 1, "b")],  # as the row looks to who does not look at its token
         [ended("step.ready", 1, "b")],
         [DONE, DONE],
+        [BACK],
+        [DONE, BACK, BACK],
         [running(1, "c")],
         [DONE, running(1, "b")],
     ],

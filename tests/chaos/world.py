@@ -61,6 +61,7 @@ class World:
         self.stack = Stack(self.environment, logs)
         self.engine = make_engine(url).execution_options(sepgate_read_only=True)
         self.taken_leases: set[str] = set()  # as events name them
+        self.robbed: set[UUID] = set()  # protections of which a blob was lost
         self.has_disk = _mount(self.blobs)  # last: what fails above leaves no mount behind
 
     def supervise(self) -> None:
