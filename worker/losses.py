@@ -31,7 +31,7 @@ def before(claim: Claim, error: Exception) -> list[Named]:
     A shard goes when it is encoded and its files when the archive is stored, so that either of them
     may take all of its makers.
     """
-    if claim.protection_id is None:
+    if claim.kind not in ORDER[1:]:  # nothing was stored before it but the upload
         return []
     try:
         return list(_before(load_job(claim), claim.kind, claim.index, error))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from api import events
@@ -23,8 +23,9 @@ def locked(session: Session, claim: Claim, lost: Collection[Named]) -> Sequence[
     """
     if not lost:
         return []
-    kinds = {kind for kind, _ in lost}
-    of_these = or_(Step.kind.in_(kinds), Step.id == claim.step_id)
+    # Not those that wait: who makes them ready has locked the protection before.
+    done = and_(Step.kind.in_({kind for kind, _ in lost}), Step.state == StepState.DONE)
+    of_these = or_(done, Step.id == claim.step_id)
     query = select(Step.id, Step.kind, Step.index).where(
         Step.protection_id == claim.protection_id, of_these
     )
@@ -49,15 +50,16 @@ def take_back(session: Session, claim: Claim, step_ids: Sequence[UUID]) -> None:
         moves.take_back(session, claim.protection_id, step_ids)
 
 
-def hold_back(session: Session, claim: Claim, lost: Collection[Named]) -> None:
+def hold_back(session: Session, claim: Claim) -> None:
     """ready -> waiting: what would only find out, too, that something is lost.
 
-    Not what somebody is about to claim: who waited for that would be waited for.
+    Of a protection that is locked. Not what somebody is about to claim: who waited for that would
+    be waited for.
     """
-    if not lost:
-        return
-    ready = Step.protection_id == claim.protection_id, Step.state == StepState.READY
-    query = select(Step.id, Step.kind, Step.index).where(*ready).order_by(Step.id)
-    needs = needs_any(lost)
-    rows = session.execute(query.with_for_update(skip_locked=True)).all()
-    moves.hold_back(session, [key for key, kind, index in rows if needs(kind, index)])
+    of_it = Step.protection_id == claim.protection_id
+    undone = select(Step.kind, Step.index).where(of_it, Step.state != StepState.DONE)
+    needs = needs_any([(kind, index) for kind, index in session.execute(undone)])
+    ready = select(Step.id, Step.kind, Step.index).where(of_it, Step.state == StepState.READY)
+    locked = ready.order_by(Step.id).with_for_update(skip_locked=True)
+    early = [key for key, kind, index in session.execute(locked) if needs(kind, index)]
+    moves.hold_back(session, early)

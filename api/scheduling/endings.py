@@ -51,7 +51,8 @@ def end(
             return
         again.take_back(session, claim, makers)
         ended = ending(session, step)
-        again.hold_back(session, claim, lost)
+        if lost:
+            again.hold_back(session, claim)
     clean(ended)
 
 

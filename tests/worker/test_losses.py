@@ -178,6 +178,24 @@ def test_what_is_lost_every_time_is_named(damaged: bool) -> None:
     assert jobs.show(made).state is ProtectionState.SUCCEEDED
 
 
+def test_what_is_lost_by_one_after_the_other_is_named() -> None:
+    """Each shard misses it once, and none is held back for what nobody makes again."""
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=PERTURB)
+    for index in range(settings().max_attempts):
+        storage.remove_one(checkpoint_key(made, 0))
+        jobs.run(ready(PERTURB, index))
+        jobs.work(until=PERTURB)
+    storage.remove_one(checkpoint_key(made, 0))
+    last = ready(PERTURB, settings().max_attempts)
+    for _ in range(settings().max_attempts):
+        assert jobs.show(made).state is ProtectionState.RUNNING
+        jobs.wait()
+        jobs.run(last)
+    failed = jobs.show(made)
+    assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "BLOB_MISSING")
+
+
 def remembered_otherwise(protection_id: UUID, kind: StepKind) -> None:
     """As if the first of that kind had found something else, on another kind of GPU say."""
     of_it = Step.protection_id == protection_id, Step.kind == kind, Step.index == 0
