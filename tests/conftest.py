@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from redis import Redis
 
@@ -21,6 +22,10 @@ from tests import servers
 
 MOST_PROCESSES = 4
 DATABASES = ("sqlite", "postgresql")
+
+# No test is timed: a machine that is busy is no failure.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

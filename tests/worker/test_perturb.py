@@ -72,7 +72,7 @@ plans = st.builds(
     shard_batches=st.integers(1, 3),
 )
 # Without shrinking, which takes minutes: what fails is a handful of images as it is.
-quick = settings(max_examples=15, deadline=None, phases=[Phase.reuse, Phase.generate])
+quick = settings(max_examples=15, phases=[Phase.reuse, Phase.generate])
 
 
 @quick
