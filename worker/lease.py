@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import IO, Self
@@ -90,7 +91,8 @@ _ours_at: dict[UUID, float] = {}
 def store(claim: Claim | None, key: str, data: bytes | IO[bytes]) -> str:
     """`storage.write` for whoever still has the step: one that woke up late overwrites nothing.
 
-    A process that trains along has none, and what it stores others store, too.
+    A process that trains along has none, and what it stores others store, too. Where the database
+    is away nobody can say whose blobs these are.
 
     Raises:
         LeaseLost: break off.
@@ -99,7 +101,9 @@ def store(claim: Claim | None, key: str, data: bytes | IO[bytes]) -> str:
     """
     if claim is not None:
         check_held(claim)
-        absence = adoption.absence()
+        absence = None
+        with suppress(*AWAY):
+            absence = adoption.absence()
         if absence is not None:
             raise OSError(absence)
     return storage.write(key, data)

@@ -63,7 +63,7 @@ class Keeper:
         torch.save(state | {"done": done}, file)
         try:
             store(self._claim, self._key, file)
-        except (OSError, AppError):
+        except (OSError, AppError, *AWAY):
             log.exception("the state of a training was not stored")
             self._refused_until = time.monotonic() + REFUSED_SECONDS
         else:

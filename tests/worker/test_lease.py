@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from api import db, protections
+from api import db, protections, storage
 from api.db import AWAY, reading, transaction
 from api.models import Step, StepState
 from api.scheduling import leases
@@ -20,9 +20,11 @@ from api.scheduling.leases import Claim
 from api.settings import settings
 from tests import pictures, servers
 from tests.worker import jobs
-from worker import faults, lease
+from worker import faults, lease, resume
 from worker.lease import DrainFlag, Lease, LeaseLost, StepStopped, WorkerDraining
+from worker.resume import Keeper
 
+KEY = "protections/a-blob"
 NOWHERE = f"postgresql+psycopg://nobody@127.0.0.1:{servers.free_port()}/none"
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -135,12 +137,30 @@ def test_who_is_cut_off_stores_while_nobody_else_can_have_the_step(
     monkeypatch.setattr(settings(), "stall_seconds", 0)
     with Lease(claim, DrainFlag()):
         cut_off(True)
-        lease.check_held(claim)
+        lease.store(claim, KEY, b"first")
         lease._ours_at[claim.token] -= 76  # of 90, of which 15 pass between two renewals
         with pytest.raises(AWAY):
-            lease.check_held(claim)
+            lease.store(claim, KEY, b"second")
+        assert storage.read(KEY) == b"first"
         cut_off(False)
-        lease.check_held(claim)
+        lease.store(claim, KEY, b"third")
+        assert storage.read(KEY) == b"third"
+
+
+def test_a_training_goes_on_while_its_state_can_not_be_kept(
+    claim: Claim, cut_off: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings(), "stall_seconds", 0)
+    with Lease(claim, DrainFlag()):
+        cut_off(True)
+        lease._ours_at[claim.token] -= 76
+        keeper = Keeper(claim, KEY)
+        keeper.save({"training": 1}, 1)
+        assert resume.load(KEY) is None
+        cut_off(False)
+        keeper.save({"training": 2}, 2)
+    assert resume.load(KEY) == {"training": 2, "done": 2}
+    assert row(claim).progress_kept == 2
 
 
 def test_and_waits_for_the_database_after_that(
