@@ -206,6 +206,14 @@ def test_all_of_an_owner_s_blobs_go_and_no_others() -> None:
     storage.remove_one("no/blob")  # is harmless
 
 
+def test_keys_below_a_prefix() -> None:
+    below = {"a/1.bin", "a/deep/2.npy"}
+    for key in (*below, "ab/3.bin"):
+        storage.write(key, b"4")
+    assert storage.keys("a") == below
+    assert storage.keys("b") == set()
+
+
 def test_who_has_been_idle() -> None:
     owners = [uuid4() for _ in range(3)]
     for owner in owners:
