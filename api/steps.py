@@ -146,12 +146,19 @@ def finish(session: Session, claim: Claim, output: dict[str, Any]) -> Protection
         return None
     protection = session.get_one(Protection, step.protection_id)
     given = digests.given(protection, step, _inputs(session, step))
-    before = step.output_sha256
-    if before not in {None, digests.of(output)} and joins.is_used(session, step):
+    if _differs(step.output, output) and joins.is_used(session, step):
         leases.fail(session, step, "BLOB_CHANGED", NOT_THE_SAME)
     else:
         leases.finish(session, step, output, given)
     return settle(session, protection.id)
+
+
+def _differs(before: dict[str, Any] | None, output: dict[str, Any]) -> bool:
+    """Whether a step that was made again found something else; by another version it may be."""
+    if before is None:
+        return False
+    found = ({key: each[key] for key in each if key != "versions"} for each in (before, output))
+    return len({digests.of(each) for each in found}) > 1
 
 
 def revive(session: Session, protection: Protection) -> None:

@@ -50,6 +50,8 @@ def end(
         if step is None:
             return
         again.take_back(session, claim, makers)
+        if makers:  # which is bounded for each of them, and no attempt of the step's own
+            step.attempt -= 1
         ended = ending(session, step)
         if lost:
             again.hold_back(session, claim)

@@ -97,10 +97,14 @@ def make_ready(session: Session, protection_id: UUID, step_ids: Sequence[UUID]) 
 
 
 def hold_back(session: Session, step_ids: Sequence[UUID]) -> None:
-    """ready -> waiting, of a protection that is over: its event says so for them all."""
+    """ready -> waiting: of a protection that is over, or for what is made again.
+
+    What they were set back by before is over: they can't be tried while they wait.
+    """
     for first in range(0, len(step_ids), AT_ONCE):
         some = Step.id.in_(step_ids[first : first + AT_ONCE]), Step.state == StepState.READY
-        values = {"state": StepState.WAITING, "sent_at": None, "not_before": None}
+        values = {"state": StepState.WAITING, "setbacks": 0}
+        values |= dict.fromkeys(("setback_at", "sent_at", "not_before"))
         session.execute(update(Step).where(*some).values(values))
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from api import adoption, protections, steps, storage
 from api.db import reading, transaction
-from api.models import Event, ProtectionState, Step, StepKind
+from api.models import Event, ProtectionState, Step, StepKind, StepState
 from api.plans import workload
 from api.scheduling.moves import MADE_AGAIN
 from api.settings import settings
@@ -149,7 +149,7 @@ def test_what_others_are_about_to_miss_they_wait_for() -> None:
         attempts = {
             step.index: step.attempt for step in steps.of(session, made) if step.kind is PERTURB
         }
-    assert attempts == {first.index: 2} | {step.index: 1 for step in others}
+    assert attempts == {step.index: 1 for step in (first, *others)}
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["lost", "damaged"])
@@ -196,11 +196,12 @@ def test_what_is_lost_by_one_after_the_other_is_named() -> None:
     assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "BLOB_MISSING")
 
 
-def remembered_otherwise(protection_id: UUID, kind: StepKind) -> None:
-    """As if the first of that kind had found something else, on another kind of GPU say."""
-    of_it = Step.protection_id == protection_id, Step.kind == kind, Step.index == 0
+def remembered_otherwise(protection_id: UUID, what: str) -> None:
+    """As if the training had found something else of that name: on another kind of GPU, say."""
+    of_it = Step.protection_id == protection_id, Step.kind == TRAIN
+    output = jobs.output(protection_id, TRAIN) | {what: {}}
     with transaction() as session:
-        session.execute(update(Step).where(*of_it).values(output_sha256="0" * 64))
+        session.execute(update(Step).where(*of_it).values(output=output))
 
 
 def test_what_comes_out_otherwise_and_was_used_fails() -> None:
@@ -209,7 +210,7 @@ def test_what_comes_out_otherwise_and_was_used_fails() -> None:
     jobs.run(ready(PERTURB, 0))
     resident.forget()
     storage.remove_one(checkpoint_key(made, 0))
-    remembered_otherwise(made, TRAIN)
+    remembered_otherwise(made, "held_out_seen")
     work()
     failed = jobs.show(made)
     assert (failed.state, failed.error_code) == (ProtectionState.FAILED, "BLOB_CHANGED")
@@ -220,7 +221,48 @@ def test_what_comes_out_otherwise_and_was_not_used_will_do() -> None:
     made = jobs.ask(jobs.upload(ARCHIVE).id)
     jobs.work(until=PERTURB)
     storage.remove_one(checkpoint_key(made, 0))
-    remembered_otherwise(made, TRAIN)
+    remembered_otherwise(made, "held_out_seen")
     work()
     assert jobs.show(made).state is ProtectionState.SUCCEEDED
     assert again(made) == {(TRAIN, 0)}
+
+
+def test_another_version_that_comes_to_the_same_is_no_other() -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=PERTURB)
+    jobs.run(ready(PERTURB, 0))
+    resident.forget()
+    storage.remove_one(checkpoint_key(made, 0))
+    remembered_otherwise(made, "versions")
+    work()
+    assert archive_of(made) == whole()
+    assert again(made) == {(TRAIN, 0)}
+
+
+def test_an_archive_that_is_lost_behind_the_first_evaluation_is_made_again() -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id, evaluation={"seeds": 2})
+    jobs.work(until=EVALUATE)
+    jobs.run(ready(EVALUATE, 1))
+    storage.remove_one(storage.protection_key(made, protections.ARCHIVE))
+    work()
+    assert archive_of(made) == whole()
+    assert (PACKAGE, 0) in again(made)
+
+
+def test_three_that_are_damaged_are_made_again_one_after_the_other() -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=PACKAGE)
+    for index in range(settings().max_attempts):
+        harm(jobs.encoded(made, index), damaged=True)
+    work()
+    assert archive_of(made) == whole()
+
+
+def test_how_long_that_takes_is_no_setback() -> None:
+    made = jobs.ask(jobs.upload(ARCHIVE).id)
+    jobs.work(until=PERTURB)
+    storage.remove_one(checkpoint_key(made, 0))
+    jobs.run(ready(PERTURB, 0))
+    with reading() as session:
+        (first,) = (s for s in steps.of(session, made) if (s.kind, s.index) == (PERTURB, 0))
+    assert (first.state, first.setbacks, first.setback_at) == (StepState.WAITING, 0, None)

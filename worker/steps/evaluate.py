@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from api import progress
+from api import progress, protections, storage
 from api.archive import ImageRecord, words
 from api.db import AWAY, now, reading, transaction
 from api.evidence import baselines
@@ -47,7 +47,10 @@ def run(claim: Claim) -> Work:
     job = load_job(claim)
     cell = cells(job.evaluation)[claim.index]
     if not cell.clean:
-        return (yield from _train(claim, job, cell)) | {"reused": False}
+        _check_archive(job)
+        output = yield from _train(claim, job, cell)
+        _check_archive(job)
+        return output | {"reused": False}
     begun = weights_sha256(job.evaluation, cell.network, cell.countermeasure)
     versions = facts.measure(Queue.GPU).versions
     key = baselines.digest(job.dataset_sha256, job.config, job.plan, cell, versions, begun)
@@ -68,6 +71,17 @@ def run(claim: Claim) -> Work:
     except AWAY:  # what took hours is not lost with it: the step's end is retried
         log.exception("the baseline was not kept")
     return output | {"reused": False}
+
+
+def _check_archive(job: Job) -> None:
+    """It is what leaves, though of evaluations only the first may read it.
+
+    Raises:
+        FileNotFoundError: it is lost.
+    """
+    key = storage.protection_key(job.protection_id, protections.ARCHIVE)
+    if storage.size_if_there(key) is None:
+        raise FileNotFoundError(key)
 
 
 def _wait_seconds(job: Job, key: str) -> float:
